@@ -1,0 +1,250 @@
+//! Keys and values of the maps. ARCHITECTURE.md lists which program reads which.
+
+use super::{Addr, MacAddr, OUTER_LEN};
+
+/// Entries of the `vteps` array, and so the number of nodes a node can know at once.
+pub const MAX_VTEPS: u32 = 16_384;
+
+/// Entries of `endpoint_stats`, and so the number of endpoints one node can have.
+pub const MAX_SLOTS: u32 = 16_384;
+
+/// The most remote copies the program makes of one broadcast; beyond, the kernel's device floods.
+pub const MAX_FLOOD_VTEPS: u32 = 128;
+
+/// The most local copies the program makes of one broadcast.
+pub const MAX_FLOOD_PORTS: u32 = 256;
+
+/// Index of this node itself in `vteps`: an endpoint with it is local.
+pub const SELF_VTEP: u32 = 0;
+
+/// [`Config::flags`]: reserved bits of the VXLAN header are ignored on receipt (RFC 7348) instead
+/// of refused (Linux).
+pub const RESERVED_BITS_IGNORE: u32 = 1;
+/// [`Config::flags`]: the XDP program is on the uplink, and counts what enters there.
+pub const XDP_ATTACHED: u32 = 1 << 1;
+/// [`Config::flags`]: ARP requests for unknown addresses are dropped instead of flooded.
+pub const ARP_UNKNOWN_DROP: u32 = 1 << 2;
+
+/// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
+pub const VTEP_RESOLVED: u32 = 1;
+
+/// `config`, one row: this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// This node's tunnel address.
+    pub addr: Addr,
+    /// The same if it is IPv4, as it stands in a header; else zero.
+    pub addr4: [u8; 4],
+    /// The uplink's interface index.
+    pub uplink: u32,
+    /// The VXLAN port, host order.
+    pub port: u16,
+    /// The uplink's MTU in bytes.
+    pub mtu: u16,
+    /// [`RESERVED_BITS_IGNORE`] and the like.
+    pub flags: u32,
+}
+
+/// `ports`, by interface index: what the endpoint behind an interface may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Port {
+    /// The network it is in.
+    pub vni: u32,
+    /// Its row in `endpoint_stats`.
+    pub slot: u32,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    #[doc(hidden)]
+    pub _pad: [u8; 2],
+    /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
+    pub addr4: [u8; 4],
+}
+
+/// Key of `endpoints`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct EndpointKey {
+    /// The network.
+    pub vni: u32,
+    /// The endpoint's MAC address.
+    pub mac: MacAddr,
+    #[doc(hidden)]
+    pub _pad: [u8; 2],
+}
+
+/// `endpoints`: where a MAC address of a network is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// Row in `vteps`; [`SELF_VTEP`] for an endpoint of this node.
+    pub vtep: u32,
+    /// Host side interface of a local endpoint; else zero.
+    pub ifindex: u32,
+    /// Row in `endpoint_stats` of a local endpoint; else zero.
+    pub slot: u32,
+    /// The endpoint's first IPv4 address, or zero.
+    pub addr4: [u8; 4],
+}
+
+/// Key of `neighbours`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct NeighbourKey {
+    /// The network.
+    pub vni: u32,
+    /// An address in it.
+    pub addr: Addr,
+}
+
+/// `neighbours`: which MAC an address of a network has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Neighbour {
+    /// The MAC address.
+    pub mac: MacAddr,
+    #[doc(hidden)]
+    pub _pad: [u8; 2],
+}
+
+/// Key of `members`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct MemberKey {
+    /// The network.
+    pub vni: u32,
+    /// Tunnel address of a node that has endpoints in it.
+    pub addr: Addr,
+}
+
+/// `members`: who may send into a network; also the values of `vtep_addrs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Member {
+    /// Row in `vteps`.
+    pub vtep: u32,
+}
+
+/// `networks`, by VNI: the networks with endpoints on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Network {
+    /// The kernel's VXLAN device for what the programs leave to it; 0 if there is none.
+    pub slow_ifindex: u32,
+    /// How many rows `flood_vteps` has for it, from slot 0 on.
+    pub flood_vteps: u32,
+    /// How many rows `flood_ports` has for it, from slot 0 on.
+    pub flood_ports: u32,
+}
+
+/// Key of `flood_vteps` (values: rows in `vteps`) and `flood_ports` (values: interface indices).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FloodKey {
+    /// The network.
+    pub vni: u32,
+    /// 0 and up, without holes.
+    pub slot: u32,
+}
+
+/// `vteps`: how to reach a node. Row [`SELF_VTEP`] is unused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Vtep {
+    /// The node's tunnel address.
+    pub addr: Addr,
+    /// The underlay's next hop towards it.
+    pub next_hop: Addr,
+    /// The interface towards it; 0 marks a row that is not in use.
+    pub ifindex: u32,
+    /// [`VTEP_RESOLVED`].
+    pub flags: u32,
+    /// The outer headers as [`crate::wire::encap::template`] makes them.
+    pub header: [u8; OUTER_LEN],
+    #[doc(hidden)]
+    pub _pad: [u8; 2],
+    /// Largest outer IP packet that the way there carries, in bytes.
+    pub mtu: u32,
+}
+
+impl Default for Vtep {
+    fn default() -> Self {
+        Self {
+            addr: Addr::default(),
+            next_hop: Addr::default(),
+            ifindex: 0,
+            flags: 0,
+            header: [0; OUTER_LEN],
+            _pad: [0; 2],
+            mtu: 0,
+        }
+    }
+}
+
+/// `endpoint_stats` by slot and `peer_stats` by row of `vteps`, per CPU. Directions are the
+/// endpoint's and the peer's: `tx` came from it. `counters` uses the `rx` pair alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets to it.
+    pub rx_packets: u64,
+    /// Bytes of inner frames to it.
+    pub rx_bytes: u64,
+    /// Packets from it.
+    pub tx_packets: u64,
+    /// Bytes of inner frames from it.
+    pub tx_bytes: u64,
+}
+
+/// In front of a packet, from the XDP program to the tc program behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct XdpMeta {
+    /// [`super::META_MAGIC`].
+    pub magic: u32,
+    /// The network.
+    pub vni: u32,
+    /// The endpoint's interface; 0 to flood.
+    pub ifindex: u32,
+}
+
+// === layouts ===
+
+macro_rules! layout {
+    ($($type:ty: $size:literal, sum of $($field:ty),+;)+) => {$(
+        const _: () = {
+            assert!(size_of::<$type>() == $size, "size changed: raise SCHEMA");
+            assert!(0 $(+ size_of::<$field>())+ == $size, "implicit padding");
+        };
+        // SAFETY: `#[repr(C)]`, `Copy`, and by the assertion above without padding; any bytes are a value.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
+    )+};
+}
+
+layout! {
+    Config: 32, sum of [u8; 16], [u8; 4], u32, u16, u16, u32;
+    Port: 20, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4];
+    EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
+    Endpoint: 16, sum of u32, u32, u32, [u8; 4];
+    NeighbourKey: 20, sum of u32, [u8; 16];
+    Neighbour: 8, sum of [u8; 6], [u8; 2];
+    MemberKey: 20, sum of u32, [u8; 16];
+    Member: 4, sum of u32;
+    Addr: 16, sum of [u8; 16];
+    Network: 12, sum of u32, u32, u32;
+    FloodKey: 8, sum of u32, u32;
+    Vtep: 96, sum of [u8; 16], [u8; 16], u32, u32, [u8; 50], [u8; 2], u32;
+    Traffic: 32, sum of u64, u64, u64, u64;
+    XdpMeta: 12, sum of u32, u32, u32;
+}
+
+impl EndpointKey {
+    /// The key of `mac` in network `vni`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(vni: u32, mac: MacAddr) -> Self {
+        Self { vni, mac, _pad: [0; 2] }
+    }
+}

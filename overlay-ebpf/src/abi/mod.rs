@@ -1,0 +1,37 @@
+//! Map layouts and constants: the contract between the BPF programs and the daemon.
+//!
+//! Rules: `#[repr(C)]`, no implicit padding (the kernel hashes keys byte by byte), numbers in host
+//! byte order and addresses as bytes in network order. A change of any layout raises [`SCHEMA`].
+
+mod addr;
+mod maps;
+mod outcome;
+
+pub use addr::{Addr, MacAddr, ParseMacError, Vni, VniError};
+pub use maps::{
+    ARP_UNKNOWN_DROP, Config, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_PORTS, MAX_FLOOD_VTEPS, MAX_SLOTS,
+    MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP,
+    Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED, XdpMeta,
+};
+pub use outcome::{COUNTERS, Class, Hook, OUTCOMES, Outcome};
+
+/// Version of every layout in this module. It is part of the pin directory's name, so that two
+/// daemons that disagree never share a map.
+pub const SCHEMA: u32 = 1;
+
+/// First word of [`XdpMeta`]: says that our XDP program wrote it.
+pub const META_MAGIC: u32 = 0x6f76_6c59;
+
+/// `skb->mark` of a packet that the uplink program checked and left to the kernel's VXLAN device.
+/// That device's program delivers nothing without it.
+pub const CHECKED_MARK: u32 = 0x6f76_6c43;
+
+/// IANA's UDP port for VXLAN (RFC 7348, section 8).
+pub const VXLAN_PORT: u16 = 4789;
+
+/// Bytes in front of the inner frame: Ethernet 14, IPv4 20, UDP 8, VXLAN 8.
+pub const OUTER_LEN: usize = 50;
+
+/// What the overlay takes off the underlay's MTU over IPv4: the outer headers after Ethernet, and
+/// the inner Ethernet header.
+pub const OVERHEAD: u16 = 50;

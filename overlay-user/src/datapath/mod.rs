@@ -1,0 +1,165 @@
+//! What carries packets out: one trait, two honest implementations.
+//!
+//! `ebpf` loads the programs and fills their maps; `kernel` programs a bridge and a VXLAN device for
+//! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    MacAddr,
+    plan::Plan,
+    state::{EndpointId, NodeName},
+};
+
+/// The underlay as it is now: what a data path needs to reach other nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// The uplink's interface index.
+    pub ifindex: u32,
+    /// The uplink's name.
+    pub name: String,
+    /// Its driver's kind as the kernel names it (`veth`, `macvlan`, `virtio_net`, …).
+    pub driver: String,
+    /// This node's tunnel address on it.
+    pub addr: Ipv4Addr,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// UDP port of VXLAN.
+    pub port: u16,
+    /// How other nodes are reached, by their tunnel address; absent while there is no route.
+    pub routes: BTreeMap<IpAddr, Route>,
+}
+
+/// The way to one tunnel address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Interface the route leaves by.
+    pub ifindex: u32,
+    /// MAC address of that interface.
+    pub source_mac: MacAddr,
+    /// Next hop on that interface: the address itself or a gateway.
+    pub next_hop: IpAddr,
+    /// The next hop's MAC address while its neighbour entry is valid.
+    pub neighbour: Option<MacAddr>,
+    /// MTU of the route in bytes.
+    pub mtu: u16,
+}
+
+/// What a data path has to say after it was brought to a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows or kernel objects that were changed.
+    pub changed: usize,
+    /// What could not be done, for whom, and why; empty when all is as planned.
+    pub problems: Vec<String>,
+}
+
+/// Counters of a data path, for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// By hook name, then outcome name: packets and bytes. Only what is not zero.
+    pub outcomes: BTreeMap<String, BTreeMap<String, Count>>,
+    /// By endpoint on this node.
+    pub endpoints: BTreeMap<EndpointId, Traffic>,
+    /// By node.
+    pub peers: BTreeMap<NodeName, Traffic>,
+}
+
+/// Packets and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Packets and bytes to and from an endpoint or a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// To it.
+    pub rx: Count,
+    /// From it.
+    pub tx: Count,
+}
+
+/// Which data path runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// BPF programs, native XDP on the uplink.
+    Xdp,
+    /// BPF programs, tc on the uplink.
+    Tc,
+    /// The kernel's bridge and VXLAN devices.
+    Kernel,
+}
+
+/// Why a data path cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The kernel refused a program, a map or an attachment.
+    #[error("{what}: {source}")]
+    Bpf {
+        /// What was tried.
+        what: String,
+        /// What the library said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A netlink request failed.
+    #[error("{what}: {source}")]
+    Netlink {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// Anything of the operating system's.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What was asked for cannot be done here; the text says why and what to do.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// A way to forward packets. All methods work in the network namespace of the calling process.
+#[async_trait]
+pub trait Datapath: Send {
+    /// Which one it is.
+    fn mode(&self) -> Mode;
+
+    /// Brings the kernel to `plan` over `underlay`, touching only what differs. A part that cannot
+    /// be done is reported in the result and tried again at the next call; the rest is done.
+    ///
+    /// # Errors
+    /// If nothing could be done at all.
+    async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError>;
+
+    /// Reads all counters.
+    ///
+    /// # Errors
+    /// If the kernel does not hand them out.
+    async fn counters(&mut self) -> Result<Counters, DatapathError>;
+
+    /// Takes everything of this data path out of the kernel: forwarding ends.
+    ///
+    /// # Errors
+    /// If something is left; the text names it.
+    async fn remove(&mut self) -> Result<(), DatapathError>;
+}

@@ -1,0 +1,17 @@
+//! The overlay's control plane on a node, in one direction of flow:
+//!
+//! [`store`] (etcd) → [`state`] (what should be: a pure snapshot) → [`plan`] (what this node must
+//! forward: a pure function of the state) → [`datapath`] (a trait; `ebpf` and `kernel` implement
+//! it) → the kernel.
+//!
+//! Front doors (`api`) write intent to the store and never touch the data path.
+
+pub mod datapath;
+pub mod device;
+pub mod plan;
+pub mod state;
+pub mod store;
+pub mod underlay;
+
+/// MAC addresses and VNIs are those of the map layouts.
+pub use overlay_ebpf::abi::{MacAddr, Vni};

@@ -1,0 +1,100 @@
+//! What this node must forward: a pure function of the state.
+//!
+//! A node carries the networks it has endpoints in, and no others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use crate::{
+    MacAddr, Vni,
+    state::{EndpointId, NetworkName, NodeName, State},
+};
+
+/// What one node must forward. Equal states give equal plans.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The other nodes that have endpoints in this node's networks.
+    pub vteps: BTreeMap<NodeName, Vtep>,
+    /// The networks with endpoints on this node.
+    pub networks: BTreeMap<Vni, Network>,
+    /// Tunnel addresses of every node of the cluster, this one included: no endpoint may send
+    /// VXLAN to them.
+    pub protected: BTreeSet<IpAddr>,
+}
+
+/// A node's tunnel end point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vtep {
+    /// Its tunnel address on the underlay.
+    pub addr: IpAddr,
+}
+
+/// One network as this node carries it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Its name.
+    pub name: NetworkName,
+    /// MTU of its endpoints' interfaces, in bytes; `None`: from the underlay's.
+    pub mtu: Option<u16>,
+    /// The other nodes with endpoints in it: who may send into it, and who gets its broadcasts.
+    pub members: BTreeSet<NodeName>,
+    /// Every endpoint in it, wherever it is.
+    pub endpoints: BTreeMap<MacAddr, Endpoint>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its identity in the store.
+    pub id: EndpointId,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Where it is.
+    pub location: Location,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// On this node, behind the interface [`EndpointId::host_device`].
+    Local,
+    /// On another node.
+    Remote(NodeName),
+}
+
+/// Computes the plan of `node`. Endpoints of nodes without a usable record are left out: there is
+/// nowhere to send to.
+#[must_use]
+pub fn plan(state: &State, node: &NodeName) -> Plan {
+    let mut plan = Plan { protected: state.nodes.values().map(|n| n.vtep).collect(), ..Plan::default() };
+    for (name, network) in &state.networks {
+        let endpoints: BTreeMap<_, _> = state
+            .endpoints_of(name)
+            .filter(|(_, e)| state.nodes.contains_key(&e.node))
+            .map(|(id, e)| {
+                let location =
+                    if e.node == *node { Location::Local } else { Location::Remote(e.node.clone()) };
+                (e.mac, Endpoint { id: id.clone(), addresses: e.addresses.clone(), location })
+            })
+            .collect();
+        if !endpoints.values().any(|e| e.location == Location::Local) {
+            continue;
+        }
+        let members: BTreeSet<_> = endpoints
+            .values()
+            .filter_map(|e| match &e.location {
+                Location::Remote(node) => Some(node.clone()),
+                Location::Local => None,
+            })
+            .collect();
+        for member in &members {
+            let addr = state.nodes[member].vtep;
+            plan.vteps.insert(member.clone(), Vtep { addr });
+        }
+        let network = Network { name: name.clone(), mtu: network.mtu, members, endpoints };
+        plan.networks.insert(state.networks[name].vni, network);
+    }
+    plan
+}

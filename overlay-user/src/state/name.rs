@@ -1,0 +1,124 @@
+//! Names that become parts of keys, device names and command output, checked once where they enter.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A text that cannot be a name, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {text:?} is not valid: {rule}")]
+pub struct NameError {
+    what: &'static str,
+    text: String,
+    rule: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])+ $type:ident, $what:literal, $valid:ident, $rule:literal) => {
+        $(#[$doc])+
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                if $valid(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    let shown = text.chars().take(80).collect();
+                    Err(NameError { what: $what, text: shown, rule: $rule })
+                }
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// A network's name.
+    NetworkName, "network name", is_name, "use 1 to 63 of a-z A-Z 0-9 . _ - and begin with a letter or digit"
+);
+name!(
+    /// A node's name.
+    NodeName, "node name", is_name, "use 1 to 63 of a-z A-Z 0-9 . _ - and begin with a letter or digit"
+);
+name!(
+    /// An endpoint's identity: 12 hexadecimal digits, unique in its cluster.
+    EndpointId, "endpoint id", is_endpoint_id, "it has 12 digits of 0-9 a-f"
+);
+
+impl EndpointId {
+    /// A new identity from random bytes.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!("{:012x}", rand::random::<u64>() >> 16))
+    }
+
+    /// Name of the host side interface of this endpoint on its node: `ov` and the identity, 14 of
+    /// the 15 characters Linux allows.
+    #[must_use]
+    pub fn host_device(&self) -> String {
+        format!("ov{}", self.0)
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+fn is_endpoint_id(text: &str) -> bool {
+    text.len() == 12 && text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_break_out_of_a_key_are_refused() {
+        for bad in ["", "a/b", "../x", "-a", ".a", "a b", "ä", "a\n", &"a".repeat(64)] {
+            assert!(bad.parse::<NetworkName>().is_err(), "{bad:?}");
+        }
+        for good in ["a", "my-net", "node1.example.com", "A_b", &"a".repeat(63)] {
+            assert!(good.parse::<NetworkName>().is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_names_a_device_linux_accepts() {
+        let id = EndpointId::random();
+        assert!(id.as_str().parse::<EndpointId>().is_ok());
+        assert_eq!(id.host_device().len(), 14);
+    }
+}

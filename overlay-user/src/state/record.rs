@@ -1,0 +1,141 @@
+//! The records as they stand in the store: JSON, unknown fields ignored and kept by writers that
+//! change a record.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{EndpointId, NetworkName, NodeName};
+
+/// `meta`: which cluster this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaRecord {
+    /// Version of the record layouts; 1.
+    pub schema: u32,
+    /// Chosen when the cluster was made: a store without it was wiped or is another one.
+    pub cluster: uuid::Uuid,
+}
+
+/// `networks/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Its subnet.
+    pub subnet: IpNet,
+    /// The address kept for a gateway.
+    pub gateway: IpAddr,
+    /// Where addresses are taken from; the subnet if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<IpNet>,
+    /// MTU of its endpoints' interfaces; from the underlay's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// No way out to the world.
+    #[serde(default)]
+    pub internal: bool,
+}
+
+/// `nodes/<node>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Tunnel address.
+    pub vtep: IpAddr,
+    /// VXLAN port.
+    pub port: u16,
+    /// Underlay MTU in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Data path: `xdp`, `tc`, `kernel`; empty for a third party's VTEP.
+    #[serde(default)]
+    pub datapath: String,
+    /// Why that data path.
+    #[serde(default)]
+    pub reason: String,
+    /// Version of overlayd.
+    #[serde(default)]
+    pub version: String,
+    /// Raised at every start of the node's daemon.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Entered by `node add-static`.
+    #[serde(default, rename = "static")]
+    pub is_static: bool,
+}
+
+/// `alive/<node>`, under a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliveRecord {
+    /// The node's incarnation.
+    pub incarnation: u64,
+    /// Revision its data path has applied when this was written.
+    #[serde(default)]
+    pub applied: i64,
+}
+
+/// What an address is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressState {
+    /// Claimed for an endpoint that is being made; under a lease.
+    Reserved,
+    /// An endpoint has it.
+    Bound,
+    /// Its endpoint is gone: not given out again until its lease ends.
+    Cooling,
+}
+
+/// `addresses/<network>/<ip>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRecord {
+    /// What it is kept for.
+    pub state: AddressState,
+    /// By which node.
+    pub node: NodeName,
+    /// For which endpoint.
+    pub endpoint: EndpointId,
+    /// The endpoint's first name, to name the holder in errors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// `endpoints/<network>/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// The node it is on.
+    pub node: NodeName,
+    /// Its MAC address.
+    pub mac: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The names it is known by.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// The container or namespace it is in, as given.
+    #[serde(default)]
+    pub container: String,
+    /// Name of the interface inside.
+    #[serde(default)]
+    pub ifname: String,
+    /// Raised when the same endpoint is made anew.
+    #[serde(default)]
+    pub generation: u64,
+}
+
+/// Where a record belongs, from its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordKey {
+    /// `meta`
+    Meta,
+    /// `networks/<name>`
+    Network(NetworkName),
+    /// `nodes/<node>`
+    Node(NodeName),
+    /// `alive/<node>`
+    Alive(NodeName),
+    /// `endpoints/<network>/<id>`
+    Endpoint(NetworkName, EndpointId),
+    /// Allocation's own: `vnis/`, `subnets/`, `addresses/`.
+    Allocation,
+}
