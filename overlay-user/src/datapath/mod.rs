@@ -8,6 +8,9 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+pub mod ebpf;
+pub mod vxlan_device;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
