@@ -1,13 +1,12 @@
 //! Raw frames on an interface: to see what passes, and to send what no honest sender makes.
 
 use std::{
-    io::{self, Error},
     mem,
     os::fd::{AsRawFd as _, OwnedFd},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::{
     net::if_::if_nametoindex,
     sys::{
@@ -83,14 +82,15 @@ impl PacketSocket {
 }
 
 /// Binds a packet socket to an interface and all protocols.
-fn bind(fd: &OwnedFd, ifindex: libc::c_uint) -> io::Result<()> {
+fn bind(fd: &OwnedFd, ifindex: libc::c_uint) -> Result<()> {
     // SAFETY: sockaddr_ll is plain data, for which all zeroes is a value.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET)?;
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
     address.sll_ifindex = ifindex.cast_signed();
-    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())?;
     // SAFETY: the pointer is to a sockaddr_ll that lives until the call returns, and `length` is its size.
     let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+    ensure!(result == 0, "cannot bind a packet socket: {}", std::io::Error::last_os_error());
+    Ok(())
 }

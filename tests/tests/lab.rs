@@ -1,5 +1,7 @@
 //! The lab itself, without any program of ours in the path: what fails here is the machine's fault.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use std::{net::Ipv4Addr, time::Duration};
 
 use overlay_ebpf::abi::MacAddr;
