@@ -8,6 +8,7 @@
 
 pub mod datapath;
 pub mod device;
+pub mod netlink;
 pub mod plan;
 pub mod state;
 pub mod store;

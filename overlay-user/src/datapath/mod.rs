@@ -3,10 +3,17 @@
 //! `ebpf` loads the programs and fills their maps; `kernel` programs a bridge and a VXLAN device for
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
+mod ipv6;
+pub mod vxlan_device;
+mod vxlan_fdb;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
+
+pub mod ebpf;
+pub mod vxlan_device;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
