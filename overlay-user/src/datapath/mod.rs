@@ -3,7 +3,6 @@
 //! `ebpf` loads the programs and fills their maps; `kernel` programs a bridge and a VXLAN device for
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
-mod ipv6;
 pub mod vxlan_device;
 mod vxlan_fdb;
 

@@ -1,4 +1,5 @@
 //! What programs the kernel, against the real kernel, in network namespaces of its own. Needs root.
 
+mod device;
 mod netns;
 mod vxlan_device;
