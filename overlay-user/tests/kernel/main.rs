@@ -2,4 +2,5 @@
 
 mod device;
 mod netns;
+mod underlay;
 mod vxlan_device;
