@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
 };
 
-pub use name::{EndpointId, NameError, NetworkName, NodeName};
+pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use record::{
     AddressRecord, AddressState, AliveRecord, EndpointRecord, MetaRecord, NetworkRecord, NodeRecord,
     RecordKey,
