@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod datapath;
 pub mod device;
+pub mod netlink;
 pub mod plan;
 pub mod state;
 pub mod store;

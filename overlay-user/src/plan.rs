@@ -69,32 +69,37 @@ pub enum Location {
 #[must_use]
 pub fn plan(state: &State, node: &NodeName) -> Plan {
     let mut plan = Plan { protected: state.nodes.values().map(|n| n.vtep).collect(), ..Plan::default() };
+    if !state.nodes.contains_key(node) {
+        return plan;
+    }
     for (name, network) in &state.networks {
-        let endpoints: BTreeMap<_, _> = state
-            .endpoints_of(name)
-            .filter(|(_, e)| state.nodes.contains_key(&e.node))
-            .map(|(id, e)| {
-                let location =
-                    if e.node == *node { Location::Local } else { Location::Remote(e.node.clone()) };
-                (e.mac, Endpoint { id: id.clone(), addresses: e.addresses.clone(), location })
-            })
-            .collect();
-        if !endpoints.values().any(|e| e.location == Location::Local) {
+        if !state.endpoints_of(name).any(|(_, e)| e.node == *node) {
             continue;
         }
-        let members: BTreeSet<_> = endpoints
-            .values()
-            .filter_map(|e| match &e.location {
-                Location::Remote(node) => Some(node.clone()),
-                Location::Local => None,
-            })
-            .collect();
-        for member in &members {
-            let addr = state.nodes[member].vtep;
-            plan.vteps.insert(member.clone(), Vtep { addr });
+        let mut carried = Network {
+            name: name.clone(),
+            mtu: network.mtu,
+            members: BTreeSet::new(),
+            endpoints: BTreeMap::new(),
+        };
+        for (id, endpoint) in state.endpoints_of(name) {
+            let Some(at) = state.nodes.get(&endpoint.node) else {
+                continue;
+            };
+            let location = if endpoint.node == *node {
+                Location::Local
+            } else {
+                carried.members.insert(endpoint.node.clone());
+                plan.vteps.insert(endpoint.node.clone(), Vtep { addr: at.vtep });
+                Location::Remote(endpoint.node.clone())
+            };
+            let addresses = endpoint.addresses.clone();
+            carried.endpoints.insert(endpoint.mac, Endpoint { id: id.clone(), addresses, location });
         }
-        let network = Network { name: name.clone(), mtu: network.mtu, members, endpoints };
-        plan.networks.insert(state.networks[name].vni, network);
+        plan.networks.insert(network.vni, carried);
     }
     plan
 }
+
+#[cfg(test)]
+mod tests;

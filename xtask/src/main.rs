@@ -1,1 +1,63 @@
-fn main() {}
+//! Development commands, run as `cargo xtask <command>`. Each one installs what it finds missing.
+
+mod artifact;
+mod build;
+mod demo;
+mod ebpf;
+mod requirement;
+mod setup;
+mod step;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development commands of the overlay.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is needed to build, to test and to run the demo
+    Setup,
+    /// Build the BPF programs into target/bpf/overlay.bpf.o
+    BuildEbpf,
+    /// Build the BPF programs, overlayd, overlayctl and the lab
+    Build {
+        /// With optimisations
+        #[arg(long)]
+        release: bool,
+    },
+    /// Show three nodes forwarding for each other (root)
+    Demo,
+    /// Check format and lints, run all tests (root)
+    Test {
+        /// Run only the tests whose names contain this, and no format or lint checks
+        #[arg(long, value_name = "TEXT")]
+        filter: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup => setup::setup(),
+        Command::BuildEbpf => setup::ensure().and_then(|()| ebpf::build()).map(|_| ()),
+        Command::Build { release } => setup::ensure().and_then(|()| build::build(release.into())),
+        Command::Demo => setup::ensure().and_then(|()| demo::demo()),
+        Command::Test { filter } => setup::ensure().and_then(|()| test::test(filter.as_deref())),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

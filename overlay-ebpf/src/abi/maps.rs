@@ -22,8 +22,6 @@ pub const SELF_VTEP: u32 = 0;
 pub const RESERVED_BITS_IGNORE: u32 = 1;
 /// [`Config::flags`]: the XDP program is on the uplink, and counts what enters there.
 pub const XDP_ATTACHED: u32 = 1 << 1;
-/// [`Config::flags`]: ARP requests for unknown addresses are dropped instead of flooded.
-pub const ARP_UNKNOWN_DROP: u32 = 1 << 2;
 
 /// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
 pub const VTEP_RESOLVED: u32 = 1;
@@ -132,7 +130,8 @@ pub struct Member {
 pub struct Network {
     /// The kernel's VXLAN device for what the programs leave to it; 0 if there is none.
     pub slow_ifindex: u32,
-    /// How many rows `flood_vteps` has for it, from slot 0 on.
+    /// How many rows `flood_vteps` has for it, from slot 0 on; more than [`MAX_FLOOD_VTEPS`] leaves
+    /// its broadcasts to the kernel's device.
     pub flood_vteps: u32,
     /// How many rows `flood_ports` has for it, from slot 0 on.
     pub flood_ports: u32,

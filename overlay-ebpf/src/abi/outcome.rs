@@ -83,10 +83,10 @@ outcomes! {
     SlowNotIp = 16, SlowPath, "slow_not_ip";
     /// The kernel refused to add headers, as for a packet that is encapsulated already.
     SlowEncapsulated = 17, SlowPath, "slow_encapsulated";
-    /// More copies than the program makes of one packet.
+    /// A broadcast to more nodes than the program copies to, or to one whose neighbour entry is not known yet.
     SlowFanout = 18, SlowPath, "slow_fanout";
-    /// Headers lie outside the packet's linear part, where the program cannot read them.
-    SlowNonLinear = 19, SlowPath, "slow_non_linear";
+    /// A super-packet that would be longer than an IPv4 packet can say with the outer headers added.
+    SlowTooLong = 19, SlowPath, "slow_too_long";
 
     /// The source MAC is not the endpoint's.
     SpoofedMac = 32, Drop, "spoofed_mac";
@@ -134,6 +134,8 @@ outcomes! {
     InnerMalformed = 53, Drop, "inner_malformed";
     /// The endpoint's interface is not bound to a network (any more).
     Unbound = 54, Drop, "unbound";
+    /// The underlay has no route to the other node.
+    NoRoute = 55, Drop, "no_route";
 }
 
 /// Room for outcomes at each hook in the counters map.

@@ -42,6 +42,12 @@ pub const fn set_ipv4(tos: &mut u8, version_ihl: u8, check: &mut [u8; 2], ecn: u
     *check = checksum::replaced(u16::from_be_bytes(*check), old, new).to_be_bytes();
 }
 
+/// Writes ECN bits into the first four bytes of an IPv6 header, which has no checksum.
+#[inline(always)]
+pub const fn set_ipv6(version_class_flow: &mut [u8; 4], ecn: u8) {
+    version_class_flow[1] = (version_class_flow[1] & !(MASK << 4)) | (ecn << 4);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,11 +3,7 @@
 //! All that is the same for every packet to a node is a template in its `vteps` row; one packet
 //! adds lengths, traffic class, source port and VNI.
 
-use network_types::{
-    eth::{EthHdr, EtherType},
-    ip::{IpProto, Ipv4Hdr},
-    udp::UdpHdr,
-};
+use core::net::Ipv4Addr;
 
 use super::{ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN, checksum};
 use crate::abi::{MacAddr, OUTER_LEN};
@@ -41,31 +37,24 @@ pub struct Fields {
 #[must_use]
 pub fn template(
     (from_mac, to_mac): (MacAddr, MacAddr),
-    (from, to): (core::net::Ipv4Addr, core::net::Ipv4Addr),
+    (from, to): (Ipv4Addr, Ipv4Addr),
     port: u16,
 ) -> [u8; OUTER_LEN] {
-    let eth = EthHdr::new(to_mac.0, from_mac.0, EtherType::Ipv4);
-    let mut ip = Ipv4Hdr {
-        vihl: 0x45,
-        tos: 0,
-        tot_len: [0; 2],
-        id: [0; 2],
-        frags: [DONT_FRAGMENT, 0],
-        ttl: TTL,
-        proto: IpProto::Udp as u8,
-        check: [0; 2],
-        src_addr: from.octets(),
-        dst_addr: to.octets(),
-    };
-    ip.check = checksum::ipv4(&ipv4_bytes(&ip)).to_be_bytes();
-    let udp = UdpHdr { src: [0; 2], dst: port.to_be_bytes(), len: [0; 2], check: [0; 2] };
-
     let mut header = [0; OUTER_LEN];
-    header[..6].copy_from_slice(&eth.dst_addr);
-    header[6..12].copy_from_slice(&eth.src_addr);
+    header[..6].copy_from_slice(&to_mac.0);
+    header[6..12].copy_from_slice(&from_mac.0);
     header[12..IP].copy_from_slice(&super::ETHERTYPE_IPV4.to_be_bytes());
-    header[IP..UDP].copy_from_slice(&ipv4_bytes(&ip));
-    header[UDP + 2..UDP + 4].copy_from_slice(&udp.dst);
+
+    let ip = &mut header[IP..UDP];
+    ip[0] = 0x45;
+    ip[6] = DONT_FRAGMENT;
+    ip[8..10].copy_from_slice(&[TTL, super::PROTO_UDP]);
+    ip[12..16].copy_from_slice(&from.octets());
+    ip[16..].copy_from_slice(&to.octets());
+    let check = checksum::ipv4(ip.first_chunk().unwrap_or(&[0; IPV4_LEN]));
+    ip[10..12].copy_from_slice(&check.to_be_bytes());
+
+    header[UDP + 2..UDP + 4].copy_from_slice(&port.to_be_bytes());
     header[VXLAN] = VXLAN_FLAGS;
     header
 }
@@ -96,23 +85,8 @@ const fn put16(header: &mut [u8; OUTER_LEN], offset: usize, value: u16) {
     header[offset + 1] = low;
 }
 
-fn ipv4_bytes(ip: &Ipv4Hdr) -> [u8; IPV4_LEN] {
-    let mut bytes = [0; IPV4_LEN];
-    bytes[..2].copy_from_slice(&[ip.vihl, ip.tos]);
-    bytes[2..4].copy_from_slice(&ip.tot_len);
-    bytes[4..6].copy_from_slice(&ip.id);
-    bytes[6..8].copy_from_slice(&ip.frags);
-    bytes[8..10].copy_from_slice(&[ip.ttl, ip.proto]);
-    bytes[10..12].copy_from_slice(&ip.check);
-    bytes[12..16].copy_from_slice(&ip.src_addr);
-    bytes[16..].copy_from_slice(&ip.dst_addr);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
-    use core::net::Ipv4Addr;
-
     use etherparse::{EtherType, IpNumber, LinkSlice, NetSlice, SlicedPacket, TransportSlice};
     use proptest::prelude::*;
 

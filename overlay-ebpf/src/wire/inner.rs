@@ -1,1 +1,98 @@
+//! Inner frames: what kind they are, and what an endpoint must not send in one.
 
+use network_types::ip::Ipv4Hdr;
+
+use super::{
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_UDP,
+    ethernet::Ethernet,
+};
+use crate::abi::Outcome;
+
+/// The kinds of frames the programs tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// ARP.
+    Arp,
+    /// Anything else.
+    Other,
+}
+
+/// The kind of a frame.
+///
+/// # Errors
+/// [`Outcome::InnerVlan`] for a frame with a VLAN tag.
+#[inline(always)]
+pub const fn kind(eth: &Ethernet) -> Result<Kind, Outcome> {
+    match eth.ether_type() {
+        ETHERTYPE_IPV4 => Ok(Kind::Ipv4),
+        ETHERTYPE_IPV6 => Ok(Kind::Ipv6),
+        ETHERTYPE_ARP => Ok(Kind::Arp),
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(Outcome::InnerVlan),
+        _ => Ok(Kind::Other),
+    }
+}
+
+/// Checks version and header length.
+///
+/// # Errors
+/// [`Outcome::InnerMalformed`].
+#[inline(always)]
+pub const fn check_ipv4(ip: &Ipv4Hdr) -> Result<(), Outcome> {
+    if ip.vihl >> 4 == 4 && ip.vihl & 0xf >= 5 { Ok(()) } else { Err(Outcome::InnerMalformed) }
+}
+
+/// Where the UDP destination port of an inner IPv4 packet stands, in bytes from the start of the IPv4
+/// header; `None` if the packet is not UDP or a later fragment.
+#[inline(always)]
+#[must_use]
+pub const fn udp_port_offset(ip: &Ipv4Hdr) -> Option<usize> {
+    let offset = u16::from_be_bytes(ip.frags) & 0x1fff;
+    if ip.proto == PROTO_UDP && offset == 0 { Some((ip.vihl & 0xf) as usize * 4 + 2) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::MacAddr;
+
+    fn ip(vihl: u8, proto: u8, frags: [u8; 2]) -> Ipv4Hdr {
+        Ipv4Hdr {
+            vihl,
+            tos: 0,
+            tot_len: [0; 2],
+            id: [0; 2],
+            frags,
+            ttl: 1,
+            proto,
+            check: [0; 2],
+            src_addr: [0; 4],
+            dst_addr: [0; 4],
+        }
+    }
+
+    #[test]
+    fn tags_are_refused_and_the_rest_is_told_apart() {
+        let of =
+            |t: u16| kind(&EthHdr { ether_type: t.to_be(), ..EthHdr::new([0; 6], [0; 6], EtherType::Arp) });
+        assert_eq!(of(0x0800), Ok(Kind::Ipv4));
+        assert_eq!(of(0x86dd), Ok(Kind::Ipv6));
+        assert_eq!(of(0x0806), Ok(Kind::Arp));
+        assert_eq!(of(0x88cc), Ok(Kind::Other));
+        assert_eq!(of(0x8100), Err(Outcome::InnerVlan));
+        assert_eq!(of(0x88a8), Err(Outcome::InnerVlan));
+    }
+
+    #[test]
+    fn the_port_is_behind_the_options_and_only_in_first_fragments() {
+        assert_eq!(udp_port_offset(&ip(0x45, 17, [0x40, 0])), Some(22));
+        assert_eq!(udp_port_offset(&ip(0x4f, 17, [0x20, 0])), Some(62));
+        assert_eq!(udp_port_offset(&ip(0x45, 17, [0, 1])), None);
+        assert_eq!(udp_port_offset(&ip(0x45, 6, [0, 0])), None);
+        assert_eq!(check_ipv4(&ip(0x44, 6, [0, 0])), Err(Outcome::InnerMalformed));
+        assert_eq!(check_ipv4(&ip(0x65, 6, [0, 0])), Err(Outcome::InnerMalformed));
+    }
+}

@@ -12,6 +12,7 @@ pub mod arp;
 pub mod checksum;
 pub mod ecn;
 pub mod encap;
+pub mod ethernet;
 pub mod inner;
 pub mod outer;
 pub mod source_port;

@@ -3,6 +3,11 @@
 //! `ebpf` loads the programs and fills their maps; `kernel` programs a bridge and a VXLAN device for
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
+pub mod ebpf;
+mod ipv6;
+pub mod vxlan_device;
+mod vxlan_fdb;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},

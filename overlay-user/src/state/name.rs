@@ -95,6 +95,11 @@ impl EndpointId {
         Self(format!("{:012x}", rand::random::<u64>() >> 16))
     }
 
+    /// The identity before all others.
+    pub(super) fn least() -> Self {
+        Self("000000000000".to_owned())
+    }
+
     /// Name of the host side interface of this endpoint on its node: `ov` and the identity, 14 of
     /// the 15 characters Linux allows.
     #[must_use]

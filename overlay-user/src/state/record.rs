@@ -136,6 +136,6 @@ pub enum RecordKey {
     Alive(NodeName),
     /// `endpoints/<network>/<id>`
     Endpoint(NetworkName, EndpointId),
-    /// Allocation's own: `vnis/`, `subnets/`, `addresses/`.
+    /// Allocation's own: `vnis/`, `subnets/`, `addresses/`, `macs/`.
     Allocation,
 }

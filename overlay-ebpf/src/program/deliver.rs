@@ -1,0 +1,46 @@
+//! The last step on this node: into the endpoint's namespace.
+
+use aya_ebpf::{
+    bindings::TC_ACT_SHOT,
+    helpers::generated::{bpf_redirect_peer, bpf_skb_change_type},
+    programs::TcContext,
+};
+use overlay_ebpf::abi::{FloodKey, MAX_FLOOD_PORTS};
+
+use super::maps;
+
+const PACKET_HOST: u32 = 0;
+
+/// Puts the packet on the far side of the endpoint's interface, without a queue in between
+/// (Linux 5.10).
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
+pub fn to_endpoint(ctx: &TcContext, ifindex: u32) -> i32 {
+    // SAFETY: the context is the one the kernel called the program with. The packet's type must be
+    // set by us before Linux 6.15; later kernels set it again.
+    unsafe {
+        bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
+        bpf_redirect_peer(ifindex, 0) as i32
+    }
+}
+
+/// Copies the packet to every endpoint of the network on this node but `except`.
+#[inline(always)]
+pub fn to_all(ctx: &TcContext, vni: u32, count: u32, except: u32) {
+    for slot in 0..MAX_FLOOD_PORTS {
+        if slot >= count {
+            break;
+        }
+        // SAFETY: the value is copied at once.
+        let Some(ifindex) = (unsafe { maps::flood_ports.get(FloodKey { vni, slot }).copied() }) else {
+            continue;
+        };
+        if ifindex != except {
+            // A copy that fails is the target's loss alone (its device is going away).
+            let _ = ctx.clone_redirect(ifindex, 0);
+        }
+    }
+}
+
+/// What ends a packet whose copies are on their way.
+pub const DONE: i32 = TC_ACT_SHOT;

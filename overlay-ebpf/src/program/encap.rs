@@ -1,0 +1,155 @@
+//! Out to another node: outer headers in front of the frame, and on to the uplink.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        bpf_redir_neigh,
+    },
+    helpers::generated::{bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh},
+    programs::TcContext,
+};
+use overlay_ebpf::{
+    abi::{FloodKey, MAX_FLOOD_VTEPS, OUTER_LEN, Outcome, VTEP_RESOLVED, Vtep},
+    wire::{
+        ETH_LEN, ecn,
+        encap::{self, Fields},
+        inner::Kind,
+        source_port,
+    },
+};
+
+use super::{
+    Step, Verdict,
+    count::{self, Direction},
+    maps, packet,
+};
+
+const AF_INET: u32 = 2;
+/// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: with `ENCAP_L2_ETH` it leaves inner_mac 16 bytes behind the
+/// transport header, which `vxlan_features_check` (include/net/vxlan.h) wants for a card's TSO.
+const ENCAP_L2: u64 = (ETH_LEN as u64) << 56;
+const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+    | BPF_F_ADJ_ROOM_FIXED_GSO as u64
+    | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64
+    | ENCAP_L2;
+/// The least a segment carries in front of its payload: IPv4 and UDP headers.
+const LEAST_SEGMENT_HEADERS: u32 = 28;
+/// What the outer headers add to the inner frame's length in the outer IPv4 packet.
+const OUTER_IP_EXTRA: u32 = (OUTER_LEN - ETH_LEN) as u32;
+
+/// What of an inner frame goes into its outer headers.
+#[derive(Clone, Copy)]
+pub struct Inner {
+    /// The network.
+    pub vni: u32,
+    /// What is in it.
+    pub kind: Kind,
+    /// Its traffic class octet; 0 if it is not IP.
+    pub tos: u8,
+}
+
+/// The outer headers and the inner Ethernet header behind them, as they are stored.
+#[repr(C)]
+struct Front {
+    outer: [u8; OUTER_LEN],
+    inner_eth: [u8; ETH_LEN],
+}
+
+/// Sends the frame to the node in row `index` of `vteps`.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
+pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
+    let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
+    let bytes = ctx.len();
+    check_size(ctx, vtep.mtu)?;
+    let mut front = make_room(ctx, inner.kind)?;
+    write_headers(ctx, &mut front, vtep, inner, bytes)?;
+    count::peer(index, Direction::Rx, bytes);
+
+    // SAFETY: plain helper calls; the parameters live on the stack for the call.
+    let action = unsafe {
+        if vtep.flags & VTEP_RESOLVED != 0 {
+            bpf_redirect(vtep.ifindex, 0)
+        } else {
+            let mut next_hop: bpf_redir_neigh = core::mem::zeroed();
+            next_hop.nh_family = AF_INET;
+            let [.., a, b, c, d] = vtep.next_hop.0;
+            next_hop.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes([a, b, c, d]);
+            bpf_redirect_neigh(vtep.ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0)
+        }
+    };
+    Ok(Verdict { outcome: Outcome::Encapsulated, action: action as i32 })
+}
+
+/// Sends a copy of the frame to each of the network's first `count` VTEPs (RFC 7348 section 4.2 has
+/// multicast for this; head-end replication needs none in the underlay).
+#[inline(always)]
+pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
+    if count > MAX_FLOOD_VTEPS {
+        return Err(Outcome::SlowFanout);
+    }
+    let bytes = ctx.len();
+    check_size(ctx, u32::from(super::config().ok_or(Outcome::Unbound)?.mtu))?;
+    let mut front = make_room(ctx, inner.kind)?;
+    for slot in 0..MAX_FLOOD_VTEPS {
+        if slot >= count {
+            break;
+        }
+        // SAFETY: the value is copied at once.
+        let Some(index) = (unsafe { maps::flood_vteps.get(FloodKey { vni: inner.vni, slot }).copied() })
+        else {
+            continue;
+        };
+        let Some(vtep) = maps::vteps.get(index) else { continue };
+        write_headers(ctx, &mut front, vtep, inner, bytes)?;
+        if ctx.clone_redirect(vtep.ifindex, 0).is_ok() {
+            count::peer(index, Direction::Rx, bytes);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what the way to the other node does not carry, judged by the segment, not the super-packet.
+#[inline(always)]
+fn check_size(ctx: &TcContext, mtu: u32) -> Step<()> {
+    // SAFETY: a field of the context.
+    let segment = unsafe { (*ctx.skb.skb).gso_size };
+    let frame = if segment == 0 { ctx.len() } else { segment + LEAST_SEGMENT_HEADERS + ETH_LEN as u32 };
+    if frame + OUTER_IP_EXTRA > mtu {
+        return Err(Outcome::TooBig);
+    }
+    if ctx.len() + OUTER_IP_EXTRA > u32::from(u16::MAX) {
+        return Err(Outcome::SlowTooLong);
+    }
+    Ok(())
+}
+
+/// Makes room behind the Ethernet header; an error leaves the packet untouched, for the slow path.
+#[inline(always)]
+fn make_room(ctx: &TcContext, kind: Kind) -> Step<Front> {
+    if !matches!(kind, Kind::Ipv4 | Kind::Ipv6) {
+        return Err(Outcome::SlowNotIp);
+    }
+    let inner_eth = *packet::at::<[u8; ETH_LEN]>(ctx, 0).ok_or(Outcome::Truncated)?;
+    ctx.adjust_room(OUTER_LEN as i32, BPF_ADJ_ROOM_MAC, FLAGS).map_err(|_| Outcome::SlowEncapsulated)?;
+    Ok(Front { outer: [0; OUTER_LEN], inner_eth })
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "checked by check_size")]
+fn write_headers(ctx: &TcContext, front: &mut Front, vtep: &Vtep, inner: Inner, bytes: u32) -> Step<()> {
+    // SAFETY: plain helper call. The hash is the kernel's own flow hash of the inner packet.
+    let hash = unsafe { bpf_get_hash_recalc(ctx.skb.skb) };
+    front.outer = vtep.header;
+    let fields = Fields {
+        inner_len: bytes as u16,
+        tos: ecn::outer_of(inner.tos),
+        source_port: source_port::of_hash(hash),
+        vni: inner.vni,
+    };
+    encap::fill(&mut front.outer, fields);
+    ctx.store(0, front, 0).map_err(|_| Outcome::HelperFailed)
+}

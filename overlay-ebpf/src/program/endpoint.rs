@@ -1,0 +1,180 @@
+//! From a container: tc on the host side of an endpoint's interface.
+
+use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
+use network_types::{
+    arp::ArpHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+use overlay_ebpf::{
+    abi::{Addr, Class, EndpointKey, Hook, MacAddr, NeighbourKey, Network, Outcome, Port, SELF_VTEP},
+    wire::{ETH_LEN, arp, ethernet::Ethernet, inner},
+};
+
+use super::{
+    Step, Verdict,
+    count::{self, Direction},
+    deliver, dropped,
+    encap::{self, Inner},
+    maps, packet,
+};
+
+/// Bytes the checks read directly: Ethernet, an IPv4 header with all options, a UDP header.
+const READ: u32 = (ETH_LEN + 60 + 8) as u32;
+
+/// Forwards one frame of the endpoint behind the interface.
+#[inline(always)]
+pub fn run(ctx: &TcContext) -> i32 {
+    let bytes = ctx.len();
+    count::outcome(Hook::Endpoint, Outcome::Received, bytes);
+    // SAFETY: a field of the context; the map's value is copied at once.
+    let (ifindex, port) = unsafe {
+        let ifindex = (*ctx.skb.skb).ifindex;
+        (ifindex, maps::ports.get(ifindex).copied())
+    };
+    let Some(port) = port else { return dropped(ctx, Hook::Endpoint, Outcome::Unbound, bytes) };
+    count::endpoint(port.slot, Direction::Tx, bytes);
+
+    match forward(ctx, &port, ifindex) {
+        Ok(Verdict { outcome, action }) => {
+            count::outcome(Hook::Endpoint, outcome, bytes);
+            action
+        }
+        Err(reason) if reason.class() as u32 == Class::SlowPath as u32 => {
+            to_slow_path(ctx, &port, reason, bytes)
+        }
+        Err(reason) => dropped(ctx, Hook::Endpoint, reason, bytes),
+    }
+}
+
+#[inline(always)]
+fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
+    pull_headers(ctx);
+    // SAFETY: a field of the context: a tag the container's device left to the hardware.
+    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+        return Err(Outcome::InnerVlan);
+    }
+    let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
+    let (source, destination) = (eth.source, eth.destination);
+    if source.0 != port.mac.0 {
+        return Err(Outcome::SpoofedMac);
+    }
+    let kind = inner::kind(eth)?;
+    let tos = match kind {
+        inner::Kind::Ipv4 => check_ipv4(ctx, port)?,
+        inner::Kind::Ipv6 => {
+            let ip = packet::at::<Ipv6Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
+            (ip.vcf[0] << 4) | (ip.vcf[1] >> 4)
+        }
+        inner::Kind::Arp => {
+            if let Some(verdict) = answer_arp(ctx, port, ifindex)? {
+                return Ok(verdict);
+            }
+            0
+        }
+        inner::Kind::Other => 0,
+    };
+    let inner = Inner { vni: port.vni, kind, tos };
+    if destination.is_multicast() { flood(ctx, inner, ifindex) } else { unicast(ctx, inner, destination) }
+}
+
+/// Headers of packets the container built itself may lie outside the linear part. A super-packet's
+/// never do, and pulling one beyond it has crashed kernels (fraglist GSO, before 6.16).
+#[inline(always)]
+fn pull_headers(ctx: &TcContext) {
+    let wanted = if ctx.len() < READ { ctx.len() } else { READ };
+    // SAFETY: a field of the context.
+    let segment = unsafe { (*ctx.skb.skb).gso_size };
+    if ctx.data() + wanted as usize > ctx.data_end() && segment == 0 {
+        // If it fails, the checks that follow see too short a packet.
+        let _ = ctx.pull_data(wanted);
+    }
+}
+
+/// Checks an IPv4 packet's source and that it is no VXLAN to a node; returns its traffic class.
+#[inline(always)]
+fn check_ipv4(ctx: &TcContext, port: &Port) -> Step<u8> {
+    let ip = packet::at::<Ipv4Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
+    inner::check_ipv4(ip)?;
+    if !owns(port, ip.src_addr) {
+        return Err(Outcome::SpoofedAddress);
+    }
+    if packet::is_vxlan_to_a_node(ctx, ETH_LEN, ip) {
+        return Err(Outcome::EncapProhibited);
+    }
+    Ok(ip.tos)
+}
+
+/// Whether an address is the endpoint's.
+#[inline(always)]
+fn owns(port: &Port, address: [u8; 4]) -> bool {
+    address == port.addr4 && address != [0; 4] || {
+        let key = NeighbourKey { vni: port.vni, addr: Addr::from_v4(address) };
+        // SAFETY: read at once.
+        unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == port.mac.0) }
+    }
+}
+
+/// Answers an ARP request for a known address; `None` for what is to be forwarded like any frame.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
+fn answer_arp(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Option<Verdict>> {
+    let arp = packet::at::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
+    let wanted = match arp::question(arp, port.mac, |address| owns(port, address))? {
+        arp::Question::WhoHas(wanted) => wanted,
+        arp::Question::Announcement => return Ok(None),
+    };
+    let key = NeighbourKey { vni: port.vni, addr: Addr::from_v4(wanted) };
+    // SAFETY: the value is copied at once.
+    let answer = unsafe { maps::neighbours.get(key).map(|n| n.mac) }.ok_or(Outcome::ArpUnknown)?;
+
+    let eth = packet::at_mut::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
+    let arp = packet::at_mut::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?;
+    arp::reply(eth, arp, answer);
+    // SAFETY: plain helper call: back out of the interface it came from.
+    let action = unsafe { bpf_redirect(ifindex, 0) } as i32;
+    Ok(Some(Verdict { outcome: Outcome::ArpAnswered, action }))
+}
+
+#[inline(always)]
+fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict> {
+    // SAFETY: the value is copied at once.
+    let target = unsafe { maps::endpoints.get(EndpointKey::new(inner.vni, destination)).copied() }
+        .ok_or(Outcome::UnknownDestination)?;
+    if target.vtep != SELF_VTEP {
+        return encap::to_vtep(ctx, inner, target.vtep);
+    }
+    count::endpoint(target.slot, Direction::Rx, ctx.len());
+    Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, target.ifindex) })
+}
+
+/// Copies to the other endpoints of the network here, then to its other nodes.
+#[inline(always)]
+fn flood(ctx: &TcContext, inner: Inner, ifindex: u32) -> Step<Verdict> {
+    let network = network(inner.vni)?;
+    deliver::to_all(ctx, inner.vni, network.flood_ports, ifindex);
+    if network.flood_vteps > 0 {
+        encap::to_all(ctx, inner, network.flood_vteps)?;
+    }
+    Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
+}
+
+/// Leaves the untouched frame to the network's kernel VXLAN device.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
+fn to_slow_path(ctx: &TcContext, port: &Port, reason: Outcome, bytes: u32) -> i32 {
+    match network(port.vni) {
+        Ok(Network { slow_ifindex, .. }) if slow_ifindex != 0 => {
+            count::outcome(Hook::Endpoint, reason, bytes);
+            // SAFETY: plain helper call.
+            unsafe { bpf_redirect(slow_ifindex, 0) as i32 }
+        }
+        Ok(_) => dropped(ctx, Hook::Endpoint, Outcome::NoSlowPath, bytes),
+        Err(unbound) => dropped(ctx, Hook::Endpoint, unbound, bytes),
+    }
+}
+
+#[inline(always)]
+fn network(vni: u32) -> Step<Network> {
+    // SAFETY: the value is copied at once.
+    unsafe { maps::networks.get(vni).copied() }.ok_or(Outcome::Unbound)
+}

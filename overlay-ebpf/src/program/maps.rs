@@ -1,0 +1,58 @@
+//! The maps. Names are the pins' names; ARCHITECTURE.md lists who reads and writes each.
+
+#![expect(non_upper_case_globals, reason = "a map's name in the kernel is its static's name")]
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, PerCpuArray},
+    macros::btf_map,
+};
+use overlay_ebpf::abi::{
+    Addr, COUNTERS, Config, Endpoint, EndpointKey, FloodKey, MAX_SLOTS, MAX_VTEPS, Member, MemberKey,
+    Neighbour, NeighbourKey, Network, Port, Traffic, Vtep,
+};
+
+/// Default sizes; the loader sets those that grow with the cluster.
+const ENDPOINTS: usize = 65_536;
+const NETWORKS: usize = 4_096;
+
+#[btf_map]
+pub static config: Array<Config, 1> = Array::new();
+
+#[btf_map]
+pub static ports: HashMap<u32, Port, { MAX_SLOTS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static endpoints: HashMap<EndpointKey, Endpoint, ENDPOINTS> = HashMap::new();
+
+#[btf_map]
+pub static neighbours: HashMap<NeighbourKey, Neighbour, ENDPOINTS> = HashMap::new();
+
+#[btf_map]
+pub static members: HashMap<MemberKey, Member, ENDPOINTS> = HashMap::new();
+
+#[btf_map]
+pub static vtep_addrs: HashMap<Addr, Member, { MAX_VTEPS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static vteps: Array<Vtep, { MAX_VTEPS as usize }> = Array::new();
+
+#[btf_map]
+pub static networks: HashMap<u32, Network, NETWORKS> = HashMap::new();
+
+#[btf_map]
+pub static slow_devices: HashMap<u32, u32, NETWORKS> = HashMap::new();
+
+#[btf_map]
+pub static flood_vteps: HashMap<FloodKey, u32, ENDPOINTS> = HashMap::new();
+
+#[btf_map]
+pub static flood_ports: HashMap<FloodKey, u32, { MAX_SLOTS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static counters: PerCpuArray<Traffic, { COUNTERS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static endpoint_stats: PerCpuArray<Traffic, { MAX_SLOTS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static peer_stats: PerCpuArray<Traffic, { MAX_VTEPS as usize }> = PerCpuArray::new();

@@ -1,0 +1,41 @@
+//! The programs' steps. Entry points are in `main.rs`.
+
+pub mod count;
+pub mod deliver;
+pub mod encap;
+pub mod endpoint;
+pub mod maps;
+pub mod packet;
+pub mod slowpath;
+pub mod tunnel;
+pub mod uplink;
+
+use aya_ebpf::{EbpfContext, bindings::TC_ACT_SHOT};
+use aya_log_ebpf::debug;
+use overlay_ebpf::abi::{Class, Config, Hook, Outcome};
+
+/// What to do with a packet, and under which name it is counted.
+#[derive(Clone, Copy)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub action: i32,
+}
+
+/// A step's result: a verdict that ends the walk, or the reason why it cannot go on.
+pub type Step<T> = Result<T, Outcome>;
+
+/// This node's configuration, or nothing while the daemon has not written it.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    maps::config.get(0).filter(|config| config.uplink != 0)
+}
+
+/// Counts a drop, says it to whoever listens at debug level, and gives the action for it.
+#[inline(always)]
+pub fn dropped(ctx: &impl EbpfContext, hook: Hook, outcome: Outcome, bytes: u32) -> i32 {
+    count::outcome(hook, outcome, bytes);
+    if outcome.class() as u32 == Class::Drop as u32 {
+        debug!(ctx, "drop at hook {} for reason {}: {} bytes", hook as u32, outcome as u32, bytes);
+    }
+    TC_ACT_SHOT
+}

@@ -1,0 +1,120 @@
+//! Access to packet bytes: the one place that turns an offset into a reference.
+
+use aya_ebpf::{
+    helpers::generated::bpf_xdp_get_buff_len,
+    programs::{TcContext, XdpContext},
+};
+use network_types::ip::Ipv4Hdr;
+use overlay_ebpf::{abi::Addr, wire::inner};
+
+use super::maps;
+
+/// A packet whose first bytes lie between two addresses.
+pub trait Packet {
+    /// Address of the first byte.
+    fn start(&self) -> usize;
+    /// Address behind the last byte that can be read directly.
+    fn end(&self) -> usize;
+    /// Length of the whole packet, in bytes.
+    fn length(&self) -> u32;
+}
+
+impl Packet for TcContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.len()
+    }
+}
+
+impl Packet for XdpContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "a packet is far shorter than 4 GiB")]
+    fn length(&self) -> u32 {
+        // SAFETY: `ctx` is the context the kernel called the program with (Linux 5.18).
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 }
+    }
+}
+
+/// The header at `offset`, if the packet has that many directly readable bytes.
+///
+/// The reference must not outlive a change of the packet's length: take it anew after one.
+#[inline(always)]
+pub fn at<T: Header>(packet: &impl Packet, offset: usize) -> Option<&T> {
+    let start = packet.start() + offset;
+    if start + size_of::<T>() > packet.end() {
+        return None;
+    }
+    // SAFETY: the bytes lie within the packet, and a `Header` has no alignment and no invalid values.
+    Some(unsafe { &*(start as *const T) })
+}
+
+/// [`at`], for writing.
+#[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "the packet is the kernel's; the context only points to it")]
+pub fn at_mut<T: Header>(packet: &impl Packet, offset: usize) -> Option<&mut T> {
+    let start = packet.start() + offset;
+    if start + size_of::<T>() > packet.end() {
+        return None;
+    }
+    // SAFETY: as in `at`; the callers hold no other reference to the same header.
+    Some(unsafe { &mut *(start as *mut T) })
+}
+
+/// Whether the IPv4 packet at `offset` is VXLAN to the tunnel address of a node of ours.
+#[inline(always)]
+pub fn is_vxlan_to_a_node(packet: &impl Packet, offset: usize, ip: &Ipv4Hdr) -> bool {
+    let Some(config) = super::config() else { return false };
+    let Some(port) = inner::udp_port_offset(ip).and_then(|port| at::<[u8; 2]>(packet, offset + port)) else {
+        return false;
+    };
+    if u16::from_be_bytes(*port) != config.port {
+        return false;
+    }
+    // SAFETY: only asked whether it is there.
+    ip.dst_addr == config.addr4 || unsafe { maps::vtep_addrs.get(Addr::from_v4(ip.dst_addr)).is_some() }
+}
+
+/// Types that any bytes at any address are a value of.
+///
+/// # Safety
+/// Alignment 1 and no invalid bit patterns.
+pub unsafe trait Header: Copy {}
+
+macro_rules! headers {
+    ($($type:ty),+) => {$(
+        const _: () = assert!(align_of::<$type>() == 1);
+        // SAFETY: alignment asserted; made of integers and byte arrays.
+        unsafe impl Header for $type {}
+    )+};
+}
+
+headers! {
+    overlay_ebpf::wire::ethernet::Ethernet,
+    network_types::ip::Ipv4Hdr,
+    network_types::ip::Ipv6Hdr,
+    network_types::udp::UdpHdr,
+    network_types::vxlan::VxlanHdr,
+    network_types::arp::ArpHdr,
+    [u8; 2],
+    [u8; 14]
+}

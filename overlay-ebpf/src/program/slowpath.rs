@@ -1,0 +1,57 @@
+//! From the wire by way of the kernel: tc on a network's VXLAN device. The uplink's program has
+//! judged the packet and marked it; here it is only delivered.
+
+use aya_ebpf::programs::TcContext;
+use overlay_ebpf::{
+    abi::{CHECKED_MARK, Hook, Network, Outcome},
+    wire::ethernet::Ethernet,
+};
+
+use super::{
+    Step, Verdict,
+    count::{self, Direction},
+    deliver, dropped, maps, packet,
+    tunnel::{self, Target},
+};
+
+/// Delivers one packet.
+#[inline(always)]
+pub fn run(ctx: &TcContext) -> i32 {
+    let bytes = ctx.len();
+    count::outcome(Hook::Slowpath, Outcome::Received, bytes);
+    match forward(ctx) {
+        Ok(Verdict { outcome, action }) => {
+            count::outcome(Hook::Slowpath, outcome, bytes);
+            action
+        }
+        Err(reason) => dropped(ctx, Hook::Slowpath, reason, bytes),
+    }
+}
+
+#[inline(always)]
+fn forward(ctx: &TcContext) -> Step<Verdict> {
+    // SAFETY: fields of the context; map values are copied at once.
+    let (mark, vni) = unsafe {
+        let skb = ctx.skb.skb;
+        ((*skb).mark, maps::slow_devices.get((*skb).ifindex).copied())
+    };
+    if mark != CHECKED_MARK {
+        return Err(Outcome::Unchecked);
+    }
+    ctx.set_mark(0);
+    let vni = vni.ok_or(Outcome::Unbound)?;
+    let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
+    match tunnel::target(vni, destination)? {
+        Target::Endpoint(endpoint) => {
+            count::endpoint(endpoint.slot, Direction::Rx, ctx.len());
+            Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, endpoint.ifindex) })
+        }
+        Target::All => {
+            // SAFETY: the value is copied at once.
+            let Network { flood_ports, .. } =
+                unsafe { maps::networks.get(vni).copied() }.ok_or(Outcome::Unbound)?;
+            deliver::to_all(ctx, vni, flood_ports, 0);
+            Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
+        }
+    }
+}

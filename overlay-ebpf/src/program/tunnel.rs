@@ -1,0 +1,171 @@
+//! A packet that arrives on the uplink, judged from its outer headers to its inner destination.
+//! Shared by XDP and tc: nothing here changes the packet.
+
+use network_types::{
+    arp::ArpHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+    vxlan::VxlanHdr,
+};
+use overlay_ebpf::{
+    abi::{
+        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, NeighbourKey, OUTER_LEN, Outcome,
+        RESERVED_BITS_IGNORE, SELF_VTEP,
+    },
+    wire::{ETH_LEN, IPV4_LEN, UDP_LEN, arp, ecn, ethernet::Ethernet, inner, outer},
+};
+
+use super::{
+    Step, maps,
+    packet::{self, Packet},
+};
+
+const UDP: usize = ETH_LEN + IPV4_LEN;
+const VXLAN: usize = UDP + UDP_LEN;
+/// Offset of the inner frame.
+pub const INNER: usize = OUTER_LEN;
+/// Offset of the inner frame's payload.
+pub const INNER_NET: usize = INNER + ETH_LEN;
+/// Bytes the checks read directly: up to the ports behind an inner IPv4 header without options.
+pub const READ: u32 = (INNER_NET + IPV4_LEN + 8) as u32;
+
+/// A packet from another node that may be delivered.
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    /// The network.
+    pub vni: u32,
+    /// Row in `vteps` of the node it came from.
+    pub vtep: u32,
+    /// The kind of the inner frame.
+    pub kind: inner::Kind,
+    /// ECN bits to write into the inner header, if they change.
+    pub ecn: Option<u8>,
+    /// Where it goes.
+    pub target: Target,
+}
+
+/// Where an arrival goes.
+#[derive(Clone, Copy)]
+pub enum Target {
+    /// To one endpoint on this node.
+    Endpoint(Endpoint),
+    /// To every endpoint of the network on this node.
+    All,
+}
+
+/// Judges a packet.
+///
+/// # Errors
+/// [`Outcome::PassedUp`] and [`Outcome::PassedUnknownVni`] for what is not ours; else why it is dropped.
+#[inline(always)]
+pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
+    let eth = packet::at::<Ethernet>(packet, 0).ok_or(Outcome::PassedUp)?;
+    let ip = packet::at::<Ipv4Hdr>(packet, ETH_LEN).ok_or(Outcome::PassedUp)?;
+    match outer::kind(eth, ip, config.addr4) {
+        outer::Kind::Foreign => return Err(Outcome::PassedUp),
+        outer::Kind::Udp => {}
+        outer::Kind::Flawed(reason) => {
+            let port = inner::udp_port_offset(ip)
+                .and_then(|port| packet::at::<[u8; 2]>(packet, ETH_LEN + port))
+                .ok_or(Outcome::PassedUp)?;
+            let ours = u16::from_be_bytes(*port) == config.port;
+            return Err(if ours { reason } else { Outcome::PassedUp });
+        }
+    }
+    let udp = packet::at::<UdpHdr>(packet, UDP).ok_or(Outcome::PassedUp)?;
+    if u16::from_be_bytes(udp.dst) != config.port {
+        return Err(Outcome::PassedUp);
+    }
+    let vxlan = packet::at::<VxlanHdr>(packet, VXLAN).ok_or(Outcome::Truncated)?;
+    let frame = packet::at::<Ethernet>(packet, INNER).ok_or(Outcome::Truncated)?;
+    let ignore = config.flags & RESERVED_BITS_IGNORE != 0;
+    let vni = outer::validate(ip, udp, vxlan, packet.length(), ignore)?;
+    let vtep = member(vni, ip.src_addr)?;
+
+    let source = frame.source;
+    // SAFETY: the value is copied at once.
+    let sender = unsafe { maps::endpoints.get(EndpointKey::new(vni, source)).copied() }
+        .filter(|sender| sender.vtep == vtep)
+        .ok_or(Outcome::InnerSource)?;
+    let kind = inner::kind(frame)?;
+    let tos = check_inner(packet, kind, vni, source, sender.addr4)?;
+    let ecn = match tos {
+        Some(tos) => ecn::merged(tos, ip.tos)?,
+        None => None,
+    };
+    let target = target(vni, frame.destination)?;
+    Ok(Arrival { vni, vtep, kind, ecn, target })
+}
+
+/// The row in `vteps` of an outer source that may send into the network.
+#[inline(always)]
+fn member(vni: u32, source: [u8; 4]) -> Step<u32> {
+    // SAFETY: the values are copied at once, or only asked for.
+    unsafe {
+        match maps::members.get(MemberKey { vni, addr: Addr::from_v4(source) }) {
+            Some(member) => Ok(member.vtep),
+            None if maps::networks.get(vni).is_some() => Err(Outcome::UnknownVtep),
+            None => Err(Outcome::PassedUnknownVni),
+        }
+    }
+}
+
+/// Checks that the inner addresses are the sender's, and that it is no VXLAN to a node. Returns the
+/// traffic class of an IP packet.
+#[inline(always)]
+fn check_inner(
+    packet: &impl Packet,
+    kind: inner::Kind,
+    vni: u32,
+    source: MacAddr,
+    first: [u8; 4],
+) -> Step<Option<u8>> {
+    match kind {
+        inner::Kind::Ipv4 => {
+            let ip = packet::at::<Ipv4Hdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
+            inner::check_ipv4(ip)?;
+            if !is_of(vni, ip.src_addr, source, first) {
+                return Err(Outcome::InnerSource);
+            }
+            if packet::is_vxlan_to_a_node(packet, INNER_NET, ip) {
+                return Err(Outcome::Nested);
+            }
+            Ok(Some(ip.tos))
+        }
+        inner::Kind::Ipv6 => {
+            let ip = packet::at::<Ipv6Hdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
+            Ok(Some((ip.vcf[0] << 4) | (ip.vcf[1] >> 4)))
+        }
+        inner::Kind::Arp => {
+            let arp = packet::at::<ArpHdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
+            match arp::question(arp, source, |address| is_of(vni, address, source, first)) {
+                Err(Outcome::SpoofedArp) => Err(Outcome::InnerSource),
+                Err(other) => Err(other),
+                Ok(_) => Ok(None),
+            }
+        }
+        inner::Kind::Other => Ok(None),
+    }
+}
+
+/// Whether `address` belongs to the endpoint with this MAC, whose first address is `first`.
+#[inline(always)]
+fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, first: [u8; 4]) -> bool {
+    address == first && first != [0; 4] || {
+        let key = NeighbourKey { vni, addr: Addr::from_v4(address) };
+        // SAFETY: read at once.
+        unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }
+    }
+}
+
+/// Where a frame to `destination` goes on this node. What came from the overlay never leaves again.
+#[inline(always)]
+pub fn target(vni: u32, destination: MacAddr) -> Step<Target> {
+    if destination.is_multicast() {
+        return Ok(Target::All);
+    }
+    // SAFETY: the value is copied at once.
+    let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() }
+        .ok_or(Outcome::UnknownDestination)?;
+    if endpoint.vtep == SELF_VTEP { Ok(Target::Endpoint(endpoint)) } else { Err(Outcome::NotLocal) }
+}

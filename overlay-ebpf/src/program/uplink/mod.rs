@@ -1,0 +1,30 @@
+//! From the wire: two ways in, one judgement ([`super::tunnel`]).
+
+pub mod tc;
+pub mod xdp;
+
+use overlay_ebpf::abi::{Hook, Outcome};
+
+use super::{
+    count::{self, Direction},
+    tunnel::{Arrival, Target},
+};
+
+/// Counts what is about to be delivered; returns its outcome.
+#[inline(always)]
+fn arrived(arrival: &Arrival, frame_len: u32) -> Outcome {
+    count::peer(arrival.vtep, Direction::Tx, frame_len);
+    match arrival.target {
+        Target::Endpoint(endpoint) => {
+            count::endpoint(endpoint.slot, Direction::Rx, frame_len);
+            Outcome::Delivered
+        }
+        Target::All => Outcome::Flooded,
+    }
+}
+
+#[inline(always)]
+fn count_both(outcome: Outcome, bytes: u32) {
+    count::outcome(Hook::Uplink, Outcome::Received, bytes);
+    count::outcome(Hook::Uplink, outcome, bytes);
+}

@@ -1,0 +1,96 @@
+//! XDP on the uplink: strips the outer headers before an skb exists, so that the driver builds it
+//! from the inner frame and GRO merges inner TCP. Delivery is left to tc, which metadata in front of
+//! the packet tells where.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta},
+    programs::XdpContext,
+};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use overlay_ebpf::{
+    abi::{Class, Hook, META_MAGIC, OUTER_LEN, Outcome, XdpMeta},
+    wire::{ecn, inner},
+};
+
+use super::{arrived, count_both};
+use crate::program::{
+    config, count, dropped,
+    packet::{self, Packet},
+    tunnel::{self, Arrival, INNER_NET, Target},
+};
+
+/// Judges one packet and strips it if it is to be delivered.
+#[inline(always)]
+pub fn run(ctx: &XdpContext) -> u32 {
+    let Some(config) = config() else { return XDP_PASS };
+    let bytes = ctx.length();
+    match tunnel::inspect(ctx, config) {
+        Ok(arrival) => strip(ctx, &arrival, bytes),
+        // Headers behind the first buffer: tc can pull them, and counts the packet.
+        Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden(ctx, bytes) => XDP_PASS,
+        Err(reason) if reason.class() as u32 == Class::Passed as u32 => {
+            count_both(reason, bytes);
+            XDP_PASS
+        }
+        Err(reason) => {
+            count::outcome(Hook::Uplink, Outcome::Received, bytes);
+            dropped(ctx, Hook::Uplink, reason, bytes);
+            XDP_DROP
+        }
+    }
+}
+
+/// Whether part of what the checks read lies where XDP cannot read it directly.
+#[inline(always)]
+fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
+    let wanted = if bytes < tunnel::READ { bytes } else { tunnel::READ };
+    ctx.data() + wanted as usize > ctx.data_end()
+}
+
+#[inline(always)]
+fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
+    // SAFETY: plain helper call. A driver without metadata refuses it, and the packet, untouched,
+    // is tc's.
+    if unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
+        return XDP_PASS;
+    }
+    if let Some(bits) = arrival.ecn {
+        set_ecn(ctx, arrival.kind, bits);
+    }
+    // SAFETY: plain helper call; it moves the metadata along.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, OUTER_LEN as i32) } != 0 {
+        count::outcome(Hook::Uplink, Outcome::Received, bytes);
+        dropped(ctx, Hook::Uplink, Outcome::HelperFailed, bytes);
+        return XDP_ABORTED;
+    }
+    let ifindex = match arrival.target {
+        Target::Endpoint(endpoint) => endpoint.ifindex,
+        Target::All => 0,
+    };
+    write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex });
+    count::outcome(Hook::Uplink, Outcome::Received, bytes);
+    count::outcome(Hook::Uplink, arrived(arrival, bytes - OUTER_LEN as u32), bytes);
+    XDP_PASS
+}
+
+#[inline(always)]
+fn write_meta(ctx: &XdpContext, meta: XdpMeta) {
+    let start = ctx.metadata();
+    if start + size_of::<XdpMeta>() <= ctx.metadata_end() {
+        // SAFETY: the bytes lie between metadata and packet; the metadata is 4-byte aligned by
+        // `bpf_xdp_adjust_meta`'s rule.
+        unsafe { *(start as *mut XdpMeta) = meta };
+    }
+}
+
+#[inline(always)]
+fn set_ecn(ctx: &XdpContext, kind: inner::Kind, bits: u8) {
+    if matches!(kind, inner::Kind::Ipv4) {
+        if let Some(ip) = packet::at_mut::<Ipv4Hdr>(ctx, INNER_NET) {
+            ecn::set_ipv4(&mut ip.tos, ip.vihl, &mut ip.check, bits);
+        }
+    } else if let Some(ip) = packet::at_mut::<Ipv6Hdr>(ctx, INNER_NET) {
+        ecn::set_ipv6(&mut ip.vcf, bits);
+    }
+}

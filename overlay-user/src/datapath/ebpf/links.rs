@@ -1,0 +1,96 @@
+//! Programs on interfaces: attached once, pinned, and handed from one daemon to the next by an atomic
+//! update of the link, so that no packet passes without a program.
+
+use std::fmt::Display;
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
+    },
+};
+
+use super::{object::failed, pins::Pins};
+use crate::datapath::DatapathError;
+
+/// tc ingress on endpoints' interfaces.
+pub const ENDPOINT_IN: &str = "endpoint_in";
+/// tc ingress on the uplink.
+pub const UPLINK_IN: &str = "uplink_in";
+/// XDP on the uplink.
+pub const UPLINK_XDP: &str = "uplink_xdp";
+/// tc ingress on the kernel's VXLAN devices.
+pub const SLOWPATH_IN: &str = "slowpath_in";
+
+/// Puts a tc program on an interface's ingress, as a tcx link (Linux 6.6), or hands over the link
+/// that a former daemon pinned.
+///
+/// # Errors
+/// If the kernel refuses; the text says what it did.
+pub fn attach_tc(ebpf: &mut Ebpf, pins: &Pins, name: &str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
+    let program: &mut SchedClassifier = program(ebpf, name)?;
+    let pin = pins.link(name, ifindex);
+    if let Ok(pinned) = PinnedLink::from_pin(&pin) {
+        let link: Option<SchedClassifierLink> = FdLink::from(pinned).try_into().ok();
+        if let Some(link) = link
+            && program.attach_to_link(link).is_ok()
+        {
+            return Ok(());
+        }
+        // Its interface is gone: the kernel has let go of the link already.
+        pins.unlink(name, ifindex)?;
+    }
+    let refused = refused(name, &format!("{device} (tcx ingress, needs Linux 6.6)"));
+    let id = program
+        .attach_with_options(device, TcAttachType::Ingress, TcAttachOptions::TcxOrder(LinkOrder::default()))
+        .map_err(&refused)?;
+    let link = FdLink::try_from(program.take_link(id).map_err(&refused)?)
+        .map_err(|e| failed(&format!("{name} on {device} is not held by a link"), e))?;
+    link.pin(&pin).map_err(|e| failed(&format!("cannot pin the link of {name} on {device}"), e))?;
+    Ok(())
+}
+
+/// Puts the XDP program on an interface in native mode, or hands over the pinned link.
+///
+/// # Errors
+/// If the driver has no native XDP, or another program is there: it is never replaced.
+pub fn attach_xdp(ebpf: &mut Ebpf, pins: &Pins, device: &str, ifindex: u32) -> Result<(), DatapathError> {
+    let program: &mut Xdp = program(ebpf, UPLINK_XDP)?;
+    let pin = pins.link(UPLINK_XDP, ifindex);
+    if let Ok(pinned) = PinnedLink::from_pin(&pin) {
+        let link: Option<XdpLink> = FdLink::from(pinned).try_into().ok();
+        if let Some(link) = link
+            && program.attach_to_link(link).is_ok()
+        {
+            return Ok(());
+        }
+        pins.unlink(UPLINK_XDP, ifindex)?;
+    }
+    let refused = refused(UPLINK_XDP, &format!("{device} (native XDP)"));
+    let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(&refused)?;
+    let link = FdLink::try_from(program.take_link(id).map_err(&refused)?)
+        .map_err(|e| failed(&format!("XDP on {device} is not held by a link (needs Linux 5.9)"), e))?;
+    link.pin(&pin).map_err(|e| failed(&format!("cannot pin the XDP link on {device}"), e))?;
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, DatapathError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or_else(|| DatapathError::Unsupported(format!("the BPF object has no program {name}")))?
+        .try_into()
+        .map_err(|e| failed(&format!("program {name} is of another kind"), e))
+}
+
+fn refused(program: &str, place: &impl Display) -> impl Fn(ProgramError) -> DatapathError {
+    let what = format!("cannot attach {program} to {place}");
+    move |error| match error {
+        ProgramError::SyscallError(error) => failed(&what, error.io_error),
+        other => failed(&what, other),
+    }
+}

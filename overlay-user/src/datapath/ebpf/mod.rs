@@ -1,0 +1,328 @@
+//! The BPF data path: programs on the uplink and on every endpoint's interface, and their maps.
+//!
+//! Everything is pinned. A daemon that ends, however it ends, leaves packets flowing; the next one
+//! opens the same maps, updates the links to its own programs and goes on from the rows it finds.
+
+mod array;
+mod counters;
+mod index;
+mod links;
+mod object;
+mod pins;
+mod rows;
+mod slow_path;
+mod table;
+mod tables;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use aya::Ebpf;
+use aya_log::EbpfLogger;
+use nix::net::if_::if_nametoindex;
+use overlay_ebpf::abi::{MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
+use rtnetlink::LinkUnspec;
+use tokio::io::unix::AsyncFd;
+
+use self::{
+    counters::CounterMaps,
+    index::Indices,
+    links::{ENDPOINT_IN, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
+    object::Programs,
+    pins::Pins,
+    rows::{Local, Rows},
+    tables::Tables,
+};
+use super::{Applied, Counters, Datapath, DatapathError, Mode, Underlay, vxlan_device};
+use crate::{
+    Vni,
+    plan::{Location, Plan},
+    state::{EndpointId, NodeName},
+};
+
+/// How often the maps are read back and compared in full.
+const VERIFY: Duration = Duration::from_secs(30);
+
+/// Settings of the BPF data path.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory for pins.
+    pub bpffs: PathBuf,
+    /// Endpoints the maps have room for.
+    pub max_endpoints: u32,
+    /// Reserved bits of the VXLAN header are ignored on receipt instead of refused.
+    pub ignore_reserved_bits: bool,
+}
+
+/// The BPF data path.
+pub struct EbpfDatapath {
+    mode: Mode,
+    options: Options,
+    pins: Pins,
+    ebpf: Ebpf,
+    tables: Tables,
+    counters: CounterMaps,
+    vteps: Indices<NodeName>,
+    slots: Indices<EndpointId>,
+    /// Programs and interfaces this daemon has put its own programs on.
+    attached: BTreeSet<(&'static str, u32)>,
+    netlink: rtnetlink::Handle,
+    adopted: bool,
+    verified: Instant,
+}
+
+impl EbpfDatapath {
+    /// Loads the programs and puts them on the uplink. `mode` is [`Mode::Xdp`] or [`Mode::Tc`].
+    ///
+    /// # Errors
+    /// If the kernel or the uplink's driver refuses; what a former daemon left goes on undisturbed.
+    pub fn start(
+        options: Options,
+        mode: Mode,
+        underlay: &Underlay,
+        netlink: rtnetlink::Handle,
+    ) -> Result<Self, DatapathError> {
+        let programs = match mode {
+            Mode::Xdp => Programs::All,
+            Mode::Tc => Programs::WithoutXdp,
+            Mode::Kernel => return Err(DatapathError::Unsupported("the kernel data path has no programs".into())),
+        };
+        let pins = Pins::open(&options.bpffs)?;
+        let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
+        let log_level = if verbose { log::Level::Debug as u8 } else { 0 };
+        let mut ebpf = object::load(&pins, options.max_endpoints, log_level, programs)?;
+        if verbose {
+            forward_log(&mut ebpf);
+        }
+        let tables = Tables::open(&mut ebpf)?;
+        let counters = CounterMaps::open(&mut ebpf)?;
+        let mut datapath = Self {
+            mode,
+            options,
+            pins,
+            ebpf,
+            tables,
+            counters,
+            vteps: Indices::new(SELF_VTEP + 1, MAX_VTEPS),
+            slots: Indices::new(0, MAX_SLOTS),
+            attached: BTreeSet::new(),
+            netlink,
+            adopted: false,
+            verified: Instant::now(),
+        };
+        datapath.attach_uplink(underlay)?;
+        Ok(datapath)
+    }
+
+    fn attach_uplink(&mut self, underlay: &Underlay) -> Result<(), DatapathError> {
+        let Underlay { ifindex, name, .. } = underlay;
+        if self.mode == Mode::Xdp && !self.attached.contains(&(UPLINK_XDP, *ifindex)) {
+            links::attach_xdp(&mut self.ebpf, &self.pins, name, *ifindex)?;
+            self.attached.insert((UPLINK_XDP, *ifindex));
+        }
+        self.attach(UPLINK_IN, name, *ifindex)
+    }
+
+    fn attach(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
+        if !self.attached.contains(&(program, ifindex)) {
+            links::attach_tc(&mut self.ebpf, &self.pins, program, device, ifindex)?;
+            self.attached.insert((program, ifindex));
+        }
+        Ok(())
+    }
+
+    /// Takes over the numbers that rows of a former daemon have, so that they need not change.
+    fn adopt(&mut self, plan: &Plan, devices: &BTreeMap<EndpointId, u32>) {
+        for (index, row) in self.tables.vteps.rows() {
+            let node = plan.vteps.iter().find(|(_, vtep)| row.addr == vtep.addr.into());
+            match node {
+                Some((node, _)) => self.vteps.adopt(node.clone(), *index),
+                None => self.vteps.rest(*index),
+            }
+        }
+        for row in self.tables.endpoints.rows().values().filter(|row| row.vtep == SELF_VTEP) {
+            match devices.iter().find(|(_, ifindex)| **ifindex == row.ifindex) {
+                Some((id, _)) => self.slots.adopt(id.clone(), row.slot),
+                None => self.slots.rest(row.slot),
+            }
+        }
+        self.adopted = true;
+    }
+
+    /// Numbers for the plan's nodes and this node's endpoints; counters of new ones begin at zero.
+    fn assign_indices(&mut self, plan: &Plan, devices: &BTreeMap<EndpointId, u32>, problems: &mut Vec<String>) {
+        let known_vteps: BTreeSet<u32> = self.vteps.iter().map(|(_, index)| index).collect();
+        let known_slots: BTreeSet<u32> = self.slots.iter().map(|(_, index)| index).collect();
+        let without = self.vteps.assign(plan.vteps.keys()) + self.slots.assign(devices.keys());
+        if without > 0 {
+            problems.push(format!("{without} nodes or endpoints are more than this node has rows for"));
+        }
+        let fresh_vteps = self.vteps.iter().map(|(_, i)| i).filter(|i| !known_vteps.contains(i));
+        let fresh_slots = self.slots.iter().map(|(_, i)| i).filter(|i| !known_slots.contains(i));
+        let cleared = fresh_vteps
+            .map(|index| self.counters.clear_peer(index))
+            .collect::<Result<(), _>>()
+            .and_then(|()| fresh_slots.map(|slot| self.counters.clear_endpoint(slot)).collect());
+        if let Err(error) = cleared {
+            problems.push(error.to_string());
+        }
+    }
+
+    /// The kernel's VXLAN device of each network, with our program on it.
+    async fn slow_path(
+        &mut self,
+        plan: &Plan,
+        underlay: &Underlay,
+        applied: &mut Applied,
+    ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
+        let mut devices = slow_path::ensure(&self.netlink, plan, underlay, applied).await?;
+        devices.retain(|vni, ifindex| {
+            let attached = self.attach(SLOWPATH_IN, &vxlan_device::name(*vni), *ifindex);
+            attached.map_err(|error| applied.problems.push(error.to_string())).is_ok()
+        });
+        applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
+        Ok(devices)
+    }
+
+    /// Our program on the interface of each endpoint of this node, and the interface up behind it.
+    async fn guard_endpoints(&mut self, devices: &BTreeMap<EndpointId, u32>, problems: &mut Vec<String>) {
+        for (id, ifindex) in devices {
+            if self.attached.contains(&(ENDPOINT_IN, *ifindex)) {
+                continue;
+            }
+            if let Err(error) = self.attach(ENDPOINT_IN, &id.host_device(), *ifindex) {
+                problems.push(format!("endpoint {id}: {error}"));
+                continue;
+            }
+            let up = LinkUnspec::new_with_index(*ifindex).up().build();
+            if let Err(error) = self.netlink.link().change(up).execute().await {
+                problems.push(format!("endpoint {id}: cannot set its interface up: {error}"));
+            }
+        }
+    }
+
+    /// Takes our programs off interfaces that no longer need them.
+    fn detach_others(&mut self, underlay: &Underlay, rows: &Rows) -> Result<usize, DatapathError> {
+        let mut changed = 0;
+        for (program, ifindex) in self.pins.linked()? {
+            let needed = match program.as_str() {
+                ENDPOINT_IN => rows.ports.contains_key(&ifindex),
+                SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
+                UPLINK_IN => ifindex == underlay.ifindex,
+                UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
+                _ => false,
+            };
+            if !needed {
+                self.pins.unlink(&program, ifindex)?;
+                self.attached.retain(|(name, index)| *name != program || *index != ifindex);
+                changed += 1;
+            }
+        }
+        Ok(changed)
+    }
+}
+
+#[async_trait]
+impl Datapath for EbpfDatapath {
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+        let mut applied = Applied::default();
+        if self.verified.elapsed() > VERIFY {
+            self.tables.reread()?;
+            self.verified = Instant::now();
+        }
+        let devices = local_devices(plan, &mut applied.problems);
+        if !self.adopted {
+            self.adopt(plan, &devices);
+        }
+        self.assign_indices(plan, &devices, &mut applied.problems);
+        self.attach_uplink(underlay)?;
+        let slow = self.slow_path(plan, underlay, &mut applied).await?;
+        let rows = Rows::of(
+            plan,
+            underlay,
+            &Local {
+                mode: self.mode,
+                ignore_reserved_bits: self.options.ignore_reserved_bits,
+                devices: &devices,
+                slow: &slow,
+                vteps: &self.vteps,
+                slots: &self.slots,
+            },
+        );
+        applied.changed += self.tables.add(&rows, &mut applied.problems);
+        self.guard_endpoints(&devices, &mut applied.problems).await;
+        applied.changed += self.tables.remove(&rows, &mut applied.problems);
+        applied.changed += self.detach_others(underlay, &rows)?;
+        self.vteps.settle();
+        self.slots.settle();
+        Ok(applied)
+    }
+
+    async fn counters(&mut self) -> Result<Counters, DatapathError> {
+        let mut counters = Counters { outcomes: self.counters.outcomes()?, ..Counters::default() };
+        for (id, slot) in self.slots.iter() {
+            counters.endpoints.insert(id.clone(), self.counters.endpoint(slot)?);
+        }
+        for (node, vtep) in self.vteps.iter() {
+            counters.peers.insert(node.clone(), self.counters.peer(vtep)?);
+        }
+        Ok(counters)
+    }
+
+    async fn remove(&mut self) -> Result<(), DatapathError> {
+        remove(&self.options.bpffs, &self.netlink).await
+    }
+}
+
+/// Takes everything of the BPF data path out of the kernel, whether or not a daemon runs.
+///
+/// # Errors
+/// If something is left.
+pub async fn remove(bpffs: &std::path::Path, netlink: &rtnetlink::Handle) -> Result<(), DatapathError> {
+    Pins::open(bpffs)?.remove_all()?;
+    slow_path::remove_others(netlink, &Plan::default()).await?;
+    Ok(())
+}
+
+/// The interfaces of this node's endpoints; one that is gone is a problem to tell.
+fn local_devices(plan: &Plan, problems: &mut Vec<String>) -> BTreeMap<EndpointId, u32> {
+    let mut devices = BTreeMap::new();
+    for network in plan.networks.values() {
+        for endpoint in network.endpoints.values().filter(|e| e.location == Location::Local) {
+            let device = endpoint.id.host_device();
+            match if_nametoindex(device.as_str()) {
+                Ok(ifindex) => drop(devices.insert(endpoint.id.clone(), ifindex)),
+                Err(_) => problems.push(format!(
+                    "endpoint {} of network {}: its interface {device} is gone; \
+                     `overlayctl endpoint detach {}` withdraws it",
+                    endpoint.id, network.name, endpoint.id
+                )),
+            }
+        }
+    }
+    devices
+}
+
+/// Passes on what the programs log (drops, at debug level) until the data path ends.
+fn forward_log(ebpf: &mut Ebpf) {
+    let logger = EbpfLogger::init(ebpf).map_err(|e| e.to_string());
+    match logger.and_then(|logger| AsyncFd::new(logger).map_err(|e| e.to_string())) {
+        Ok(mut logger) => {
+            tokio::spawn(async move {
+                while let Ok(mut ready) = logger.readable_mut().await {
+                    ready.get_inner_mut().flush();
+                    ready.clear_ready();
+                }
+            });
+        }
+        Err(error) => tracing::warn!(error, "the programs' log cannot be read"),
+    }
+}

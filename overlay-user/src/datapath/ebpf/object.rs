@@ -1,0 +1,92 @@
+//! The embedded BPF object: loaded with its maps opened from their pins where there are some.
+
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
+use aya_obj::Object;
+
+use super::pins::{Pins, remove_file};
+use crate::datapath::DatapathError;
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("OVERLAY_BPF_OBJECT"));
+
+/// aya-log's ring buffer: not shared between daemons, so not pinned.
+const LOG_MAP: &str = "AYA_LOGS";
+
+/// Maps whose size is the operator's to choose: one row for each endpoint.
+const SIZED: [&str; 4] = ["endpoints", "neighbours", "members", "flood_vteps"];
+
+/// Which programs are loaded: those for both ways in, or without XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// All.
+    All,
+    /// All but the XDP program.
+    WithoutXdp,
+}
+
+/// Loads the object. `max_endpoints` sizes maps that are made now; maps that are pinned already keep
+/// their size.
+///
+/// # Errors
+/// If the kernel refuses a map or a program, or a pinned map has another shape.
+pub fn load(pins: &Pins, max_endpoints: u32, log_level: u8, programs: Programs) -> Result<Ebpf, DatapathError> {
+    let object = Object::parse(OBJECT).map_err(|e| failed("the embedded BPF object is damaged", e))?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("AYA_LOG_LEVEL", &log_level, true);
+    for (name, map) in object.maps.iter().filter(|(name, _)| *name != LOG_MAP && !name.starts_with('.')) {
+        let path = pins.map(name);
+        let mut wanted = if SIZED.contains(&name.as_str()) { max_endpoints } else { map.max_entries() };
+        if path.exists() {
+            let pinned = MapInfo::from_pin(&path).map_err(|e| failed(&format!("map pin {}", path.display()), e))?;
+            if (pinned.key_size(), pinned.value_size()) != (map.key_size(), map.value_size()) {
+                return Err(DatapathError::Unsupported(format!(
+                    "the pinned map {} has keys of {} and values of {} bytes, this overlayd has {} and {}: \
+                     run the overlayd that made it, or `overlayd --purge` first",
+                    path.display(),
+                    pinned.key_size(),
+                    pinned.value_size(),
+                    map.key_size(),
+                    map.value_size()
+                )));
+            }
+            wanted = pinned.max_entries();
+        }
+        loader.map_max_entries(name, wanted);
+        loader.map_pin_path(name, path);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|e| failed("the kernel refuses a BPF map", e))?;
+    for (name, program) in ebpf.programs_mut() {
+        match program {
+            Program::SchedClassifier(program) => program.load().map_err(|e| refused(name, e))?,
+            Program::Xdp(program) if programs == Programs::All => {
+                program.load().map_err(|e| refused(name, e))?;
+            }
+            _ => continue,
+        }
+        let path = pins.program(name);
+        remove_file(&path)?;
+        program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))?;
+    }
+    Ok(ebpf)
+}
+
+fn refused(program: &str, error: aya::programs::ProgramError) -> DatapathError {
+    use aya::programs::ProgramError;
+    // The verifier's log is for whoever debugs the program; an operator gets its last line.
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            tracing::debug!(program, log, "verifier");
+            let last = log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed"));
+            failed(
+                &format!("the kernel's verifier refuses program {program} ({})", last.unwrap_or("no reason given")),
+                io_error,
+            )
+        }
+        other => failed(&format!("the kernel refuses program {program}"), other),
+    }
+}
+
+/// An error of the library's, with what was tried.
+pub(super) fn failed(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> DatapathError {
+    DatapathError::Bpf { what: what.to_owned(), source: Box::new(source) }
+}

@@ -1,0 +1,138 @@
+//! Where maps, programs and links are pinned, and the BPF file system they are pinned in.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{FsType, statfs},
+};
+use overlay_ebpf::abi::SCHEMA;
+
+use crate::datapath::DatapathError;
+
+/// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+
+/// The pin directory of one daemon: maps lie in it, programs and links in folders below. Its name
+/// has the schema's number, so that daemons that disagree on layouts never share a map.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Makes the directory, and mounts a BPF file system there if there is none.
+    ///
+    /// # Errors
+    /// If the file system cannot be mounted or written.
+    pub fn open(bpffs: &Path) -> Result<Self, DatapathError> {
+        ensure_mounted(bpffs)?;
+        let pins = Self { root: bpffs.join(format!("v{SCHEMA}")) };
+        for dir in [pins.programs(), pins.links()] {
+            fs::create_dir_all(&dir).map_err(failed("create the pin directory", &dir))?;
+        }
+        Ok(pins)
+    }
+
+    /// The pin of a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The pin of a program.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs().join(name)
+    }
+
+    /// The pin of a program's link to an interface.
+    #[must_use]
+    pub fn link(&self, program: &str, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{program}-{ifindex}"))
+    }
+
+    /// The programs and interfaces that have a pinned link.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn linked(&self) -> Result<Vec<(String, u32)>, DatapathError> {
+        let dir = self.links();
+        let entries = fs::read_dir(&dir).map_err(failed("read", &dir))?;
+        Ok(entries
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name().into_string().ok()?;
+                let (program, ifindex) = name.rsplit_once('-')?;
+                Some((program.to_owned(), ifindex.parse().ok()?))
+            })
+            .collect())
+    }
+
+    /// Removes the link between a program and an interface: unpinned, it is detached once no daemon
+    /// holds it.
+    ///
+    /// # Errors
+    /// If the pin is there and cannot be removed.
+    pub fn unlink(&self, program: &str, ifindex: u32) -> Result<(), DatapathError> {
+        let path = self.link(program, ifindex);
+        remove_file(&path)
+    }
+
+    /// Removes every pin of this schema.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn remove_all(&self) -> Result<(), DatapathError> {
+        match fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove the pins in", &self.root)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+}
+
+/// Removes a file; without error if it is gone already.
+pub(super) fn remove_file(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove the pin", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn ensure_mounted(bpffs: &Path) -> Result<(), DatapathError> {
+    let mut existing = bpffs;
+    while !existing.exists() {
+        let Some(parent) = existing.parent() else { break };
+        existing = parent;
+    }
+    if is_bpf_fs(existing) {
+        return Ok(());
+    }
+    // The customary place if the path lies below it, else the path itself.
+    let system = Path::new("/sys/fs/bpf");
+    let target = if bpffs.starts_with(system) { system } else { bpffs };
+    fs::create_dir_all(target).map_err(failed("create", target))?;
+    mount(Some("bpf"), target, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .map_err(|errno| failed("mount a BPF file system at", target)(errno.into()))
+}
+
+fn is_bpf_fs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS)
+}
+
+fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> DatapathError {
+    let what = format!("cannot {verb} {}", path.display());
+    move |source| DatapathError::Io { what, source }
+}

@@ -1,0 +1,280 @@
+//! The rows of every map for a plan: a pure function, so that what the programs will see can be
+//! tested without a kernel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use overlay_ebpf::{
+    abi::{
+        Addr, Config, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour, NeighbourKey,
+        Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+    },
+    wire::encap,
+};
+
+use super::index::Indices;
+use crate::{
+    MacAddr, Vni,
+    datapath::{Mode, Route, Underlay},
+    plan::{self, Location, Plan},
+    state::{EndpointId, NodeName},
+};
+
+/// Rows by map.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    /// `config`.
+    pub config: Config,
+    /// `ports`.
+    pub ports: BTreeMap<u32, Port>,
+    /// `endpoints`.
+    pub endpoints: BTreeMap<EndpointKey, Endpoint>,
+    /// `neighbours`.
+    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// `members`.
+    pub members: BTreeMap<MemberKey, Member>,
+    /// `vtep_addrs`.
+    pub vtep_addrs: BTreeMap<Addr, Member>,
+    /// `vteps`.
+    pub vteps: BTreeMap<u32, Vtep>,
+    /// `networks`.
+    pub networks: BTreeMap<u32, Network>,
+    /// `slow_devices`.
+    pub slow_devices: BTreeMap<u32, u32>,
+    /// `flood_vteps`.
+    pub flood_vteps: BTreeMap<FloodKey, u32>,
+    /// `flood_ports`.
+    pub flood_ports: BTreeMap<FloodKey, u32>,
+}
+
+/// What rows depend on besides the plan and the underlay.
+pub struct Local<'a> {
+    /// Which way in is used.
+    pub mode: Mode,
+    /// Reserved bits of the VXLAN header are ignored.
+    pub ignore_reserved_bits: bool,
+    /// Interface indices of this node's endpoints; one without is left out.
+    pub devices: &'a BTreeMap<EndpointId, u32>,
+    /// Interface indices of the kernel's VXLAN devices.
+    pub slow: &'a BTreeMap<Vni, u32>,
+    /// Rows of nodes in `vteps`.
+    pub vteps: &'a Indices<NodeName>,
+    /// Rows of this node's endpoints in `endpoint_stats`.
+    pub slots: &'a Indices<EndpointId>,
+}
+
+impl Rows {
+    /// Computes all rows.
+    #[must_use]
+    pub fn of(plan: &Plan, underlay: &Underlay, local: &Local<'_>) -> Self {
+        let mut rows = Self { config: config(underlay, local), ..Self::default() };
+        for addr in &plan.protected {
+            rows.vtep_addrs.insert((*addr).into(), Member { vtep: SELF_VTEP });
+        }
+        for (node, vtep) in &plan.vteps {
+            let Some(index) = local.vteps.get(node) else { continue };
+            rows.vtep_addrs.insert(vtep.addr.into(), Member { vtep: index });
+            rows.vteps.insert(index, vtep_row(vtep.addr, underlay));
+        }
+        for (vni, network) in &plan.networks {
+            rows.add_network(*vni, network, plan, local);
+        }
+        rows
+    }
+
+    fn add_network(&mut self, vni: Vni, network: &plan::Network, plan: &Plan, local: &Local<'_>) {
+        let slow = local.slow.get(&vni).copied().unwrap_or(0);
+        if slow != 0 {
+            self.slow_devices.insert(slow, vni.get());
+        }
+        let mut ports = BTreeSet::new();
+        for (mac, endpoint) in &network.endpoints {
+            let Some(row) = endpoint_row(endpoint, local) else { continue };
+            self.endpoints.insert(EndpointKey::new(vni.get(), *mac), row);
+            for address in &endpoint.addresses {
+                let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
+                self.neighbours.insert(key, Neighbour { mac: *mac, ..Neighbour::default() });
+            }
+            if row.vtep == SELF_VTEP {
+                ports.insert(row.ifindex);
+                let Endpoint { ifindex, slot, addr4, .. } = row;
+                self.ports.insert(ifindex, Port { vni: vni.get(), slot, mac: *mac, addr4, ..Port::default() });
+            }
+        }
+        let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
+        for node in &network.members {
+            if let (Some(vtep), Some(index)) = (plan.vteps.get(node), local.vteps.get(node)) {
+                self.members.insert(MemberKey { vni: vni.get(), addr: vtep.addr.into() }, Member { vtep: index });
+            }
+        }
+        // A copy for a node whose neighbour entry is unknown cannot be sent by the program: then the
+        // kernel's device, which can wait for the neighbour, makes all of them.
+        let resolved =
+            flood.iter().all(|index| self.vteps.get(index).is_some_and(|v| v.flags & VTEP_RESOLVED != 0));
+        let flood_vteps = if resolved { len(flood.len()) } else { MAX_FLOOD_VTEPS + 1 };
+        for (slot, index) in (0..).zip(&flood) {
+            self.flood_vteps.insert(FloodKey { vni: vni.get(), slot }, *index);
+        }
+        for (slot, ifindex) in (0..).zip(&ports) {
+            self.flood_ports.insert(FloodKey { vni: vni.get(), slot }, *ifindex);
+        }
+        let row = Network { slow_ifindex: slow, flood_vteps, flood_ports: len(ports.len()) };
+        self.networks.insert(vni.get(), row);
+    }
+}
+
+fn len(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
+    let mut flags = 0;
+    if local.ignore_reserved_bits {
+        flags |= RESERVED_BITS_IGNORE;
+    }
+    if local.mode == Mode::Xdp {
+        flags |= XDP_ATTACHED;
+    }
+    Config {
+        addr: IpAddr::V4(underlay.addr).into(),
+        addr4: underlay.addr.octets(),
+        uplink: underlay.ifindex,
+        port: underlay.port,
+        mtu: underlay.mtu,
+        flags,
+    }
+}
+
+fn vtep_row(addr: IpAddr, underlay: &Underlay) -> Vtep {
+    let (IpAddr::V4(to), Some(Route { ifindex, source_mac, next_hop, neighbour, mtu })) =
+        (addr, underlay.routes.get(&addr))
+    else {
+        // No interface: the programs drop with the reason `no_route`.
+        return Vtep { addr: addr.into(), ..Vtep::default() };
+    };
+    let next_mac = neighbour.unwrap_or_default();
+    Vtep {
+        addr: addr.into(),
+        next_hop: (*next_hop).into(),
+        ifindex: *ifindex,
+        flags: if neighbour.is_some() { VTEP_RESOLVED } else { 0 },
+        header: encap::template((*source_mac, next_mac), (underlay.addr, to), underlay.port),
+        mtu: u32::from(*mtu),
+        ..Vtep::default()
+    }
+}
+
+/// `None` for a local endpoint without a device, and for one behind a node without a row.
+fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint> {
+    let addr4 = endpoint
+        .addresses
+        .iter()
+        .find_map(|a| if let IpAddr::V4(v4) = a { Some(*v4) } else { None })
+        .map_or([0; 4], |v4: Ipv4Addr| v4.octets());
+    match &endpoint.location {
+        Location::Local => Some(Endpoint {
+            vtep: SELF_VTEP,
+            ifindex: *local.devices.get(&endpoint.id)?,
+            slot: local.slots.get(&endpoint.id)?,
+            addr4,
+        }),
+        Location::Remote(node) => Some(Endpoint { vtep: local.vteps.get(node)?, ifindex: 0, slot: 0, addr4 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Network as PlanNetwork;
+
+    fn mac(last: u8) -> MacAddr {
+        MacAddr([2, 0x42, 10, 0, 9, last])
+    }
+
+    fn plan() -> Plan {
+        let endpoint = |id: &str, last: u8, location| plan::Endpoint {
+            id: id.parse().unwrap(),
+            addresses: [IpAddr::from([10, 0, 9, last])].into(),
+            location,
+        };
+        let node: NodeName = "node2".parse().unwrap();
+        let network = PlanNetwork {
+            name: "net".parse().unwrap(),
+            mtu: None,
+            members: [node.clone()].into(),
+            endpoints: [
+                (mac(2), endpoint("00000000000a", 2, Location::Local)),
+                (mac(3), endpoint("00000000000b", 3, Location::Remote(node.clone()))),
+            ]
+            .into(),
+        };
+        let addr = IpAddr::from([192, 0, 2, 2]);
+        Plan {
+            vteps: [(node, plan::Vtep { addr })].into(),
+            networks: [(Vni::new(42).unwrap(), network)].into(),
+            protected: [addr, IpAddr::from([192, 0, 2, 1])].into(),
+        }
+    }
+
+    fn underlay(neighbour: Option<MacAddr>) -> Underlay {
+        let addr = IpAddr::from([192, 0, 2, 2]);
+        let route = Route { ifindex: 7, source_mac: mac(0xf1), next_hop: addr, neighbour, mtu: 1500 };
+        Underlay {
+            ifindex: 7,
+            name: "eth0".into(),
+            driver: "veth".into(),
+            addr: Ipv4Addr::new(192, 0, 2, 1),
+            mac: mac(0xf1),
+            mtu: 1500,
+            port: 4789,
+            routes: [(addr, route)].into(),
+        }
+    }
+
+    fn rows(plan: &Plan, underlay: &Underlay) -> Rows {
+        let mut vteps = Indices::new(1, 16);
+        let mut slots = Indices::new(0, 16);
+        vteps.assign(plan.vteps.keys());
+        let ids: Vec<EndpointId> = vec!["00000000000a".parse().unwrap()];
+        slots.assign(&ids);
+        Rows::of(
+            plan,
+            underlay,
+            &Local {
+                mode: Mode::Tc,
+                ignore_reserved_bits: false,
+                devices: &[(ids[0].clone(), 11)].into(),
+                slow: &[(Vni::new(42).unwrap(), 21)].into(),
+                vteps: &vteps,
+                slots: &slots,
+            },
+        )
+    }
+
+    #[test]
+    fn a_plan_becomes_rows_that_agree_with_each_other() {
+        let rows = rows(&plan(), &underlay(Some(mac(0xf2))));
+        let local = rows.endpoints[&EndpointKey::new(42, mac(2))];
+        let remote = rows.endpoints[&EndpointKey::new(42, mac(3))];
+        assert_eq!((local.vtep, local.ifindex, local.addr4), (SELF_VTEP, 11, [10, 0, 9, 2]));
+        assert_eq!(rows.ports[&11].mac, mac(2));
+        assert_eq!(rows.members.values().map(|m| m.vtep).collect::<Vec<_>>(), [remote.vtep]);
+        assert_eq!(rows.vteps[&remote.vtep].flags, VTEP_RESOLVED);
+        assert_eq!(rows.flood_vteps[&FloodKey { vni: 42, slot: 0 }], remote.vtep);
+        assert_eq!(rows.networks[&42], Network { slow_ifindex: 21, flood_vteps: 1, flood_ports: 1 });
+        assert_eq!(rows.slow_devices[&21], 42);
+        assert_eq!(rows.vtep_addrs.len(), 2);
+        assert_eq!(rows.neighbours.len(), 2);
+    }
+
+    #[test]
+    fn without_a_neighbour_the_kernel_floods_and_without_a_route_nothing_is_sent() {
+        let unresolved = rows(&plan(), &underlay(None));
+        assert!(unresolved.networks[&42].flood_vteps > MAX_FLOOD_VTEPS);
+        assert_eq!(unresolved.vteps[&1].flags, 0);
+        let unreachable = rows(&plan(), &Underlay { routes: BTreeMap::new(), ..underlay(None) });
+        assert_eq!(unreachable.vteps[&1].ifindex, 0);
+    }
+}

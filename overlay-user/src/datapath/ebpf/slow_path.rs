@@ -1,0 +1,70 @@
+//! The kernel's VXLAN devices that take what the programs leave to them, one for each network.
+//!
+//! That they are up has a second use: the kernel's GRO then merges tunnel packets on the uplink
+//! before tc sees them.
+
+use std::collections::BTreeMap;
+
+use rtnetlink::Handle;
+
+use crate::{
+    Vni,
+    datapath::{
+        Applied, DatapathError, Underlay,
+        vxlan_device::{self, Fdb},
+    },
+    plan::Plan,
+};
+
+/// Inner MTU of the devices: what the underlay leaves.
+fn inner_mtu(underlay: &Underlay) -> u16 {
+    underlay.mtu.saturating_sub(overlay_ebpf::abi::OVERHEAD)
+}
+
+/// Makes and fills the device of every network of the plan; returns their interface indices. A network
+/// without a device is a problem, not an error: what the programs forward is not affected.
+///
+/// # Errors
+/// If the kernel does not hand out its forwarding databases.
+pub async fn ensure(
+    netlink: &Handle,
+    plan: &Plan,
+    underlay: &Underlay,
+    applied: &mut Applied,
+) -> Result<BTreeMap<Vni, u32>, DatapathError> {
+    let mut devices = BTreeMap::new();
+    for (vni, network) in &plan.networks {
+        match vxlan_device::ensure(netlink, underlay, *vni, inner_mtu(underlay)).await {
+            Ok(ensured) => {
+                applied.changed += ensured.changed;
+                devices.insert(*vni, ensured.ifindex);
+            }
+            Err(error) => applied.problems.push(format!(
+                "network {} has no slow path, so what is not IP is dropped there: {error}",
+                network.name
+            )),
+        }
+    }
+    let fdb = Fdb::read(netlink).await?;
+    for (vni, ifindex) in &devices {
+        let rows = vxlan_device::rows_of(plan, &plan.networks[vni]);
+        let done = fdb.reconcile(netlink, *ifindex, &rows).await;
+        applied.changed += done.changed;
+        applied.problems.extend(done.problems);
+    }
+    Ok(devices)
+}
+
+/// Removes the devices of networks that the plan does not have; returns how many.
+///
+/// # Errors
+/// If the kernel refuses.
+pub async fn remove_others(netlink: &Handle, plan: &Plan) -> Result<usize, DatapathError> {
+    let mut removed = 0;
+    for vni in vxlan_device::list_ours(netlink).await?.into_keys() {
+        if !plan.networks.contains_key(&vni) && vxlan_device::remove(netlink, vni).await? {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,99 @@
+//! All maps, brought from the rows they hold to the rows they should hold in an order that never
+//! opens a black hole: what a row points to is there before it, and goes after it.
+
+use std::collections::BTreeMap;
+
+use aya::Ebpf;
+use overlay_ebpf::abi::{
+    Addr, Config, Endpoint, EndpointKey, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Vtep,
+};
+
+use super::{array::ArrayTable, rows::Rows, table::Table};
+use crate::datapath::DatapathError;
+
+/// Every map the daemon writes.
+pub struct Tables {
+    /// `config`
+    config: ArrayTable<Config>,
+    /// `vteps`
+    pub vteps: ArrayTable<Vtep>,
+    /// `endpoints`
+    pub endpoints: Table<EndpointKey, Endpoint>,
+    vtep_addrs: Table<Addr, Member>,
+    networks: Table<u32, Network>,
+    slow_devices: Table<u32, u32>,
+    neighbours: Table<NeighbourKey, Neighbour>,
+    members: Table<MemberKey, Member>,
+    flood_vteps: Table<FloodKey, u32>,
+    flood_ports: Table<FloodKey, u32>,
+    ports: Table<u32, Port>,
+}
+
+impl Tables {
+    /// Takes the maps out of the loaded object and reads what a former daemon left in them.
+    ///
+    /// # Errors
+    /// If one is missing, of another kind or cannot be read.
+    pub fn open(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            config: ArrayTable::open(ebpf, "config")?,
+            vteps: ArrayTable::open(ebpf, "vteps")?,
+            endpoints: Table::open(ebpf, "endpoints")?,
+            vtep_addrs: Table::open(ebpf, "vtep_addrs")?,
+            networks: Table::open(ebpf, "networks")?,
+            slow_devices: Table::open(ebpf, "slow_devices")?,
+            neighbours: Table::open(ebpf, "neighbours")?,
+            members: Table::open(ebpf, "members")?,
+            flood_vteps: Table::open(ebpf, "flood_vteps")?,
+            flood_ports: Table::open(ebpf, "flood_ports")?,
+            ports: Table::open(ebpf, "ports")?,
+        })
+    }
+
+    /// Reads every map anew, so that the next difference also repairs what someone else changed.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn reread(&mut self) -> Result<(), DatapathError> {
+        self.config.reread()?;
+        self.vteps.reread()?;
+        self.endpoints.reread()?;
+        self.vtep_addrs.reread()?;
+        self.networks.reread()?;
+        self.slow_devices.reread()?;
+        self.neighbours.reread()?;
+        self.members.reread()?;
+        self.flood_vteps.reread()?;
+        self.flood_ports.reread()?;
+        self.ports.reread()
+    }
+
+    /// Adds and changes rows, what is pointed to first. Returns how many.
+    pub fn add(&mut self, want: &Rows, problems: &mut Vec<String>) -> usize {
+        self.config.add(&BTreeMap::from([(0, want.config)]), problems)
+            + self.vtep_addrs.add(&want.vtep_addrs, problems)
+            + self.vteps.add(&want.vteps, problems)
+            + self.flood_vteps.add(&want.flood_vteps, problems)
+            + self.flood_ports.add(&want.flood_ports, problems)
+            + self.slow_devices.add(&want.slow_devices, problems)
+            + self.networks.add(&want.networks, problems)
+            + self.neighbours.add(&want.neighbours, problems)
+            + self.endpoints.add(&want.endpoints, problems)
+            + self.members.add(&want.members, problems)
+            + self.ports.add(&want.ports, problems)
+    }
+
+    /// Removes rows, what points to others first. Returns how many.
+    pub fn remove(&mut self, want: &Rows, problems: &mut Vec<String>) -> usize {
+        self.ports.remove(&want.ports, problems)
+            + self.members.remove(&want.members, problems)
+            + self.endpoints.remove(&want.endpoints, problems)
+            + self.neighbours.remove(&want.neighbours, problems)
+            + self.networks.remove(&want.networks, problems)
+            + self.slow_devices.remove(&want.slow_devices, problems)
+            + self.flood_ports.remove(&want.flood_ports, problems)
+            + self.flood_vteps.remove(&want.flood_vteps, problems)
+            + self.vteps.remove(&want.vteps, problems)
+            + self.vtep_addrs.remove(&want.vtep_addrs, problems)
+    }
+}

@@ -1,0 +1,212 @@
+//! The forwarding database of VXLAN devices: which MAC address is behind which VTEP, and which
+//! VTEPs get the broadcasts (rows of the all-zero MAC address).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use futures::TryStreamExt as _;
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+};
+use rtnetlink::Handle;
+
+use super::DatapathError;
+use crate::{
+    MacAddr,
+    netlink::{self, into_io},
+    plan::{Location, Network, Plan},
+};
+
+/// A MAC address behind a VTEP; the zero address for one that gets broadcasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row {
+    /// The inner destination.
+    pub mac: MacAddr,
+    /// The outer destination.
+    pub vtep: Ipv4Addr,
+}
+
+/// The kernel's forwarding databases, of VXLAN devices and of bridges, as they were when read.
+#[derive(Clone, Debug, Default)]
+pub struct Fdb {
+    by_device: BTreeMap<u32, Vec<NeighbourMessage>>,
+}
+
+/// What it took to bring a forwarding database to what was wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Rows added, changed or removed.
+    pub changed: usize,
+    /// Rows that the kernel refused, and why.
+    pub problems: Vec<String>,
+}
+
+/// The rows that `network` of `plan` needs, and the nodes it cannot have rows for.
+#[must_use]
+pub fn rows_of(plan: &Plan, network: &Network) -> BTreeSet<Row> {
+    let vtep_of = |node| match plan.vteps.get(node)?.addr {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    };
+    let unicast = network.endpoints.iter().filter_map(|(mac, endpoint)| match &endpoint.location {
+        Location::Local => None,
+        Location::Remote(node) => Some(Row { mac: *mac, vtep: vtep_of(node)? }),
+    });
+    let flood =
+        network.members.iter().filter_map(|node| Some(Row { mac: MacAddr::default(), vtep: vtep_of(node)? }));
+    unicast.chain(flood).collect()
+}
+
+// === impl Fdb ===
+
+impl Fdb {
+    /// Reads the forwarding databases of every device of the namespace, in one dump.
+    ///
+    /// # Errors
+    /// If the kernel does not hand them out.
+    pub async fn read(handle: &Handle) -> Result<Self, DatapathError> {
+        let request = handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+        let messages: Vec<_> =
+            request.execute().try_collect().await.map_err(into_io).map_err(|source| DatapathError::Io {
+                what: "read the forwarding databases".into(),
+                source,
+            })?;
+        let mut by_device: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for message in messages {
+            by_device.entry(message.header.ifindex).or_default().push(message);
+        }
+        Ok(Self { by_device })
+    }
+
+    /// The rows of a device, as the kernel gave them.
+    #[must_use]
+    pub fn of_device(&self, ifindex: u32) -> &[NeighbourMessage] {
+        self.by_device.get(&ifindex).map_or(&[], Vec::as_slice)
+    }
+
+    /// Brings the VXLAN device `ifindex` from what it had when read to `wanted`: adds first, so that
+    /// no address is without a row in between.
+    pub async fn reconcile(&self, handle: &Handle, ifindex: u32, wanted: &BTreeSet<Row>) -> Reconciled {
+        let mut done = Reconciled::default();
+        let own = |m: &&NeighbourMessage| m.header.flags.contains(NeighbourFlags::Own);
+        let present: Vec<_> = self.of_device(ifindex).iter().filter(own).collect();
+        let right: BTreeSet<_> = present.iter().filter_map(|message| plain_row(message)).collect();
+
+        for row in wanted.difference(&right) {
+            let zero = row.mac == MacAddr::default();
+            // One MAC address has one VTEP, and a new row takes the place of the old; the zero
+            // address has a row for each VTEP.
+            let flags = NLM_F_CREATE | if zero { NLM_F_APPEND } else { NLM_F_REPLACE };
+            let message = RouteNetlinkMessage::NewNeighbour(row_message(ifindex, *row));
+            let result = netlink::acknowledged(handle, message, flags).await;
+            done.note(result, || format!("add {} via {} to the FDB", row.mac, row.vtep));
+        }
+
+        let replaced: BTreeSet<_> = wanted.iter().map(|row| row.mac).collect();
+        for message in present {
+            let keep = plain_row(message).is_some_and(|row| wanted.contains(&row));
+            let mac = mac_of(message);
+            // A unicast row that differs was replaced above, not added to.
+            if keep || mac.is_some_and(|mac| mac.is_unicast() && replaced.contains(&mac)) {
+                continue;
+            }
+            let result =
+                match netlink::acknowledged(handle, RouteNetlinkMessage::DelNeighbour(deletion(message)), 0)
+                    .await
+                {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    other => other,
+                };
+            done.note(result, || format!("remove {} from the FDB", mac.unwrap_or_default()));
+        }
+        done
+    }
+}
+
+impl Reconciled {
+    /// Counts one change, or keeps why it was refused.
+    pub fn note(&mut self, result: io::Result<()>, what: impl FnOnce() -> String) {
+        match result {
+            Ok(()) => self.changed += 1,
+            Err(error) => self.problems.push(format!("{}: {error}", what())),
+        }
+    }
+
+    /// Takes in what another step did.
+    pub fn add(&mut self, other: Self) {
+        self.changed += other.changed;
+        self.problems.extend(other.problems);
+    }
+}
+
+/// The MAC address of a row.
+#[must_use]
+pub fn mac_of(message: &NeighbourMessage) -> Option<MacAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok().map(MacAddr),
+        _ => None,
+    })
+}
+
+/// The row as we make them: never ageing, to the device's own port and VNI. `None` for any other.
+fn plain_row(message: &NeighbourMessage) -> Option<Row> {
+    // The states are bits, and rows made by hand have both of these.
+    let ageless = u16::from(NeighbourState::Permanent) | u16::from(NeighbourState::Noarp);
+    if u16::from(message.header.state) & ageless == 0 {
+        return None;
+    }
+    let mut vtep = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                vtep = <[u8; 4]>::try_from(bytes.as_slice()).ok();
+            }
+            // The kernel shows these only where they are not the device's own.
+            NeighbourAttribute::Port(_)
+            | NeighbourAttribute::Vni(_)
+            | NeighbourAttribute::SourceVni(_)
+            | NeighbourAttribute::IfIndex(_) => return None,
+            _ => {}
+        }
+    }
+    Some(Row { mac: mac_of(message)?, vtep: vtep?.into() })
+}
+
+fn row_message(ifindex: u32, row: Row) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![
+        NeighbourAttribute::LinkLayerAddress(row.mac.0.to_vec()),
+        NeighbourAttribute::Destination(row.vtep.into()),
+    ];
+    message
+}
+
+/// The request that removes exactly the row of `message`.
+fn deletion(message: &NeighbourMessage) -> NeighbourMessage {
+    let mut request = NeighbourMessage::default();
+    request.header.family = AddressFamily::Bridge;
+    request.header.ifindex = message.header.ifindex;
+    request.header.flags = NeighbourFlags::Own;
+    let names_it = |attribute: &&NeighbourAttribute| {
+        matches!(
+            attribute,
+            NeighbourAttribute::LinkLayerAddress(_)
+                | NeighbourAttribute::Destination(_)
+                | NeighbourAttribute::Port(_)
+                | NeighbourAttribute::Vni(_)
+                | NeighbourAttribute::SourceVni(_)
+                | NeighbourAttribute::IfIndex(_)
+        )
+    };
+    request.attributes = message.attributes.iter().filter(names_it).cloned().collect();
+    request
+}

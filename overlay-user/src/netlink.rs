@@ -1,0 +1,193 @@
+//! The kernel's routing socket (rtnetlink): connections to it, and the parts of its answers that
+//! more than one module needs.
+
+use std::{io, ops::Deref};
+
+use futures::TryStreamExt as _;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+        Stats64,
+    },
+};
+use rtnetlink::Handle;
+use tokio::task::JoinHandle;
+
+use crate::MacAddr;
+
+/// An open routing socket in the network namespace of the thread that opened it. Closed on drop.
+pub struct Connection {
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+/// An interface, as far as it is of interest here.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// What kind of virtual device it is; `None` for a physical one.
+    pub kind: Option<InfoKind>,
+    /// Attributes of its kind.
+    pub data: Option<InfoData>,
+    /// Index of the bridge (or other controller) it is a port of.
+    pub controller: Option<u32>,
+    /// Its attributes as a bridge port.
+    pub port: Vec<InfoBridgePort>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its address, if that is an Ethernet one.
+    pub mac: Option<MacAddr>,
+    /// Whether it is set up (`IFF_UP`).
+    pub up: bool,
+    /// Its counters.
+    pub stats: Stats64,
+    /// The bus and the device on it, of a physical interface.
+    pub parent: Option<(String, String)>,
+}
+
+/// Opens a routing socket.
+///
+/// # Errors
+/// If the kernel refuses one.
+pub fn connect() -> io::Result<Connection> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    Ok(Connection { handle, task: tokio::spawn(connection) })
+}
+
+/// The interfaces of the namespace.
+///
+/// # Errors
+/// What the kernel answered.
+pub async fn links(handle: &Handle) -> io::Result<Vec<Link>> {
+    let messages: Vec<_> = handle.link().get().execute().try_collect().await.map_err(into_io)?;
+    Ok(messages.into_iter().map(Link::from).collect())
+}
+
+/// The interface called `name`, if there is one.
+///
+/// # Errors
+/// What the kernel answered, other than that there is none.
+pub async fn link_named(handle: &Handle, name: &str) -> io::Result<Option<Link>> {
+    let mut answer = Box::pin(handle.link().get().match_name(name).execute());
+    found(answer.try_next().await).map(|message| message.map(Link::from))
+}
+
+/// The interface with index `ifindex`, if there is one.
+///
+/// # Errors
+/// What the kernel answered, other than that there is none.
+pub async fn link_at(handle: &Handle, ifindex: u32) -> io::Result<Option<Link>> {
+    let mut answer = Box::pin(handle.link().get().match_index(ifindex).execute());
+    found(answer.try_next().await).map(|message| message.map(Link::from))
+}
+
+/// Changes attributes of an interface that is there. Unlike `RTM_SETLINK`, the request of
+/// [`rtnetlink::LinkHandle::set`], this reaches those of its kind and of a bridge port.
+///
+/// # Errors
+/// What the kernel answered.
+pub async fn change_link(handle: &Handle, message: LinkMessage) -> io::Result<()> {
+    let flags = NLM_F_REQUEST | NLM_F_ACK;
+    handle.link().add(message).set_flags(flags).execute().await.map_err(into_io)
+}
+
+/// Sends one request that the kernel acknowledges.
+///
+/// # Errors
+/// What the kernel answered.
+pub async fn acknowledged(handle: &Handle, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    let answers: Vec<_> =
+        futures::StreamExt::collect(handle.clone().request(request).map_err(into_io)?).await;
+    answers.into_iter().try_for_each(|answer| match answer.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+        _ => Ok(()),
+    })
+}
+
+/// The error number as the operating system's error; other failures of the library by their text.
+#[must_use]
+pub fn into_io(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+fn found<T>(answer: Result<Option<T>, rtnetlink::Error>) -> io::Result<Option<T>> {
+    match answer.map_err(into_io) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        other => other,
+    }
+}
+
+// === impl Connection ===
+
+impl Deref for Connection {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+// === impl Link ===
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            ifindex: message.header.index,
+            name: String::new(),
+            kind: None,
+            data: None,
+            controller: None,
+            port: Vec::new(),
+            mtu: 0,
+            mac: None,
+            up: message.header.flags.contains(LinkFlags::Up),
+            stats: Stats64::default(),
+            parent: None,
+        };
+        let (mut bus, mut device) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
+                LinkAttribute::Stats64(stats) => link.stats = stats,
+                LinkAttribute::ParentDevBusName(name) => bus = Some(name),
+                LinkAttribute::ParentDevName(name) => device = Some(name),
+                LinkAttribute::LinkInfo(infos) => link.take_infos(infos),
+                _ => {}
+            }
+        }
+        link.parent = bus.zip(device);
+        link
+    }
+}
+
+impl Link {
+    fn take_infos(&mut self, infos: Vec<LinkInfo>) {
+        for info in infos {
+            match info {
+                LinkInfo::Kind(kind) => self.kind = Some(kind),
+                LinkInfo::Data(data) => self.data = Some(data),
+                LinkInfo::PortData(InfoPortData::BridgePort(port)) => self.port = port,
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! An endpoint, and the rules its record obeys by itself. What it must share with its network and
+//! the other endpoints is [`RecordSet`](super::RecordSet)'s.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::{EndpointRecord, NodeName, shown::shown};
+use crate::MacAddr;
+
+/// Most addresses an endpoint has.
+const MOST_ADDRESSES: usize = 16;
+
+/// Most names an endpoint has.
+const MOST_NAMES: usize = 32;
+
+/// An endpoint: one interface in a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The node it is on.
+    pub node: NodeName,
+    /// Its MAC address; no two endpoints of a network have the same.
+    pub mac: MacAddr,
+    /// Its addresses, all in the network's subnet; no two endpoints of a network share one.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The names it is known by.
+    pub names: Vec<String>,
+}
+
+/// Why an endpoint cannot be as its record says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// Not six bytes in hexadecimal.
+    #[error("{0:?} is not a MAC address: write it as 02:42:0a:00:09:02")]
+    Mac(String),
+    /// Zero, or a group's.
+    #[error("the MAC address {0} is not one interface's: it is zero or multicast")]
+    MacNotUnicast(MacAddr),
+    /// Too many addresses.
+    #[error("it has {0} addresses, more than {MOST_ADDRESSES}")]
+    Addresses(usize),
+    /// Too many names.
+    #[error("it has {0} names, more than {MOST_NAMES}")]
+    Names(usize),
+    /// A name that is none.
+    #[error("{0:?} is not a name: use 1 to 253 of a-z A-Z 0-9 . _ - and begin with a letter or digit")]
+    Name(String),
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Checks a record by itself and makes an endpoint of it.
+    pub fn from_record(record: &EndpointRecord) -> Result<Self, EndpointError> {
+        let mac: MacAddr = record.mac.parse().map_err(|_| EndpointError::Mac(shown(&record.mac)))?;
+        if !mac.is_unicast() {
+            return Err(EndpointError::MacNotUnicast(mac));
+        }
+        if record.addresses.len() > MOST_ADDRESSES {
+            return Err(EndpointError::Addresses(record.addresses.len()));
+        }
+        if record.names.len() > MOST_NAMES {
+            return Err(EndpointError::Names(record.names.len()));
+        }
+        if let Some(bad) = record.names.iter().find(|name| !is_endpoint_name(name)) {
+            return Err(EndpointError::Name(shown(bad)));
+        }
+        Ok(Self {
+            node: record.node.clone(),
+            mac,
+            addresses: record.addresses.iter().copied().collect(),
+            names: record.names.clone(),
+        })
+    }
+}
+
+fn is_endpoint_name(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(mac: &str, names: &[&str]) -> EndpointRecord {
+        EndpointRecord {
+            node: "node1".parse().unwrap(),
+            mac: mac.to_owned(),
+            addresses: vec!["10.0.9.2".parse().unwrap()],
+            names: names.iter().map(|&n| n.to_owned()).collect(),
+            container: String::new(),
+            ifname: String::new(),
+            generation: 0,
+        }
+    }
+
+    #[test]
+    fn only_a_single_interfaces_mac_is_taken() {
+        assert!(Endpoint::from_record(&record("02:42:0a:00:09:02", &["web", "web.blue"])).is_ok());
+        for bad in ["", "02:42", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01"] {
+            assert!(Endpoint::from_record(&record(bad, &[])).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_and_counts_are_bounded() {
+        for bad in ["", "a b", "a\n", "../a", "-a", &"a".repeat(254)] {
+            assert!(Endpoint::from_record(&record("02:42:0a:00:09:02", &[bad])).is_err(), "{bad:?}");
+        }
+        let many = record("02:42:0a:00:09:02", &["a"; 33]);
+        assert_eq!(Endpoint::from_record(&many), Err(EndpointError::Names(33)));
+        let addresses = vec!["10.0.9.2".parse().unwrap(); 17];
+        let many = EndpointRecord { addresses, ..record("02:42:0a:00:09:02", &[]) };
+        assert_eq!(Endpoint::from_record(&many), Err(EndpointError::Addresses(17)));
+    }
+}

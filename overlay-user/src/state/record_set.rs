@@ -1,0 +1,249 @@
+//! The records of the store, decoded as they come, and the state they make together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use super::{
+    Endpoint, EndpointId, MetaRecord, Network, NetworkName, Node, NodeName, Record, RecordError, RecordKey,
+    State, decode, shown::shown_key,
+};
+use crate::{MacAddr, Vni};
+
+/// One key of the store with its value.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRecord<'a> {
+    /// The key, relative to the cluster's prefix.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+    /// The store's revision when the key was made: who of two that cannot both be was first.
+    pub create_revision: i64,
+}
+
+/// The records held, each decoded once.
+///
+/// It does not matter in which order records come: equal records make equal states.
+#[derive(Clone, Debug, Default)]
+pub struct RecordSet {
+    meta: Option<MetaRecord>,
+    networks: BTreeMap<NetworkName, Held<Network>>,
+    nodes: BTreeMap<NodeName, Held<Node>>,
+    alive: BTreeSet<NodeName>,
+    endpoints: BTreeMap<(NetworkName, EndpointId), Held<Endpoint>>,
+    /// Records that do not hold up by themselves, and why.
+    bad: BTreeMap<Vec<u8>, RecordError>,
+}
+
+/// A record that holds up by itself.
+#[derive(Clone, Debug)]
+struct Held<T> {
+    created: i64,
+    record: T,
+}
+
+/// Why a record that holds up by itself does not stand beside the others.
+#[derive(Debug, thiserror::Error)]
+enum Clash {
+    #[error("VNI {0} is network {1}'s")]
+    Vni(Vni, NetworkName),
+    #[error("the tunnel address {0} is node {1}'s")]
+    Vtep(IpAddr, NodeName),
+    #[error("there is no network {0}")]
+    NoNetwork(NetworkName),
+    #[error("its network {0} was left out")]
+    NetworkLeftOut(NetworkName),
+    #[error("waiting for a usable record of its node {0}")]
+    NoNode(NodeName),
+    #[error("its address is not usable: {0}")]
+    Address(#[from] super::AddressError),
+    #[error("there is an endpoint with this identity in network {0}")]
+    Identity(NetworkName),
+    #[error("the MAC address {0} is endpoint {1}'s")]
+    Mac(MacAddr, EndpointId),
+    #[error("the address {0} is endpoint {1}'s")]
+    AddressTaken(IpAddr, EndpointId),
+}
+
+// === impl RecordSet ===
+
+impl RecordSet {
+    /// Takes a record that is new or was changed. Returns whether that can change the state.
+    pub fn put(&mut self, raw: RawRecord<'_>) -> bool {
+        let RawRecord { key, value, create_revision: created } = raw;
+        let decoded = RecordKey::parse(key).map_err(RecordError::from).and_then(|key| decode(key, value));
+        match decoded {
+            Ok(Record::Meta(meta)) => self.meta = Some(meta),
+            Ok(Record::Network(name, record)) => {
+                self.networks.insert(name, Held { created, record });
+            }
+            Ok(Record::Node(name, record)) => {
+                self.nodes.insert(name, Held { created, record });
+            }
+            Ok(Record::Alive(node, _)) => {
+                let was_bad = self.bad.remove(key).is_some();
+                return self.alive.insert(node) || was_bad;
+            }
+            Ok(Record::Endpoint(network, id, record)) => {
+                self.endpoints.insert((network, id), Held { created, record });
+            }
+            Ok(Record::Allocation) => return false,
+            Err(error) => {
+                self.delete(key);
+                self.bad.insert(key.to_vec(), error);
+                return true;
+            }
+        }
+        self.bad.remove(key);
+        true
+    }
+
+    /// Forgets a record that was deleted; the key is relative to the cluster's prefix. Returns
+    /// whether that can change the state.
+    pub fn delete(&mut self, key: &[u8]) -> bool {
+        let was_bad = self.bad.remove(key).is_some();
+        let was_good = RecordKey::parse(key).is_ok_and(|key| self.remove(&key));
+        was_bad || was_good
+    }
+
+    /// The cluster's own record.
+    #[must_use]
+    pub fn meta(&self) -> Option<&MetaRecord> {
+        self.meta.as_ref()
+    }
+
+    /// The state the records make. Of two that cannot both be, the one made first stands.
+    #[must_use]
+    pub fn state(&self, revision: i64) -> State {
+        let mut state = State { revision, alive: self.alive.clone(), ..State::default() };
+        for (key, error) in &self.bad {
+            state.rejected.insert(shown_key(key), error.to_string());
+        }
+        self.add_networks(&mut state);
+        self.add_nodes(&mut state);
+        self.add_endpoints(&mut state);
+        state
+    }
+
+    fn remove(&mut self, key: &RecordKey) -> bool {
+        match key {
+            RecordKey::Meta => self.meta.take().is_some(),
+            RecordKey::Network(name) => self.networks.remove(name).is_some(),
+            RecordKey::Node(name) => self.nodes.remove(name).is_some(),
+            RecordKey::Alive(name) => self.alive.remove(name),
+            RecordKey::Endpoint(network, id) => {
+                self.endpoints.remove(&(network.clone(), id.clone())).is_some()
+            }
+            RecordKey::Allocation => false,
+        }
+    }
+
+    fn add_networks(&self, state: &mut State) {
+        let mut taken: HashMap<Vni, &NetworkName> = HashMap::new();
+        for (name, record) in by_age(&self.networks) {
+            if let Some(&other) = taken.get(&record.vni) {
+                let clash = Clash::Vni(record.vni, other.clone());
+                state.rejected.insert(RecordKey::of_network(name), clash.to_string());
+                continue;
+            }
+            taken.insert(record.vni, name);
+            state.networks.insert(name.clone(), record.clone());
+        }
+    }
+
+    fn add_nodes(&self, state: &mut State) {
+        let mut taken: HashMap<IpAddr, &NodeName> = HashMap::new();
+        for (name, record) in by_age(&self.nodes) {
+            if let Some(&other) = taken.get(&record.vtep) {
+                let clash = Clash::Vtep(record.vtep, other.clone());
+                state.rejected.insert(RecordKey::of_node(name), clash.to_string());
+                continue;
+            }
+            taken.insert(record.vtep, name);
+            state.nodes.insert(name.clone(), record.clone());
+        }
+    }
+
+    fn add_endpoints(&self, state: &mut State) {
+        let mut claims = Claims::default();
+        for (key @ (network, id), record) in by_age(&self.endpoints) {
+            let checked =
+                self.stands(state, network, record).and_then(|()| claims.claim(network, id, record));
+            match checked {
+                Ok(()) => {
+                    state.endpoints.insert(key.clone(), record.clone());
+                }
+                Err(clash) => {
+                    state.rejected.insert(RecordKey::of_endpoint(network, id), clash.to_string());
+                }
+            }
+        }
+    }
+
+    /// Checks an endpoint against the networks and nodes that stand.
+    fn stands(&self, state: &State, network: &NetworkName, endpoint: &Endpoint) -> Result<(), Clash> {
+        let Some(standing) = state.networks.get(network) else {
+            let left_out = self.networks.contains_key(network)
+                || self.bad.contains_key(RecordKey::of_network(network).as_bytes());
+            return Err(if left_out {
+                Clash::NetworkLeftOut(network.clone())
+            } else {
+                Clash::NoNetwork(network.clone())
+            });
+        };
+        for &address in &endpoint.addresses {
+            standing.check_address(address)?;
+        }
+        if !state.nodes.contains_key(&endpoint.node) {
+            return Err(Clash::NoNode(endpoint.node.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Records with those made first before the others.
+fn by_age<K: Ord, T>(records: &BTreeMap<K, Held<T>>) -> Vec<(&K, &T)> {
+    let mut sorted: Vec<_> = records.iter().collect();
+    sorted.sort_by_key(|&(key, held)| (held.created, key));
+    sorted.into_iter().map(|(key, held)| (key, &held.record)).collect()
+}
+
+/// What endpoints that stand have for themselves.
+#[derive(Default)]
+struct Claims<'a> {
+    identities: HashMap<&'a EndpointId, &'a NetworkName>,
+    macs: HashMap<(&'a NetworkName, MacAddr), &'a EndpointId>,
+    addresses: HashMap<(&'a NetworkName, IpAddr), &'a EndpointId>,
+}
+
+// === impl Claims ===
+
+impl<'a> Claims<'a> {
+    /// Claims all an endpoint has, or nothing.
+    fn claim(
+        &mut self,
+        network: &'a NetworkName,
+        id: &'a EndpointId,
+        endpoint: &Endpoint,
+    ) -> Result<(), Clash> {
+        if let Some(&other) = self.identities.get(id) {
+            return Err(Clash::Identity(other.clone()));
+        }
+        if let Some(&other) = self.macs.get(&(network, endpoint.mac)) {
+            return Err(Clash::Mac(endpoint.mac, other.clone()));
+        }
+        for &address in &endpoint.addresses {
+            if let Some(&other) = self.addresses.get(&(network, address)) {
+                return Err(Clash::AddressTaken(address, other.clone()));
+            }
+        }
+        self.identities.insert(id, network);
+        self.macs.insert((network, endpoint.mac), id);
+        self.addresses.extend(endpoint.addresses.iter().map(|&address| ((network, address), id)));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! Builds the BPF programs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{artifact, setup, step, toolchain, workspace};
+
+/// Target triple of the programs: the byte order is the host's.
+const TARGET: &str = if cfg!(target_endian = "little") { "bpfel-unknown-none" } else { "bpfeb-unknown-none" };
+
+/// Builds the programs and returns where the object is.
+///
+/// # Errors
+/// If no toolchain can, the build fails, or the object lacks type information.
+pub fn build() -> Result<PathBuf> {
+    let toolchain = toolchain::find()?;
+    let linker = setup::bpf_linker().context("bpf-linker is missing: run `cargo xtask setup`")?;
+    let target_dir = workspace::target().join("ebpf");
+
+    let mut command = Command::new(&toolchain.cargo);
+    command
+        .current_dir(workspace::root())
+        .args([
+            "build",
+            "--package",
+            "overlay-ebpf",
+            "--bin",
+            "overlay",
+            "--features",
+            "programs",
+            "--release",
+        ])
+        .args(["--target", TARGET, "-Zbuild-std=core"])
+        // Another compiler in the same directory would make cargo rebuild everything at each turn.
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("RUSTC", &toolchain.rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("LD_LIBRARY_PATH", toolchain.llvm_dir()?)
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&linker))
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTUP_TOOLCHAIN");
+    step::run(&format!("BPF programs with {}", toolchain.name), &mut command)?;
+
+    let built = target_dir.join(TARGET).join("release/overlay");
+    artifact::check(&built)?;
+    publish(&built)
+}
+
+/// Flags that aya's own build helper sets: the architecture whose registers probes read, and the
+/// debug information that the linker makes BTF from.
+fn rustflags(linker: &Path) -> String {
+    [
+        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        format!("-Clinker={}", linker.display()),
+    ]
+    .join("\u{1f}")
+}
+
+/// Copies the object to where overlayd embeds it from; an unchanged one keeps its time, so that
+/// nothing is rebuilt for it.
+fn publish(built: &Path) -> Result<PathBuf> {
+    let dir = workspace::root().join("target/bpf");
+    let object = dir.join("overlay.bpf.o");
+    let new = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(&object).ok().as_ref() != Some(&new) {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        fs::write(&object, &new).with_context(|| format!("cannot write {}", object.display()))?;
+    }
+    Ok(object)
+}

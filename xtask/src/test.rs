@@ -1,0 +1,114 @@
+//! Format, lints, unit tests, and everything that needs root.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build::{self, Profile},
+    ebpf, step, workspace,
+};
+
+/// What one step came to.
+struct Outcome {
+    title: &'static str,
+    took: Duration,
+    result: Result<()>,
+}
+
+/// Runs everything, goes on after a failure, and ends with a summary.
+///
+/// # Errors
+/// If any step failed.
+pub fn test(filter: Option<&str>) -> Result<()> {
+    let mut outcomes = Vec::new();
+    let mut step = |title: &'static str, action: &mut dyn FnMut() -> Result<()>| {
+        let begin = Instant::now();
+        let result = action();
+        if let Err(error) = &result {
+            eprintln!("FAILED {error:#}");
+        }
+        let passed = result.is_ok();
+        outcomes.push(Outcome { title, took: begin.elapsed(), result });
+        passed
+    };
+
+    if filter.is_none() {
+        step("format", &mut || run("format", &["fmt", "--all", "--check"], &[]));
+    }
+    // Lints and tests of overlayd embed the object.
+    let programs = step("BPF programs", &mut || ebpf::build().map(|_| ()));
+    if programs {
+        if filter.is_none() {
+            step("lints, host", &mut || {
+                let packages =
+                    ["--package", "overlay-user", "--package", "overlay-tests", "--package", "xtask"];
+                run("lints, host", &["clippy", "--all-targets"], &[&packages[..], DENY_WARNINGS].concat())
+            });
+            step("lints, BPF", &mut || {
+                // For the host's target: Debian's compiler, which builds them for BPF, has no clippy.
+                run(
+                    "lints, shared",
+                    &["clippy", "--package", "overlay-ebpf", "--all-targets"],
+                    DENY_WARNINGS,
+                )?;
+                let programs =
+                    ["clippy", "--package", "overlay-ebpf", "--bin", "overlay", "--features", "programs"];
+                run("lints, BPF programs", &programs, DENY_WARNINGS)
+            });
+        }
+        step("shared code", &mut || {
+            cargo_test("shared code", &["--package", "overlay-ebpf", "--lib"], filter)
+        });
+        step("user space", &mut || cargo_test("user space", &["--package", "overlay-user"], filter));
+        step("privileged", &mut || privileged(filter));
+    }
+    summarise(&outcomes)
+}
+
+const DENY_WARNINGS: &[&str] = &["--", "--deny", "warnings"];
+
+/// Everything in `tests`.
+fn privileged(filter: Option<&str>) -> Result<()> {
+    if !workspace::is_root() {
+        bail!(
+            "not run, and so not passed: these tests make network namespaces and load BPF programs. Be root"
+        );
+    }
+    build::host(Profile::Debug)?;
+    cargo_test("privileged", &["--package", "overlay-tests", "--no-fail-fast"], filter)
+}
+
+fn cargo_test(title: &str, packages: &[&str], filter: Option<&str>) -> Result<()> {
+    let mut command = workspace::cargo();
+    command.arg("test").args(packages);
+    if let Some(filter) = filter {
+        command.args(["--", filter]);
+    }
+    step::run(title, &mut command).map(|_| ())
+}
+
+fn run(title: &str, arguments: &[&str], more: &[&str]) -> Result<()> {
+    let mut command: Command = workspace::cargo();
+    command.args(arguments).args(more);
+    step::run(title, &mut command).map(|_| ())
+}
+
+fn summarise(outcomes: &[Outcome]) -> Result<()> {
+    eprintln!();
+    for Outcome { title, took, result } in outcomes {
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        eprintln!("{title:16} {verdict:8} {:7.1} s", took.as_secs_f32());
+    }
+    let total: Duration = outcomes.iter().map(|outcome| outcome.took).sum();
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.result.is_err()).map(|o| o.title).collect();
+    if failed.is_empty() {
+        eprintln!("all passed in {:.0} s", total.as_secs_f32());
+        Ok(())
+    } else {
+        bail!("failed: {}", failed.join(", "))
+    }
+}
