@@ -167,3 +167,15 @@ pub trait Datapath: Send {
     /// If something is left; the text names it.
     async fn remove(&mut self) -> Result<(), DatapathError>;
 }
+
+impl Mode {
+    /// The word for it in settings, records and output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+            Self::Kernel => "kernel",
+        }
+    }
+}
