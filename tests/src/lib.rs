@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod container;
 pub mod etcd;
 pub mod exec;
+pub mod frame;
 pub mod netns;
 pub mod node;
 pub mod probe;
