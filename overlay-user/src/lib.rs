@@ -6,6 +6,10 @@
 //!
 //! Front doors (`api`) write intent to the store and never touch the data path.
 
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod device;
 pub mod netlink;

@@ -3,7 +3,7 @@
 //! `ebpf` loads the programs and fills their maps; `kernel` programs a bridge and a VXLAN device for
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
-mod ipv6;
+pub mod ebpf;
 pub mod vxlan_device;
 mod vxlan_fdb;
 
@@ -11,9 +11,6 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
-
-pub mod ebpf;
-pub mod vxlan_device;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -169,4 +166,16 @@ pub trait Datapath: Send {
     /// # Errors
     /// If something is left; the text names it.
     async fn remove(&mut self) -> Result<(), DatapathError>;
+}
+
+impl Mode {
+    /// The word for it in settings, records and output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+            Self::Kernel => "kernel",
+        }
+    }
 }

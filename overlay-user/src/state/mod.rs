@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
 pub use endpoint::{Endpoint, EndpointError};
 pub use key::KeyError;
-pub use name::{EndpointId, NameError, NetworkName, NodeName};
+pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use network::{AddressError, Network, NetworkError};
 pub use node::{Node, NodeError};
 pub use record::{

@@ -13,6 +13,14 @@ pub struct NameError {
     rule: &'static str,
 }
 
+impl NameError {
+    /// What a valid one looks like.
+    #[must_use]
+    pub const fn rule(&self) -> &'static str {
+        self.rule
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])+ $type:ident, $what:literal, $valid:ident, $rule:literal) => {
         $(#[$doc])+
@@ -75,6 +83,10 @@ name!(
     /// An endpoint's identity: 12 hexadecimal digits, unique in its cluster.
     EndpointId, "endpoint id", is_endpoint_id, "it has 12 digits of 0-9 a-f"
 );
+name!(
+    /// The name of a network interface, as Linux accepts it.
+    InterfaceName, "interface name", is_interface_name, "use 1 to 15 characters without spaces, / and :"
+);
 
 impl EndpointId {
     /// A new identity from random bytes.
@@ -102,6 +114,13 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
+/// What `dev_valid_name` in the kernel's net/core/dev.c takes.
+fn is_interface_name(text: &str) -> bool {
+    (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text.chars().any(|c| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control())
+}
+
 fn is_endpoint_id(text: &str) -> bool {
     text.len() == 12 && text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
 }
@@ -117,6 +136,16 @@ mod tests {
         }
         for good in ["a", "my-net", "node1.example.com", "A_b", &"a".repeat(63)] {
             assert!(good.parse::<NetworkName>().is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn interface_names_are_those_linux_takes() {
+        for bad in ["", ".", "..", "a/b", "a:1", "a b", "eth0\n", "sixteen-letters-"] {
+            assert!(bad.parse::<InterfaceName>().is_err(), "{bad:?}");
+        }
+        for good in ["eth0", "enp3s0f1np1", "br-0.100", "fifteen-letters"] {
+            assert!(good.parse::<InterfaceName>().is_ok(), "{good:?}");
         }
     }
 

@@ -1,0 +1,270 @@
+//! Attaching a container: an address, an interface, a record, and the data path behind it. All of it
+//! or nothing.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{Json, extract::State as Shared, http::StatusCode};
+use ipnet::IpNet;
+use overlay_ebpf::abi::OVERHEAD;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{ApiError, Attach, Attached, Context, Kind, Namespace, detach, request::Body};
+use crate::{
+    MacAddr,
+    device::{self, EndpointDevice, Netns},
+    state::{EndpointId, EndpointRecord, Network},
+    store::Reservation,
+};
+
+/// How long all steps may take together; what is left of the handler's deadline is for undoing them.
+const BUDGET: Duration = Duration::from_secs(7);
+
+/// How long the answer waits for one step to be undone in the store.
+const UNDO_PATIENCE: Duration = Duration::from_secs(1);
+
+pub async fn attach(
+    Shared(context): Shared<Arc<Context>>,
+    Body(request): Body<Attach>,
+) -> Result<(StatusCode, Json<Attached>), ApiError> {
+    let netns = check(&request)?;
+    // On its own task: a client that goes away in the middle must not leave half an endpoint.
+    let (reply, answer) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut attempt = Attempt::new(context, request, netns);
+        let result = timeout(BUDGET, attempt.run()).await.unwrap_or_else(|_| Err(attempt.overdue()));
+        let wanted = result.is_ok();
+        if !wanted {
+            attempt.undo().await;
+        }
+        if reply.send(result).is_err() && wanted {
+            tracing::warn!(endpoint = %attempt.id, "nobody waits for this endpoint any more: detaching it");
+            attempt.undo().await;
+        }
+    });
+    let attached = answer
+        .await
+        .unwrap_or_else(|_| Err(ApiError::new(Kind::Internal, "attaching the endpoint was cut off")))?;
+    Ok((StatusCode::CREATED, Json(attached)))
+}
+
+/// What can be refused without asking anybody.
+fn check(request: &Attach) -> Result<Netns, ApiError> {
+    if let Some(mac) = request.mac
+        && !mac.is_unicast()
+    {
+        return Err(ApiError::invalid(format!("--mac {mac}: an interface has a unicast address")));
+    }
+    let (netns, file, flag) = match &request.netns {
+        Namespace::Path(path) if !path.is_absolute() => {
+            let shown = path.display();
+            return Err(ApiError::invalid(format!("--netns {shown}: give an absolute path")));
+        }
+        Namespace::Path(path) => {
+            (Netns::Path(path.clone()), path.clone(), format!("--netns {}", path.display()))
+        }
+        Namespace::Pid(pid) => {
+            (Netns::Pid(*pid), PathBuf::from(format!("/proc/{pid}/ns/net")), format!("--pid {pid}"))
+        }
+    };
+    if file.exists() {
+        Ok(netns)
+    } else {
+        Err(ApiError::invalid(format!("{flag}: there is no such network namespace")))
+    }
+}
+
+/// One endpoint in the making: the steps, and which of them have to be undone.
+struct Attempt {
+    context: Arc<Context>,
+    request: Attach,
+    netns: Netns,
+    id: EndpointId,
+    reservation: Option<Reservation>,
+    device: bool,
+    published: bool,
+    waits_for: &'static str,
+}
+
+impl Attempt {
+    fn new(context: Arc<Context>, request: Attach, netns: Netns) -> Self {
+        let id = EndpointId::random();
+        Self {
+            context,
+            request,
+            netns,
+            id,
+            reservation: None,
+            device: false,
+            published: false,
+            waits_for: "etcd",
+        }
+    }
+
+    async fn run(&mut self) -> Result<Attached, ApiError> {
+        let Attach { network, ifname, ip, mac, names, .. } = &self.request;
+        let context = &self.context;
+        let name = names.first().map(crate::state::NodeName::as_str);
+        let reserved = context.store.reserve_address(network, &context.node, &self.id, name, *ip).await?;
+        let address = reserved.address;
+        self.reservation = Some(reserved);
+
+        // Another node may have created the network a moment ago.
+        let mut state = context.state.clone();
+        let settled = state.wait_for(|state| state.networks.contains_key(network)).await;
+        let settled = settled.map_err(|_| stopping())?.networks[network].clone();
+        let mtu = mtu(&settled, context.underlay.borrow().mtu)?;
+        let mac = mac.map_or_else(|| default_mac(address), Ok)?;
+
+        self.waits_for = "the interface";
+        self.device = true;
+        let device = EndpointDevice {
+            host: self.id.host_device(),
+            netns: self.netns.clone(),
+            ifname: ifname.to_string(),
+            mac,
+            mtu,
+            addresses: vec![address],
+        };
+        device::create(&device).await?;
+
+        self.waits_for = "etcd";
+        let record = EndpointRecord {
+            node: context.node.clone(),
+            mac: mac.to_string(),
+            addresses: vec![address.addr()],
+            names: names.iter().map(ToString::to_string).collect(),
+            container: match &self.request.netns {
+                Namespace::Path(path) => path.display().to_string(),
+                Namespace::Pid(pid) => format!("pid {pid}"),
+            },
+            ifname: ifname.to_string(),
+            generation: 0,
+        };
+        let Some(reservation) = &self.reservation else { return Err(stopping()) };
+        self.published = true;
+        let revision = context.store.bind_endpoint(reservation, &record).await?;
+        self.reservation = None;
+
+        self.waits_for = "the data path";
+        self.forwarded(revision).await?;
+        tracing::info!(endpoint = %self.id, %network, %address, %mac, "endpoint attached");
+        Ok(Attached {
+            id: self.id.clone(),
+            network: network.clone(),
+            address,
+            mac,
+            host_device: device.host,
+            ifname: ifname.clone(),
+            vni: settled.vni.get(),
+            mtu,
+        })
+    }
+
+    /// Waits until the data path has applied `revision`, and looks whether that went well for this
+    /// endpoint.
+    async fn forwarded(&self, revision: i64) -> Result<(), ApiError> {
+        let mut progress = self.context.progress.clone();
+        let applied = progress.wait_for(|p| p.applied.is_some_and(|applied| applied >= revision)).await;
+        let device = self.id.host_device();
+        if let Some(problem) = applied.map_err(|_| stopping())?.problems.iter().find(|p| p.contains(&device))
+        {
+            return Err(ApiError::new(Kind::Internal, problem.clone()));
+        }
+        let key = (self.request.network.clone(), self.id.clone());
+        let state = self.context.state();
+        if state.endpoints.contains_key(&key) {
+            return Ok(());
+        }
+        let why = state.rejected.iter().find(|(rejected, _)| rejected.contains(self.id.as_str()));
+        let why = why.map_or("somebody removed its record", |(_, why)| why);
+        Err(ApiError::new(Kind::Conflict, format!("the endpoint did not come to be: {why}")))
+    }
+
+    fn overdue(&self) -> ApiError {
+        let error = format!("not attached: no answer from {} within {} s", self.waits_for, BUDGET.as_secs());
+        ApiError::new(Kind::Unavailable, error)
+    }
+
+    /// Takes back what was done, the last step first.
+    async fn undo(&mut self) {
+        let Self { context, request, id, .. } = self;
+        if self.published {
+            detach::withdraw_surely(context, &request.network, id, UNDO_PATIENCE).await;
+        }
+        if self.device
+            && let Err(error) = device::remove(&id.host_device()).await
+        {
+            tracing::warn!(endpoint = %id, %error, "an interface was left behind");
+        }
+        if let Some(reservation) = self.reservation.take() {
+            // One that cannot be given back ends with its lease.
+            match timeout(UNDO_PATIENCE, context.store.release(reservation)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(endpoint = %id, %error, "the address is free when its lease ends")
+                }
+                Err(_) => tracing::debug!(endpoint = %id, "the address is free when its lease ends"),
+            }
+        }
+        self.device = false;
+        self.published = false;
+    }
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(Kind::Unavailable, "overlayd is stopping")
+}
+
+/// The MTU of an endpoint's interface on an underlay of `underlay` bytes.
+fn mtu(network: &Network, underlay: u16) -> Result<u16, ApiError> {
+    let room = underlay.saturating_sub(OVERHEAD);
+    match network.mtu {
+        None => Ok(room),
+        Some(mtu) if mtu <= room => Ok(mtu),
+        Some(mtu) => Err(ApiError::invalid(format!(
+            "the network's MTU is {mtu}, but this node's underlay of {underlay} bytes has room for {room}: \
+             raise the underlay's MTU or make the network with --mtu {room}"
+        ))),
+    }
+}
+
+fn default_mac(address: IpNet) -> Result<MacAddr, ApiError> {
+    match address.addr() {
+        IpAddr::V4(ip) => Ok(MacAddr::of_ipv4(ip)),
+        IpAddr::V6(ip) => {
+            Err(ApiError::invalid(format!("there is no default MAC address for {ip}: give --mac")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Vni;
+
+    fn network(mtu: Option<u16>) -> Network {
+        let subnet: IpNet = "10.0.9.0/24".parse().unwrap();
+        let gateway = "10.0.9.1".parse().unwrap();
+        Network { vni: Vni::new(7).unwrap(), subnet, gateway, range: subnet, mtu, internal: false }
+    }
+
+    #[test]
+    fn the_mtu_leaves_room_for_the_outer_headers() {
+        assert_eq!(mtu(&network(None), 1500), Ok(1450));
+        assert_eq!(mtu(&network(Some(1450)), 1500), Ok(1450));
+        assert_eq!(mtu(&network(Some(1400)), 9000), Ok(1400));
+        let error = mtu(&network(Some(1451)), 1500).unwrap_err();
+        assert_eq!(error.kind, Kind::Invalid);
+        assert_eq!(
+            error.error,
+            "the network's MTU is 1451, but this node's underlay of 1500 bytes has room for 1450: \
+             raise the underlay's MTU or make the network with --mtu 1450"
+        );
+    }
+
+    #[test]
+    fn a_mac_is_made_from_the_address() {
+        assert_eq!(default_mac("10.0.9.2/24".parse().unwrap()).unwrap().to_string(), "02:42:0a:00:09:02");
+        assert_eq!(default_mac("fd00::2/64".parse().unwrap()).unwrap_err().kind, Kind::Invalid);
+    }
+}

@@ -1,0 +1,77 @@
+//! What the handlers see of the daemon.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{ApiError, Kind};
+use crate::{
+    daemon::{CounterRequest, Membership, Progress},
+    datapath::{Counters, Mode, Underlay},
+    state::{NodeName, State},
+    store::{Followed, Store},
+};
+
+/// How long a read waits for the data path: it may be in the middle of a change.
+const COUNTERS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a change waits to be seen in the followed state before it is answered.
+const ECHO_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the handlers see of the daemon.
+pub struct Context {
+    /// Where intent is written to.
+    pub store: Store,
+    /// This node.
+    pub node: NodeName,
+    /// The cluster's name.
+    pub cluster: String,
+    /// UDP port of VXLAN.
+    pub port: u16,
+    /// What is read from the store.
+    pub followed: watch::Receiver<Followed>,
+    /// Which state forwarding goes by: the followed one, or the one kept from before a restart.
+    pub state: watch::Receiver<Arc<State>>,
+    /// The underlay.
+    pub underlay: watch::Receiver<Underlay>,
+    /// How far the data path is.
+    pub progress: watch::Receiver<Progress>,
+    /// Whether this node is in the cluster.
+    pub membership: watch::Receiver<Membership>,
+    /// Asks the data path for its counters.
+    pub counters: mpsc::Sender<CounterRequest>,
+    /// Which data path runs.
+    pub mode: Mode,
+    /// Why that one.
+    pub reason: String,
+}
+
+impl Context {
+    /// The state forwarding goes by.
+    pub fn state(&self) -> Arc<State> {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until the followed state shows what was just written, so that the writer reads it back.
+    /// Gives up silently: it was written all the same.
+    pub async fn echo(&self, seen: impl Fn(&State) -> bool) {
+        let mut state = self.state.clone();
+        let _ = tokio::time::timeout(ECHO_PATIENCE, state.wait_for(|state| seen(state))).await;
+    }
+
+    /// Reads the counters.
+    pub async fn counters(&self) -> Result<Counters, ApiError> {
+        let fail = |why: String| {
+            ApiError::new(Kind::Internal, format!("the data path's counters cannot be read: {why}"))
+        };
+        let (reply, answer) = oneshot::channel();
+        let ask = async {
+            self.counters.send(reply).await.map_err(|_| "it has stopped".to_owned())?;
+            answer.await.map_err(|_| "it has stopped".to_owned())?.map_err(|error| error.to_string())
+        };
+        tokio::time::timeout(COUNTERS_PATIENCE, ask)
+            .await
+            .map_err(|_| fail("it is busy with a change".to_owned()))?
+            .map_err(fail)
+    }
+}

@@ -1,0 +1,87 @@
+//! Endpoints: list, inspect, and those behind a third party's VTEP.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Query, State as Shared, rejection::QueryRejection},
+    http::StatusCode,
+};
+use serde::Deserialize;
+
+use super::{
+    AddStaticEndpoint, ApiError, Context, Endpoint, EndpointDetail, EndpointRef, Named, networks,
+    reference::Found,
+    request::{Body, Name},
+};
+use crate::state::{self, EndpointId, NetworkName};
+
+/// Which endpoints to list.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    network: Option<NetworkName>,
+}
+
+pub async fn list(
+    Shared(context): Shared<Arc<Context>>,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Json<Vec<Endpoint>>, ApiError> {
+    let Query(filter) = filter.map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
+    let state = context.state();
+    if let Some(name) = &filter.network
+        && !state.networks.contains_key(name)
+    {
+        return Err(networks::unknown(name));
+    }
+    let wanted = |name: &NetworkName| filter.network.as_ref().is_none_or(|network| network == name);
+    let endpoints = state.endpoints.iter().filter(|((network, _), _)| wanted(network));
+    Ok(Json(endpoints.map(|((network, id), e)| describe(&context, network, id, e)).collect()))
+}
+
+pub async fn inspect(
+    Shared(context): Shared<Arc<Context>>,
+    Name(reference): Name<EndpointRef>,
+) -> Result<Json<EndpointDetail>, ApiError> {
+    let state = context.state();
+    let Found { network, id, endpoint } = reference.find(&state)?;
+    let traffic = if endpoint.node == context.node {
+        Some(context.counters().await?.endpoints.get(id).copied().unwrap_or_default())
+    } else {
+        None
+    };
+    let vni = state.networks.get(network).map_or(0, |network| network.vni.get());
+    Ok(Json(EndpointDetail { endpoint: describe(&context, network, id, endpoint), vni, traffic }))
+}
+
+pub async fn add_static(
+    Shared(context): Shared<Arc<Context>>,
+    Body(request): Body<AddStaticEndpoint>,
+) -> Result<(StatusCode, Json<Named>), ApiError> {
+    let AddStaticEndpoint { network, node, ip, mac, names } = request;
+    if !mac.is_unicast() {
+        return Err(ApiError::invalid(format!("{mac} cannot be an interface's: give a unicast address")));
+    }
+    let names = names.into_iter().map(String::from).collect();
+    let id = context.store.add_static_endpoint(&network, &node, ip, mac, names).await?;
+    let key = (network, id);
+    context.echo(|state| state.endpoints.contains_key(&key)).await;
+    Ok((StatusCode::CREATED, Json(Named { name: key.1.into() })))
+}
+
+pub fn describe(
+    context: &Context,
+    network: &NetworkName,
+    id: &EndpointId,
+    endpoint: &state::Endpoint,
+) -> Endpoint {
+    Endpoint {
+        id: id.clone(),
+        network: network.clone(),
+        node: endpoint.node.clone(),
+        addresses: endpoint.addresses.iter().copied().collect(),
+        mac: endpoint.mac,
+        names: endpoint.names.clone(),
+        host_device: (endpoint.node == context.node).then(|| id.host_device()),
+    }
+}

@@ -1,0 +1,366 @@
+//! Requests and answers, the same types on both sides of the socket. Their JSON is what
+//! `overlayctl -o json` prints: field names do not change.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::mac;
+use crate::{
+    MacAddr,
+    datapath::{Count, Mode, Traffic},
+    state::{EndpointId, InterfaceName, NetworkName, NodeName},
+};
+
+/// Asks for a network. What is not given is chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNetwork {
+    /// Its name.
+    pub name: NetworkName,
+    /// Its subnet; else a free pool.
+    #[serde(default)]
+    pub subnet: Option<IpNet>,
+    /// Its gateway; else the subnet's first address.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+    /// Where addresses are taken from; else the subnet.
+    #[serde(default)]
+    pub ip_range: Option<IpNet>,
+    /// Its VNI; else a free one.
+    #[serde(default)]
+    pub vni: Option<u32>,
+    /// MTU of its endpoints' interfaces in bytes.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// No way out to the world.
+    #[serde(default)]
+    pub internal: bool,
+    /// The subnet may overlap that of another network.
+    #[serde(default)]
+    pub allow_overlap: bool,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: NetworkName,
+    /// Its VNI.
+    pub vni: u32,
+    /// Its subnet.
+    pub subnet: IpNet,
+    /// The address kept for a gateway.
+    pub gateway: IpAddr,
+    /// Where addresses are taken from.
+    pub ip_range: IpNet,
+    /// MTU of its endpoints' interfaces in bytes; `null`: the underlay's less 50.
+    pub mtu: Option<u16>,
+    /// No way out to the world.
+    pub internal: bool,
+    /// How many endpoints it has.
+    pub endpoints: usize,
+}
+
+/// A network and who is on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDetail {
+    /// The network.
+    #[serde(flatten)]
+    pub network: Network,
+    /// Its endpoints.
+    pub members: Vec<Endpoint>,
+}
+
+/// Asks for an interface in a container's namespace, on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The network.
+    pub network: NetworkName,
+    /// The container's network namespace.
+    pub netns: Namespace,
+    /// Name of the interface inside.
+    pub ifname: InterfaceName,
+    /// Its address; else a free one.
+    #[serde(default)]
+    pub ip: Option<IpAddr>,
+    /// Its MAC address; else one made from the IP address.
+    #[serde(default, with = "mac::option")]
+    pub mac: Option<MacAddr>,
+    /// The names it is to be known by.
+    #[serde(default)]
+    pub names: Vec<NodeName>,
+}
+
+/// A network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// A file bound to it, by its absolute path.
+    Path(PathBuf),
+    /// That of a process.
+    Pid(u32),
+}
+
+/// An endpoint that was just attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Its identity.
+    pub id: EndpointId,
+    /// Its network.
+    pub network: NetworkName,
+    /// Its address, with the subnet's prefix length.
+    pub address: IpNet,
+    /// Its MAC address.
+    #[serde(with = "mac")]
+    pub mac: MacAddr,
+    /// Name of the host's end.
+    pub host_device: String,
+    /// Name of the container's end.
+    pub ifname: InterfaceName,
+    /// The network's VNI.
+    pub vni: u32,
+    /// MTU of the interface in bytes.
+    pub mtu: u16,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its identity.
+    pub id: EndpointId,
+    /// Its network.
+    pub network: NetworkName,
+    /// The node it is on.
+    pub node: NodeName,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its MAC address.
+    #[serde(with = "mac")]
+    pub mac: MacAddr,
+    /// The names it is known by.
+    pub names: Vec<String>,
+    /// Name of the host's end, if it is on this node.
+    pub host_device: Option<String>,
+}
+
+/// An endpoint and what it sent and got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointDetail {
+    /// The endpoint.
+    #[serde(flatten)]
+    pub endpoint: Endpoint,
+    /// The network's VNI.
+    pub vni: u32,
+    /// Packets and bytes, if it is on this node.
+    pub traffic: Option<Traffic>,
+}
+
+/// Enters an endpoint behind a third party's VTEP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddStaticEndpoint {
+    /// Its network.
+    pub network: NetworkName,
+    /// The static node it is behind.
+    pub node: NodeName,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its MAC address.
+    #[serde(with = "mac")]
+    pub mac: MacAddr,
+    /// The names it is to be known by.
+    #[serde(default)]
+    pub names: Vec<NodeName>,
+}
+
+/// Enters a third party's VTEP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddStaticNode {
+    /// Its name.
+    pub name: NodeName,
+    /// Its tunnel address.
+    pub vtep: IpAddr,
+    /// Its VXLAN port; else this node's.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+/// Names what was made or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The name, or an endpoint's identity.
+    pub name: String,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Its tunnel address.
+    pub vtep: IpAddr,
+    /// Its underlay's MTU in bytes, if known.
+    pub mtu: Option<u16>,
+    /// Its data path; empty for a third party's VTEP.
+    pub datapath: String,
+    /// Why that one.
+    pub reason: String,
+    /// Whether it lives.
+    pub state: Liveness,
+    /// How many endpoints it has.
+    pub endpoints: usize,
+    /// It is the one that answers.
+    pub this: bool,
+}
+
+/// Whether a node lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Liveness {
+    /// Its lease is live.
+    Alive,
+    /// Its lease is gone. Its endpoints stay forwarded to.
+    Suspect,
+    /// Nobody runs overlayd there: not known.
+    Static,
+}
+
+/// How a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// `healthy`, or `degraded` for the reasons in `degraded`.
+    pub health: Health,
+    /// What is wrong, one sentence each.
+    pub degraded: Vec<String>,
+    /// This node's name.
+    pub node: NodeName,
+    /// Version of overlayd.
+    pub version: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The interface that is tunnelled from.
+    pub uplink: Uplink,
+    /// What forwards packets.
+    pub datapath: DatapathStatus,
+    /// The store.
+    pub store: StoreStatus,
+    /// How many networks the cluster has.
+    pub networks: usize,
+    /// How many of the endpoints are on this node.
+    pub endpoints_local: usize,
+    /// How many are elsewhere.
+    pub endpoints_remote: usize,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// What the data path could not do, and why.
+    pub problems: Vec<String>,
+    /// Keys of the store that were left out, and why.
+    pub rejected: BTreeMap<String, String>,
+    /// What became of packets: every outcome that is not zero.
+    pub counters: Vec<Counter>,
+}
+
+/// Whether all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// It is.
+    Healthy,
+    /// Something is not as it should be.
+    Degraded,
+}
+
+/// The interface that is tunnelled from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// This node's tunnel address.
+    pub address: Ipv4Addr,
+    /// Its driver as the kernel names it.
+    pub driver: String,
+    /// MTU in bytes.
+    pub mtu: u16,
+    /// UDP port of VXLAN.
+    pub port: u16,
+}
+
+/// What forwards packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatapathStatus {
+    /// Which one.
+    pub mode: Mode,
+    /// Why that one.
+    pub reason: String,
+    /// How long it took to bring it to the newest state, in milliseconds.
+    pub apply_ms: Option<u64>,
+}
+
+/// The store as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// How it is.
+    pub state: StoreState,
+    /// Why it is not synced, if so.
+    pub reason: Option<String>,
+    /// The newest revision read.
+    pub revision: i64,
+    /// The newest revision that is forwarded by.
+    pub applied: Option<i64>,
+}
+
+/// How the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreState {
+    /// Not read since the start.
+    Connecting,
+    /// Current.
+    Synced,
+    /// Away.
+    Lost,
+    /// Another one than it was: nothing is applied.
+    Frozen,
+}
+
+/// Another node as this one sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: NodeName,
+    /// Its tunnel address.
+    pub address: IpAddr,
+    /// Its data path; empty for a third party's VTEP.
+    pub datapath: String,
+    /// Whether it lives.
+    pub state: Liveness,
+    /// Whether this node has a route to it; `null` if they share no network.
+    pub routed: Option<bool>,
+    /// Packets and bytes.
+    pub traffic: Traffic,
+}
+
+/// How often something became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Where the packet entered.
+    pub hook: String,
+    /// What became of it.
+    pub outcome: String,
+    /// What kind of outcome that is: `received`, `forwarded`, `passed`, `slowpath`, `drop`; `other`
+    /// if this version does not know it.
+    pub class: String,
+    /// Packets and bytes.
+    #[serde(flatten)]
+    pub count: Count,
+    /// What it means.
+    pub explanation: String,
+}

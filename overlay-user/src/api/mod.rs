@@ -1,0 +1,46 @@
+//! The control interface: HTTP and JSON over a Unix socket.
+//!
+//! It writes intent to the store and reads what the daemon has come to; it never touches the data
+//! path. Requests are untrusted: bounded in size, checked field by field, and each has a deadline.
+
+mod attach;
+mod client;
+mod context;
+mod detach;
+mod endpoints;
+mod error;
+mod mac;
+mod message;
+mod networks;
+mod nodes;
+mod reference;
+mod request;
+mod server;
+mod socket;
+mod status;
+
+use std::time::Duration;
+
+pub use client::{Client, ClientError};
+pub use context::Context;
+pub use error::{ApiError, Kind};
+pub use message::{
+    AddStaticEndpoint, AddStaticNode, Attach, Attached, Counter, CreateNetwork, DatapathStatus, Endpoint,
+    EndpointDetail, Health, Liveness, Named, Namespace, Network, NetworkDetail, Node, Peer, Status,
+    StoreState, StoreStatus, Uplink,
+};
+pub use reference::EndpointRef;
+pub use server::{router, serve};
+pub use socket::{Claim, ControlSocket, SocketError};
+
+/// How long a handler may take.
+const HANDLER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a client waits for the answer: longer than any handler takes.
+const CLIENT_DEADLINE: Duration = Duration::from_secs(12);
+
+/// The largest request body in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! How the node is, and whether that is well.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State as Shared};
+use overlay_ebpf::abi::{Class, OUTCOMES};
+
+use super::{
+    Context, Counter, DatapathStatus, Health, Liveness, Peer, Status, StoreState, StoreStatus, Uplink, nodes,
+};
+use crate::{
+    daemon::Membership,
+    datapath::{Counters, Underlay},
+    plan::{self, Plan},
+    state::{NodeName, State},
+    store::{Followed, StoreHealth},
+};
+
+pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
+    let counters = context.counters().await;
+    let state = context.state();
+    let followed = context.followed.borrow().clone();
+    let underlay = context.underlay.borrow().clone();
+    let progress = context.progress.borrow().clone();
+    let plan = plan::plan(&state, &context.node);
+
+    let mut degraded = Vec::new();
+    let store = store(&followed, progress.applied);
+    if let Some(reason) = &store.reason {
+        degraded.push(format!("etcd: {reason}"));
+    }
+    if let Membership::Joining(reason) = &*context.membership.borrow() {
+        let reason = reason.as_deref().unwrap_or("under way");
+        degraded.push(format!("this node is not in the cluster yet: {reason}"));
+    }
+    if let Some(error) = &progress.last_error {
+        degraded.push(format!("the data path could not be brought up to date: {error}"));
+    } else if progress.applied.is_none() {
+        degraded.push("nothing is forwarded yet: no state was read".to_owned());
+    }
+    degraded.extend(progress.problems.iter().cloned());
+    let counters = counters.unwrap_or_else(|error| {
+        degraded.push(error.to_string());
+        Counters::default()
+    });
+    let peers = peers(&context.node, &state, &plan, &underlay, &counters);
+    degraded.extend(peers.iter().filter(|p| p.routed == Some(false)).map(|p| no_route(p, &underlay.name)));
+    degraded.dedup();
+
+    let local = state.endpoints.values().filter(|endpoint| endpoint.node == context.node).count();
+    Json(Status {
+        health: if degraded.is_empty() { Health::Healthy } else { Health::Degraded },
+        degraded,
+        node: context.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster: context.cluster.clone(),
+        uplink: Uplink {
+            name: underlay.name,
+            address: underlay.addr,
+            driver: underlay.driver,
+            mtu: underlay.mtu,
+            port: underlay.port,
+        },
+        datapath: DatapathStatus {
+            mode: context.mode,
+            reason: context.reason.clone(),
+            apply_ms: progress.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        },
+        store,
+        networks: state.networks.len(),
+        endpoints_local: local,
+        endpoints_remote: state.endpoints.len() - local,
+        peers,
+        problems: progress.problems,
+        rejected: state.rejected.clone(),
+        counters: outcomes(&counters),
+    })
+}
+
+fn store(followed: &Followed, applied: Option<i64>) -> StoreStatus {
+    let (state, reason) = match &followed.health {
+        StoreHealth::Connecting(None) => (StoreState::Connecting, Some("no answer yet".to_owned())),
+        StoreHealth::Connecting(Some(reason)) => (StoreState::Connecting, Some(reason.clone())),
+        StoreHealth::Synced => (StoreState::Synced, None),
+        StoreHealth::Lost(reason) => (StoreState::Lost, Some(reason.clone())),
+        StoreHealth::Frozen(reason) => (StoreState::Frozen, Some(reason.clone())),
+    };
+    StoreStatus { state, reason, revision: followed.state.revision, applied }
+}
+
+fn peers(this: &NodeName, state: &State, plan: &Plan, underlay: &Underlay, counters: &Counters) -> Vec<Peer> {
+    let others = state.nodes.iter().filter(|(name, _)| *name != this);
+    let peers = others.map(|(name, node)| Peer {
+        name: name.clone(),
+        address: node.vtep,
+        datapath: node.datapath.clone(),
+        state: nodes::liveness(state, name),
+        routed: plan.vteps.contains_key(name).then(|| underlay.routes.contains_key(&node.vtep)),
+        traffic: counters.peers.get(name).copied().unwrap_or_default(),
+    });
+    peers.collect()
+}
+
+fn no_route(peer: &Peer, uplink: &str) -> String {
+    let Peer { name, address, state, .. } = peer;
+    let alive = if *state == Liveness::Alive { ", which is alive," } else { "" };
+    format!("{name}{alive} cannot be reached: no route to {address} from {uplink} (`ip route get {address}`)")
+}
+
+/// The counters in the order of the hooks and of the outcomes' numbers. What a data path counts under
+/// names of its own comes last.
+fn outcomes(counters: &Counters) -> Vec<Counter> {
+    let mut list = Vec::new();
+    for (hook, outcomes) in &counters.outcomes {
+        let known = OUTCOMES.iter().filter_map(|outcome| {
+            let count = *outcomes.get(outcome.name())?;
+            Some(Counter {
+                hook: hook.clone(),
+                outcome: outcome.name().to_owned(),
+                class: class(outcome.class()).to_owned(),
+                count,
+                explanation: outcome.explanation().to_owned(),
+            })
+        });
+        list.extend(known);
+        let own = outcomes.iter().filter(|(name, _)| OUTCOMES.iter().all(|known| known.name() != *name));
+        list.extend(own.map(|(name, count)| Counter {
+            hook: hook.clone(),
+            outcome: name.clone(),
+            class: "other".to_owned(),
+            count: *count,
+            explanation: String::new(),
+        }));
+    }
+    list
+}
+
+const fn class(class: Class) -> &'static str {
+    match class {
+        Class::Received => "received",
+        Class::Forwarded => "forwarded",
+        Class::Passed => "passed",
+        Class::SlowPath => "slowpath",
+        Class::Drop => "drop",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::datapath::Count;
+
+    #[test]
+    fn outcomes_come_in_the_order_of_a_packets_way_and_are_explained() {
+        let count = |packets| Count { packets, bytes: packets * 100 };
+        let uplink = BTreeMap::from([
+            ("unknown_vtep".to_owned(), count(1)),
+            ("received".to_owned(), count(3)),
+            ("delivered".to_owned(), count(2)),
+            ("br_own_drop".to_owned(), count(9)),
+        ]);
+        let outcomes = BTreeMap::from([("uplink".to_owned(), uplink)]);
+        let listed = super::outcomes(&Counters { outcomes, ..Counters::default() });
+        let shown: Vec<_> =
+            listed.iter().map(|c| (c.outcome.as_str(), c.class.as_str(), c.count.packets)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("received", "received", 3),
+                ("delivered", "forwarded", 2),
+                ("unknown_vtep", "drop", 1),
+                ("br_own_drop", "other", 9)
+            ]
+        );
+        assert_eq!(listed[2].explanation, "The outer source is not a VTEP of the network.");
+    }
+
+    #[test]
+    fn a_store_that_is_not_synced_says_why() {
+        let followed = |health| Followed { state: Arc::default(), health };
+        assert_eq!(store(&followed(StoreHealth::Synced), Some(4)).reason, None);
+        assert_eq!(
+            store(&followed(StoreHealth::Connecting(None)), None).reason.as_deref(),
+            Some("no answer yet")
+        );
+        let lost = store(&followed(StoreHealth::Lost("connection refused".into())), Some(4));
+        assert_eq!((lost.state, lost.reason.as_deref()), (StoreState::Lost, Some("connection refused")));
+    }
+}

@@ -1,0 +1,73 @@
+//! The node's daemon.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Parser;
+use overlay_user::{
+    cli::parse_or_exit,
+    config::{Config, Options},
+    daemon,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Forwards the overlay networks of this node
+#[derive(Debug, Parser)]
+#[command(name = "overlayd", version)]
+struct Cli {
+    /// TOML file with the same settings, named like the flags; flags and variables go before it
+    #[arg(long, env = "OVERLAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Take everything of ours out of the kernel (programs, pins, devices) and exit
+    #[arg(long)]
+    purge: bool,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = parse_or_exit();
+    match run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "overlayd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(Cli { config, purge, options }: Cli) -> anyhow::Result<()> {
+    let file = config.as_deref().map(Config::read_file).transpose()?.unwrap_or_default();
+    let config = Config::new(options.or(file), std::env::var("OVERLAY_ETCD_PASSWORD").ok())?;
+    let filter = EnvFilter::try_new(&config.log).with_context(|| {
+        format!("--log {:?}: give a filter as info or info,overlay_user=debug", config.log)
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if purge {
+        return Ok(daemon::purge(&config).await?);
+    }
+    let cancel = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(cancel.clone())?);
+    daemon::run(config, cancel).await?;
+    Ok(())
+}
+
+/// Cancels at the first SIGTERM or SIGINT.
+fn cancel_on_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!("{name}: stopping; forwarding goes on");
+        cancel.cancel();
+    })
+}

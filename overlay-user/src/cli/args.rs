@@ -1,0 +1,207 @@
+//! The command line of `overlayctl`.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+
+use super::output::Format;
+use crate::{
+    MacAddr, Vni,
+    api::EndpointRef,
+    config::DEFAULT_SOCKET,
+    state::{InterfaceName, NetworkName, NodeName},
+};
+
+/// Operates the overlay network on this node
+#[derive(Debug, Parser)]
+#[command(name = "overlayctl", version, propagate_version = true)]
+pub struct Cli {
+    /// Control socket of overlayd
+    #[arg(long, env = "OVERLAY_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET, global = true)]
+    pub(super) socket: PathBuf,
+
+    /// How to print
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t, global = true)]
+    pub(super) output: Format,
+
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Networks
+    #[command(subcommand, visible_alias = "net")]
+    Network(NetworkCommand),
+    /// Endpoints: the interfaces of containers, virtual machines and hosts
+    #[command(subcommand, visible_alias = "ep")]
+    Endpoint(EndpointCommand),
+    /// Nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// How this node is; exits 0 if healthy, 1 if degraded, 2 if no daemon answers
+    Status {
+        /// Wait up to this many seconds for it to be healthy
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86400))]
+        wait: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Create a network
+    Create(CreateArgs),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show a network and who is on it
+    Inspect {
+        /// The network
+        name: NetworkName,
+    },
+    /// Remove networks nobody is on
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// The networks
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<NetworkName>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Its name
+    pub name: NetworkName,
+    /// Its subnet [default: a free pool]
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Option<IpNet>,
+    /// The address kept for a gateway [default: the subnet's first]
+    #[arg(long, value_name = "IP")]
+    pub gateway: Option<IpAddr>,
+    /// Where addresses are taken from [default: the subnet]
+    #[arg(long, value_name = "CIDR")]
+    pub ip_range: Option<IpNet>,
+    /// Its VXLAN network identifier [default: a free one]
+    #[arg(long, value_name = "N", value_parser = vni)]
+    pub vni: Option<Vni>,
+    /// MTU of its endpoints' interfaces [default: the underlay's less 50]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+    /// No way out to the world
+    #[arg(long)]
+    pub internal: bool,
+    /// The subnet may overlap that of another network
+    #[arg(long)]
+    pub allow_overlap: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EndpointCommand {
+    /// Put an interface on a network into a network namespace of this node
+    Attach(AttachArgs),
+    /// Take endpoints off their network
+    Detach {
+        /// Ids, their beginnings, or names
+        #[arg(required = true, value_name = "ID|NAME")]
+        endpoints: Vec<EndpointRef>,
+    },
+    /// List endpoints
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Of this network only
+        #[arg(long, value_name = "NAME")]
+        network: Option<NetworkName>,
+    },
+    /// Show an endpoint and its traffic
+    Inspect {
+        /// Its id, the beginning of it, or a name
+        #[arg(value_name = "ID|NAME")]
+        endpoint: EndpointRef,
+    },
+    /// Enter an endpoint behind a third party's VTEP
+    AddStatic {
+        /// The network
+        network: NetworkName,
+        /// The static node it is behind
+        #[arg(long, value_name = "NAME")]
+        node: NodeName,
+        /// Its address
+        #[arg(long, value_name = "IP")]
+        ip: IpAddr,
+        /// Its MAC address
+        #[arg(long, value_name = "MAC")]
+        mac: MacAddr,
+        /// A name it is to be known by; may be given several times
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<NodeName>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The network
+    pub network: NetworkName,
+    #[command(flatten)]
+    pub place: Place,
+    /// Name of the interface inside
+    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    pub ifname: InterfaceName,
+    /// Its address [default: a free one]
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<IpAddr>,
+    /// Its MAC address [default: made from the IP address]
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<MacAddr>,
+    /// A name it is to be known by; may be given several times
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<NodeName>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Place {
+    /// The network namespace: a path, or the name of one under /run/netns
+    #[arg(long, value_name = "PATH", value_parser = netns)]
+    pub netns: Option<PathBuf>,
+    /// A process whose network namespace it is
+    #[arg(long)]
+    pub pid: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Enter a third party's VTEP
+    AddStatic {
+        /// A name for it
+        name: NodeName,
+        /// Its tunnel address
+        #[arg(long, value_name = "IP")]
+        vtep: IpAddr,
+        /// Its VXLAN port [default: this node's]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        port: Option<u16>,
+    },
+    /// Remove a node that is gone for good, with its endpoints
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// The node
+        name: NodeName,
+    },
+}
+
+fn vni(text: &str) -> Result<Vni, String> {
+    let number: u32 = text.parse().map_err(|_| format!("give a number of 1 to {}", Vni::MAX))?;
+    Vni::new(number).map_err(|error| error.to_string())
+}
+
+/// The absolute path of a namespace: the daemon's working directory is not ours.
+fn netns(text: &str) -> std::io::Result<PathBuf> {
+    if text.contains('/') { std::path::absolute(text) } else { Ok(Path::new("/run/netns").join(text)) }
+}

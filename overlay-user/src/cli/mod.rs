@@ -1,0 +1,180 @@
+//! `overlayctl`: one request to the daemon for each command, shown as a table or as JSON.
+
+mod args;
+mod endpoint;
+mod network;
+mod node;
+mod output;
+mod status;
+mod usage;
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+pub use args::Cli;
+use args::{AttachArgs, Command, EndpointCommand, NetworkCommand, NodeCommand};
+use output::Output;
+pub use usage::parse_or_exit;
+
+use crate::api::{
+    AddStaticEndpoint, AddStaticNode, Attach, Client, ClientError, CreateNetwork, Health, Named, Namespace,
+    Status,
+};
+
+/// Exit code: what was asked for failed, or the node is degraded.
+const FAILED: u8 = 1;
+
+/// Exit code: no daemon answers, or the command line makes no sense.
+const DOWN: u8 = 2;
+
+/// How often `status --wait` looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+impl Cli {
+    /// Does what was asked for and prints the result.
+    pub async fn run(self) -> ExitCode {
+        let client = Client::new(self.socket);
+        let output = Output::new(self.output);
+        match dispatch(self.command, &client, &output).await {
+            Ok(code) => code,
+            Err(error) => {
+                output::complain(&error.to_string());
+                ExitCode::from(match error {
+                    ClientError::NotRunning { .. } => DOWN,
+                    _ => FAILED,
+                })
+            }
+        }
+    }
+}
+
+async fn dispatch(command: Command, client: &Client, output: &Output) -> Result<ExitCode, ClientError> {
+    match command {
+        Command::Network(command) => network_command(command, client, output).await,
+        Command::Endpoint(command) => endpoint_command(command, client, output).await,
+        Command::Node(command) => node_command(command, client, output).await,
+        Command::Status { wait } => {
+            let status = status_within(client, Duration::from_secs(wait.unwrap_or(0))).await?;
+            output.show(&status);
+            Ok(match status.health {
+                Health::Healthy => ExitCode::SUCCESS,
+                Health::Degraded => ExitCode::from(FAILED),
+            })
+        }
+    }
+}
+
+async fn network_command(
+    command: NetworkCommand,
+    client: &Client,
+    output: &Output,
+) -> Result<ExitCode, ClientError> {
+    match command {
+        NetworkCommand::Create(args) => {
+            let request = CreateNetwork {
+                name: args.name,
+                subnet: args.subnet,
+                gateway: args.gateway,
+                ip_range: args.ip_range,
+                vni: args.vni.map(crate::Vni::get),
+                mtu: args.mtu,
+                internal: args.internal,
+                allow_overlap: args.allow_overlap,
+            };
+            output.show(&vec![client.create_network(&request).await?]);
+        }
+        NetworkCommand::Ls => output.show(&client.networks().await?),
+        NetworkCommand::Inspect { name } => output.show(&client.network(&name).await?),
+        NetworkCommand::Rm { names } => {
+            let mut removed = Vec::new();
+            for name in &names {
+                removed.push(client.remove_network(name).await);
+            }
+            return each(removed, output);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn endpoint_command(
+    command: EndpointCommand,
+    client: &Client,
+    output: &Output,
+) -> Result<ExitCode, ClientError> {
+    match command {
+        EndpointCommand::Attach(AttachArgs { network, place, ifname, ip, mac, names }) => {
+            let netns = match (place.netns, place.pid) {
+                (Some(netns), _) => Namespace::Path(netns),
+                (None, pid) => Namespace::Pid(pid.unwrap_or_else(std::process::id)),
+            };
+            let request = Attach { network, netns, ifname, ip, mac, names };
+            output.show(&client.attach(&request).await?);
+        }
+        EndpointCommand::Detach { endpoints } => {
+            let mut detached = Vec::new();
+            for endpoint in &endpoints {
+                detached.push(client.detach(endpoint).await);
+            }
+            return each(detached, output);
+        }
+        EndpointCommand::Ls { network } => output.show(&client.endpoints(network.as_ref()).await?),
+        EndpointCommand::Inspect { endpoint } => output.show(&client.endpoint(&endpoint).await?),
+        EndpointCommand::AddStatic { network, node, ip, mac, names } => {
+            let request = AddStaticEndpoint { network, node, ip, mac, names };
+            output.show(&vec![client.add_static_endpoint(&request).await?]);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn node_command(
+    command: NodeCommand,
+    client: &Client,
+    output: &Output,
+) -> Result<ExitCode, ClientError> {
+    match command {
+        NodeCommand::Ls => output.show(&client.nodes().await?),
+        NodeCommand::AddStatic { name, vtep, port } => {
+            output.show(&vec![client.add_static_node(&AddStaticNode { name, vtep, port }).await?]);
+        }
+        NodeCommand::Rm { name } => output.show(&vec![client.remove_node(&name).await?]),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what was done, complains about what was not. One failure does not keep the others from
+/// being tried; nobody listening does.
+fn each(results: Vec<Result<Named, ClientError>>, output: &Output) -> Result<ExitCode, ClientError> {
+    let mut done = Vec::new();
+    let mut code = ExitCode::SUCCESS;
+    for result in results {
+        match result {
+            Ok(named) => done.push(named),
+            Err(error @ ClientError::NotRunning { .. }) => return Err(error),
+            Err(error) => {
+                output::complain(&error.to_string());
+                code = ExitCode::from(FAILED);
+            }
+        }
+    }
+    output.show(&done);
+    Ok(code)
+}
+
+/// The status, as soon as it is healthy, or what it is when the time is over.
+async fn status_within(client: &Client, patience: Duration) -> Result<Status, ClientError> {
+    let end = Instant::now() + patience;
+    loop {
+        let status = client.status().await;
+        let healthy = status.as_ref().is_ok_and(|status| status.health == Health::Healthy);
+        if healthy || Instant::now() >= end {
+            return status;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

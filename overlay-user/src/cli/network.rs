@@ -1,0 +1,48 @@
+//! Networks, shown.
+
+use super::output::{Show, or_dash, pairs, table};
+use crate::api::{Named, Network, NetworkDetail};
+
+impl Show for Vec<Network> {
+    fn text(&self) -> String {
+        let rows = self.iter().map(|network| {
+            [
+                network.name.to_string(),
+                network.vni.to_string(),
+                network.subnet.to_string(),
+                network.gateway.to_string(),
+                network.mtu.map_or_else(|| "auto".to_owned(), |mtu| mtu.to_string()),
+                network.internal.to_string(),
+                network.endpoints.to_string(),
+            ]
+        });
+        table(["NAME", "VNI", "SUBNET", "GATEWAY", "MTU", "INTERNAL", "ENDPOINTS"], rows)
+    }
+}
+
+impl Show for NetworkDetail {
+    fn text(&self) -> String {
+        let Self { network, members } = self;
+        let mut text = pairs([
+            ("name", network.name.to_string()),
+            ("vni", network.vni.to_string()),
+            ("subnet", network.subnet.to_string()),
+            ("gateway", network.gateway.to_string()),
+            ("ip range", network.ip_range.to_string()),
+            ("mtu", or_dash(network.mtu.as_ref())),
+            ("internal", network.internal.to_string()),
+            ("endpoints", members.len().to_string()),
+        ]);
+        if !members.is_empty() {
+            text.push('\n');
+            text.push_str(&members.text());
+        }
+        text
+    }
+}
+
+impl Show for Vec<Named> {
+    fn text(&self) -> String {
+        self.iter().map(|named| format!("{}\n", named.name)).collect()
+    }
+}

@@ -1,0 +1,110 @@
+//! A node's status, shown: first whether all is well, then the parts.
+
+use super::{
+    node::liveness,
+    output::{Show, or_dash, pairs, table},
+};
+use crate::api::{Counter, Health, Peer, Status, StoreState, StoreStatus};
+
+impl Show for Status {
+    fn text(&self) -> String {
+        let health = match self.health {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+        };
+        let uplink = &self.uplink;
+        let mut text = pairs([
+            ("node", format!("{} in cluster {}, overlayd {}", self.node, self.cluster, self.version)),
+            ("health", health.to_owned()),
+            (
+                "uplink",
+                format!(
+                    "{} {} ({}), MTU {}, VXLAN port {}",
+                    uplink.name, uplink.address, uplink.driver, uplink.mtu, uplink.port
+                ),
+            ),
+            ("data path", format!("{}: {}", self.datapath.mode.name(), self.datapath.reason)),
+            ("store", store(&self.store)),
+            ("networks", self.networks.to_string()),
+            ("endpoints", format!("{} here, {} elsewhere", self.endpoints_local, self.endpoints_remote)),
+        ]);
+        section(&mut text, "Degraded because", self.degraded.iter().cloned());
+        let rejected = self.rejected.iter().map(|(key, why)| format!("{key}: {why}"));
+        section(&mut text, "Records left out (warning)", rejected);
+        if !self.peers.is_empty() {
+            text.push('\n');
+            text.push_str(&peers(&self.peers));
+        }
+        if !self.counters.is_empty() {
+            text.push('\n');
+            text.push_str(&counters(&self.counters));
+        }
+        text
+    }
+}
+
+fn store(store: &StoreStatus) -> String {
+    let state = match store.state {
+        StoreState::Connecting => "connecting",
+        StoreState::Synced => "synced",
+        StoreState::Lost => "lost",
+        StoreState::Frozen => "frozen",
+    };
+    format!("{state}, revision {} read, {} applied", store.revision, or_dash(store.applied.as_ref()))
+}
+
+fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {
+    let mut lines = lines.peekable();
+    if lines.peek().is_some() {
+        text.push_str(&format!("\n{title}:\n"));
+        lines.for_each(|line| text.push_str(&format!("  {line}\n")));
+    }
+}
+
+fn peers(peers: &[Peer]) -> String {
+    let rows = peers.iter().map(|peer| {
+        let route = match peer.routed {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "-",
+        };
+        let traffic = &peer.traffic;
+        [
+            peer.name.to_string(),
+            peer.address.to_string(),
+            or_dash(Some(&peer.datapath)),
+            liveness(peer.state).to_owned(),
+            route.to_owned(),
+            traffic.tx.packets.to_string(),
+            traffic.tx.bytes.to_string(),
+            traffic.rx.packets.to_string(),
+            traffic.rx.bytes.to_string(),
+        ]
+    });
+    let header = [
+        "PEER",
+        "ADDRESS",
+        "DATA PATH",
+        "STATE",
+        "ROUTE",
+        "PACKETS FROM",
+        "BYTES FROM",
+        "PACKETS TO",
+        "BYTES TO",
+    ];
+    table(header, rows)
+}
+
+fn counters(counters: &[Counter]) -> String {
+    let rows = counters.iter().map(|counter| {
+        let explained = matches!(counter.class.as_str(), "drop" | "slowpath");
+        [
+            counter.hook.clone(),
+            counter.outcome.clone(),
+            counter.count.packets.to_string(),
+            counter.count.bytes.to_string(),
+            if explained { counter.explanation.clone() } else { String::new() },
+        ]
+    });
+    table(["HOOK", "OUTCOME", "PACKETS", "BYTES", "MEANING"], rows)
+}

@@ -1,0 +1,153 @@
+//! The daemon: it follows the store and the underlay, and keeps the data path at what they say.
+
+mod choice;
+mod followed_state;
+mod membership;
+mod pace;
+mod progress;
+mod purge;
+mod reconcile;
+mod snapshot;
+
+use std::{io, sync::Arc};
+
+pub use choice::{Chosen, choose};
+pub use progress::{CounterRequest, Membership, Progress};
+pub use purge::purge;
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api::{self, ControlSocket, SocketError},
+    config::Config,
+    datapath::DatapathError,
+    store::{Store, StoreError},
+    underlay::{UnderlayError, UnderlayFollower},
+};
+
+/// How many requests for counters may wait for the data path.
+const COUNTER_REQUESTS: usize = 16;
+
+/// Why the daemon cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another one runs, or the run directory cannot be used.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// There is nothing to tunnel from.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// No data path works.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The store's options make no sense.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The control socket broke.
+    #[error("the control socket: {0}")]
+    Serve(#[source] io::Error),
+    /// Something that must not stay behind did.
+    #[error("not everything could be removed: {0}")]
+    Purge(String),
+}
+
+/// Runs until `cancel`. Forwarding goes on after it: what carries packets stays in the kernel for
+/// the next daemon.
+///
+/// # Errors
+/// What keeps the daemon from starting. An etcd that is away does not.
+pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), DaemonError> {
+    // Stops all parts when this returns, with an error as well.
+    let cancel = cancel.child_token();
+    let _stop = cancel.clone().drop_guard();
+    let socket = ControlSocket::bind(&config.run_dir)?;
+    let store = Store::new(config.store.clone())?;
+    let followed = store.follow(cancel.clone());
+    let follower = UnderlayFollower::start(config.underlay.clone(), config.port, cancel.clone()).await?;
+    let tasks = TaskTracker::new();
+    let underlay = narrowed(&tasks, follower.current(), config.mtu);
+
+    let uplink = underlay.borrow().clone();
+    let Chosen { datapath, mode, reason } = choose(&config, &uplink).await?;
+    let node = &config.node;
+    tracing::info!(
+        %node, cluster = config.store.cluster, uplink = uplink.name, address = %uplink.addr, mtu = uplink.mtu,
+        datapath = mode.name(), reason, "overlayd {} starts", env!("CARGO_PKG_VERSION")
+    );
+
+    let snapshot = snapshot::SnapshotFile::new(&config);
+    let state = followed_state::follow(&tasks, followed.clone(), snapshot.read().await);
+    let (progress, progress_seen) = watch::channel(Progress::default());
+    let (membership, membership_seen) = watch::channel(Membership::Joining(None));
+    let (counters, counter_requests) = mpsc::channel(COUNTER_REQUESTS);
+
+    let reconciler = reconcile::Reconciler {
+        node: node.clone(),
+        state: state.clone(),
+        underlay: underlay.clone(),
+        follower,
+        datapath,
+        progress,
+        counter_requests,
+        snapshot,
+    };
+    tasks.spawn(reconciler.run(cancel.clone()));
+    let member = membership::Member {
+        node: node.clone(),
+        port: config.port,
+        mode,
+        reason: reason.clone(),
+        store: store.clone(),
+        underlay: underlay.clone(),
+        progress: progress_seen.clone(),
+        membership,
+    };
+    tasks.spawn(member.run(cancel.clone()));
+
+    let context = api::Context {
+        store,
+        node: node.clone(),
+        cluster: config.store.cluster.clone(),
+        port: config.port,
+        followed,
+        state,
+        underlay,
+        progress: progress_seen,
+        membership: membership_seen,
+        counters,
+        mode,
+        reason,
+    };
+    let served = api::serve(socket, api::router(Arc::new(context)), cancel.clone()).await;
+    cancel.cancel();
+    tasks.close();
+    tasks.wait().await;
+    served.map_err(DaemonError::Serve)
+}
+
+/// The underlay with an MTU of at most `mtu` bytes.
+fn narrowed(
+    tasks: &TaskTracker,
+    mut wide: watch::Receiver<crate::datapath::Underlay>,
+    mtu: Option<u16>,
+) -> watch::Receiver<crate::datapath::Underlay> {
+    let Some(mtu) = mtu else { return wide };
+    let narrow = move |mut underlay: crate::datapath::Underlay| {
+        underlay.mtu = underlay.mtu.min(mtu);
+        for route in underlay.routes.values_mut() {
+            route.mtu = route.mtu.min(mtu);
+        }
+        underlay
+    };
+    let uplink_mtu = wide.borrow().mtu;
+    if mtu > uplink_mtu {
+        tracing::warn!(mtu, uplink_mtu, "--mtu is more than the uplink carries: using the uplink's");
+    }
+    let (sender, receiver) = watch::channel(narrow(wide.borrow_and_update().clone()));
+    tasks.spawn(async move {
+        while wide.changed().await.is_ok() {
+            let _ = sender.send(narrow(wide.borrow_and_update().clone()));
+        }
+    });
+    receiver
+}

@@ -1,0 +1,47 @@
+//! `overlayd --purge`: takes everything of ours out of the kernel.
+
+use nix::net::if_::if_nameindex;
+
+use super::{DaemonError, choice};
+use crate::{api::Claim, config::Config, device, state::EndpointId};
+
+/// Removes programs, pins and devices of this network namespace. Records in the store stay.
+///
+/// # Errors
+/// If a daemon runs here, or something is left; the text names it.
+pub async fn purge(config: &Config) -> Result<(), DaemonError> {
+    let _claim = Claim::take(&config.run_dir)?;
+    let mut left = choice::remove_all(config).await;
+    for device in endpoint_devices().map_err(|errno| DaemonError::Purge(errno.to_string()))? {
+        match device::remove(&device).await {
+            Ok(()) => tracing::info!(device, "removed"),
+            Err(error) => left.push(error.to_string()),
+        }
+    }
+    if left.is_empty() { Ok(()) } else { Err(DaemonError::Purge(left.join("; "))) }
+}
+
+/// Names of the host's ends of all endpoints here, those nobody knows any more included.
+fn endpoint_devices() -> nix::Result<Vec<String>> {
+    let interfaces = if_nameindex()?;
+    let names = interfaces.iter().filter_map(|interface| interface.name().to_str().ok());
+    Ok(names.filter(|name| is_host_device(name)).map(str::to_owned).collect())
+}
+
+fn is_host_device(name: &str) -> bool {
+    let id = name.strip_prefix("ov").and_then(|id| id.parse::<EndpointId>().ok());
+    id.is_some_and(|id| id.host_device() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_devices_are_taken_for_ours() {
+        assert!(is_host_device(&EndpointId::random().host_device()));
+        for other in ["ov42", "ovs-system", "eth0", "ov00000000000g", "lo"] {
+            assert!(!is_host_device(other), "{other}");
+        }
+    }
+}

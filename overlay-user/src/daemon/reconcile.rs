@@ -1,0 +1,138 @@
+//! The reconciler: brings the data path to what the store and the underlay say, again and again.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{CounterRequest, Progress, pace::Pace, snapshot::SnapshotFile};
+use crate::{
+    datapath::{Datapath, Underlay},
+    plan::{Plan, plan},
+    state::{NodeName, State},
+    underlay::UnderlayFollower,
+};
+
+/// Owns the data path.
+pub struct Reconciler {
+    pub node: NodeName,
+    pub state: watch::Receiver<Arc<State>>,
+    pub underlay: watch::Receiver<Underlay>,
+    /// Told which nodes to keep routes for.
+    pub follower: UnderlayFollower,
+    pub datapath: Box<dyn Datapath>,
+    pub progress: watch::Sender<Progress>,
+    pub counter_requests: mpsc::Receiver<CounterRequest>,
+    pub snapshot: SnapshotFile,
+}
+
+/// What the data path was last brought to, if that went well.
+type Reached = (Plan, Underlay);
+
+impl Reconciler {
+    /// Runs until `cancel`. The data path is left as it is.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let mut pace = Pace::default();
+        let mut reached: Option<Reached> = None;
+        // Until there is a state there is nothing to do.
+        let mut due: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                Ok(()) = self.state.changed() => {}
+                Ok(()) = self.underlay.changed() => {}
+                Some(reply) = self.counter_requests.recv() => {
+                    let _ = reply.send(self.datapath.counters().await);
+                    continue;
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => reached = None,
+            }
+            let state = self.state.borrow_and_update().clone();
+            if state.revision == 0 {
+                continue;
+            }
+            let underlay = self.underlay.borrow_and_update().clone();
+            let plan = plan(&state, &self.node);
+            let peers: BTreeSet<_> = plan.vteps.values().map(|vtep| vtep.addr).collect();
+            self.follower.set_peers(peers);
+            let target = (plan, underlay);
+            if reached.as_ref() == Some(&target) {
+                self.progress.send_modify(|progress| progress.applied = Some(state.revision));
+                continue;
+            }
+            let well = self.apply(&state, &target).await;
+            reached = well.then_some(target);
+            let wait = if well { pace.after_success() } else { pace.after_failure() };
+            due = Some(Instant::now() + wait);
+        }
+    }
+
+    /// Brings the data path to `plan`. Returns whether all of it was done.
+    async fn apply(&mut self, state: &State, (plan, underlay): &Reached) -> bool {
+        let start = Instant::now();
+        let outcome = self.datapath.apply(plan, underlay).await;
+        let took = start.elapsed();
+        match outcome {
+            Ok(applied) => {
+                let revision = state.revision;
+                if applied.changed > 0 {
+                    tracing::debug!(
+                        revision,
+                        changed = applied.changed,
+                        ?took,
+                        "data path brought up to date"
+                    );
+                }
+                let well = applied.problems.is_empty();
+                self.publish(Progress {
+                    applied: Some(revision),
+                    problems: applied.problems,
+                    last_error: None,
+                    took: Some(took),
+                });
+                self.snapshot.keep(state).await;
+                well
+            }
+            Err(error) => {
+                let applied = self.progress.borrow().applied;
+                let problems = self.progress.borrow().problems.clone();
+                self.publish(Progress {
+                    applied,
+                    problems,
+                    last_error: Some(error.to_string()),
+                    took: Some(took),
+                });
+                false
+            }
+        }
+    }
+
+    /// Publishes, and logs what is new in it.
+    fn publish(&self, progress: Progress) {
+        let old = self.progress.borrow().clone();
+        for problem in progress.problems.iter().filter(|problem| !old.problems.contains(problem)) {
+            tracing::warn!(problem, "the data path is not as it should be");
+        }
+        for problem in old.problems.iter().filter(|problem| !progress.problems.contains(problem)) {
+            tracing::info!(problem, "solved");
+        }
+        match (&old.last_error, &progress.last_error) {
+            (old, Some(error)) if old.as_ref() != Some(error) => {
+                tracing::error!(error, "the data path could not be brought up to date: trying on");
+            }
+            (Some(_), None) => tracing::info!("the data path is up to date again"),
+            _ => {}
+        }
+        if old.applied.is_none() && progress.applied.is_some() {
+            tracing::info!(revision = progress.applied, "ready");
+            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+                tracing::warn!(%error, "systemd could not be told that overlayd is ready");
+            }
+        }
+        self.progress.send_replace(progress);
+    }
+}
