@@ -30,7 +30,11 @@ impl CounterMaps {
                 .ok_or_else(|| DatapathError::Unsupported(format!("the BPF object has no map {name}")))?;
             PerCpuArray::try_from(map).map_err(|e| failed(&format!("map {name} is of another kind"), e))
         };
-        Ok(Self { outcomes: take("counters")?, endpoints: take("endpoint_stats")?, peers: take("peer_stats")? })
+        Ok(Self {
+            outcomes: take("counters")?,
+            endpoints: take("endpoint_stats")?,
+            peers: take("peer_stats")?,
+        })
     }
 
     /// Every outcome that is not zero, by hook.

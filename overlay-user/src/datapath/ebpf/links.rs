@@ -30,7 +30,13 @@ pub const SLOWPATH_IN: &str = "slowpath_in";
 ///
 /// # Errors
 /// If the kernel refuses; the text says what it did.
-pub fn attach_tc(ebpf: &mut Ebpf, pins: &Pins, name: &str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
+pub fn attach_tc(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    name: &str,
+    device: &str,
+    ifindex: u32,
+) -> Result<(), DatapathError> {
     let program: &mut SchedClassifier = program(ebpf, name)?;
     let pin = pins.link(name, ifindex);
     if let Ok(pinned) = PinnedLink::from_pin(&pin) {

@@ -89,7 +89,9 @@ impl EbpfDatapath {
         let programs = match mode {
             Mode::Xdp => Programs::All,
             Mode::Tc => Programs::WithoutXdp,
-            Mode::Kernel => return Err(DatapathError::Unsupported("the kernel data path has no programs".into())),
+            Mode::Kernel => {
+                return Err(DatapathError::Unsupported("the kernel data path has no programs".into()));
+            }
         };
         let pins = Pins::open(&options.bpffs)?;
         let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
@@ -154,7 +156,12 @@ impl EbpfDatapath {
     }
 
     /// Numbers for the plan's nodes and this node's endpoints; counters of new ones begin at zero.
-    fn assign_indices(&mut self, plan: &Plan, devices: &BTreeMap<EndpointId, u32>, problems: &mut Vec<String>) {
+    fn assign_indices(
+        &mut self,
+        plan: &Plan,
+        devices: &BTreeMap<EndpointId, u32>,
+        problems: &mut Vec<String>,
+    ) {
         let known_vteps: BTreeSet<u32> = self.vteps.iter().map(|(_, index)| index).collect();
         let known_slots: BTreeSet<u32> = self.slots.iter().map(|(_, index)| index).collect();
         let without = self.vteps.assign(plan.vteps.keys()) + self.slots.assign(devices.keys());

@@ -28,7 +28,12 @@ pub enum Programs {
 ///
 /// # Errors
 /// If the kernel refuses a map or a program, or a pinned map has another shape.
-pub fn load(pins: &Pins, max_endpoints: u32, log_level: u8, programs: Programs) -> Result<Ebpf, DatapathError> {
+pub fn load(
+    pins: &Pins,
+    max_endpoints: u32,
+    log_level: u8,
+    programs: Programs,
+) -> Result<Ebpf, DatapathError> {
     let object = Object::parse(OBJECT).map_err(|e| failed("the embedded BPF object is damaged", e))?;
     let mut loader = EbpfLoader::new();
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
@@ -36,7 +41,8 @@ pub fn load(pins: &Pins, max_endpoints: u32, log_level: u8, programs: Programs) 
         let path = pins.map(name);
         let mut wanted = if SIZED.contains(&name.as_str()) { max_endpoints } else { map.max_entries() };
         if path.exists() {
-            let pinned = MapInfo::from_pin(&path).map_err(|e| failed(&format!("map pin {}", path.display()), e))?;
+            let pinned =
+                MapInfo::from_pin(&path).map_err(|e| failed(&format!("map pin {}", path.display()), e))?;
             if (pinned.key_size(), pinned.value_size()) != (map.key_size(), map.value_size()) {
                 return Err(DatapathError::Unsupported(format!(
                     "the pinned map {} has keys of {} and values of {} bytes, this overlayd has {} and {}: \
@@ -76,9 +82,13 @@ fn refused(program: &str, error: aya::programs::ProgramError) -> DatapathError {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             tracing::debug!(program, log, "verifier");
-            let last = log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed"));
+            let last =
+                log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed"));
             failed(
-                &format!("the kernel's verifier refuses program {program} ({})", last.unwrap_or("no reason given")),
+                &format!(
+                    "the kernel's verifier refuses program {program} ({})",
+                    last.unwrap_or("no reason given")
+                ),
                 io_error,
             )
         }

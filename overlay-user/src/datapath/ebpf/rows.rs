@@ -8,8 +8,8 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour, NeighbourKey,
-        Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        Addr, Config, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour,
+        NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
     wire::encap,
 };
@@ -100,13 +100,15 @@ impl Rows {
             if row.vtep == SELF_VTEP {
                 ports.insert(row.ifindex);
                 let Endpoint { ifindex, slot, addr4, .. } = row;
-                self.ports.insert(ifindex, Port { vni: vni.get(), slot, mac: *mac, addr4, ..Port::default() });
+                self.ports
+                    .insert(ifindex, Port { vni: vni.get(), slot, mac: *mac, addr4, ..Port::default() });
             }
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
         for node in &network.members {
             if let (Some(vtep), Some(index)) = (plan.vteps.get(node), local.vteps.get(node)) {
-                self.members.insert(MemberKey { vni: vni.get(), addr: vtep.addr.into() }, Member { vtep: index });
+                self.members
+                    .insert(MemberKey { vni: vni.get(), addr: vtep.addr.into() }, Member { vtep: index });
             }
         }
         // A copy for a node whose neighbour entry is unknown cannot be sent by the program: then the

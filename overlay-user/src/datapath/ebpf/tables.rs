@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use overlay_ebpf::abi::{
-    Addr, Config, Endpoint, EndpointKey, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Vtep,
+    Addr, Config, Endpoint, EndpointKey, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Port,
+    Vtep,
 };
 
 use super::{array::ArrayTable, rows::Rows, table::Table};
