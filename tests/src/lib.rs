@@ -1,1 +1,18 @@
-//! x
+//! The lab: clusters of nodes as network namespaces on a bridge, with the real daemon, the real
+//! etcd and the real kernel. Used by the tests in `tests/` and by the demo.
+//!
+//! Everything here needs root. What a lab makes is undone when its parts are dropped, and by
+//! [`cleanup::undo_all`] when a signal ends the program; what a killed run left behind is removed by
+//! the next one.
+
+pub mod capture;
+pub mod cleanup;
+pub mod cluster;
+pub mod container;
+pub mod etcd;
+pub mod exec;
+pub mod netns;
+pub mod node;
+pub mod probe;
+pub mod third_party;
+pub mod wire;

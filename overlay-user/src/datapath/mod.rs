@@ -4,7 +4,6 @@
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
 pub mod ebpf;
-mod ipv6;
 pub mod vxlan_device;
 mod vxlan_fdb;
 

@@ -74,13 +74,12 @@ pub async fn ensure(
             link = None;
         }
     }
-    let link = match link {
-        Some(link) => link,
-        None => {
-            create(handle, underlay, vni, &name).await?;
-            changed += 1;
-            read(handle, &name).await?.ok_or_else(|| failed("find", &name)(io::ErrorKind::NotFound.into()))?
-        }
+    let link = if let Some(link) = link {
+        link
+    } else {
+        create(handle, underlay, vni, &name).await?;
+        changed += 1;
+        read(handle, &name).await?.ok_or_else(|| failed("find", &name)(io::ErrorKind::NotFound.into()))?
     };
     if link.mtu != u32::from(mtu) || !link.up {
         let message = LinkUnspec::new_with_index(link.ifindex).mtu(mtu.into()).up().build();
@@ -143,7 +142,7 @@ async fn create(handle: &Handle, underlay: &Underlay, vni: Vni, name: &str) -> R
         .udp_csum(false);
     let message = changeable(message, underlay).build();
     let Err(error) = handle.link().add(message).execute().await.map_err(into_io) else {
-        super::ipv6::disable(name);
+        netlink::ipv6::disable(name);
         return Ok(());
     };
     if error.raw_os_error() != Some(libc::EEXIST) {

@@ -1,11 +1,19 @@
-//! The interfaces of endpoints: a veth pair, one end moved into the container's namespace and
+//! The interfaces of endpoints: a veth pair, one end made in the container's namespace and
 //! configured there.
 
-use std::path::PathBuf;
+mod inside;
+mod netns;
+
+use std::{fs::File, os::fd::AsRawFd as _, path::PathBuf};
 
 use ipnet::IpNet;
+use netlink_packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use crate::MacAddr;
+use crate::{
+    MacAddr,
+    netlink::{self, Connection, Link, into_io, ipv6},
+};
 
 /// A container's network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +46,120 @@ pub struct EndpointDevice {
 #[error("{0}")]
 pub struct DeviceError(pub String);
 
-/// Makes the pair, moves one end, configures it and sets both up. On error nothing is left.
-pub async fn create(_device: &EndpointDevice) -> Result<(), DeviceError> {
-    todo!()
+/// Makes the pair, one end of it in the container's namespace, configures that end and sets both
+/// up. On error nothing is left.
+///
+/// # Errors
+/// If the namespace is none, a name is taken or not one Linux accepts, or the kernel refuses; the
+/// text says which.
+pub async fn create(device: &EndpointDevice) -> Result<(), DeviceError> {
+    for name in [&device.host, &device.ifname] {
+        check_name(name)?;
+    }
+    let netns = device.netns.open()?;
+    let kernel = connect()?;
+    if link(&kernel, &device.host).await?.is_some() {
+        return Err(DeviceError(format!("interface {} exists already", device.host)));
+    }
+    make_pair(&kernel, device, &netns).await?;
+    let result = match set_up_host_end(&kernel, device).await {
+        Ok(()) => inside::configure(device, netns).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        // Removing one end removes the other.
+        return Err(match remove(&device.host).await {
+            Ok(()) => error,
+            Err(second) => DeviceError(format!("{error}; and then: {second}")),
+        });
+    }
+    Ok(())
 }
 
 /// Removes an endpoint's pair by the name of the host's end. Without error if it is gone already.
-pub async fn remove(_host: &str) -> Result<(), DeviceError> {
-    todo!()
+///
+/// # Errors
+/// If the kernel refuses.
+pub async fn remove(host: &str) -> Result<(), DeviceError> {
+    let kernel = connect()?;
+    let Some(found) = link(&kernel, host).await? else { return Ok(()) };
+    match kernel.link().del(found.ifindex).execute().await.map_err(into_io) {
+        Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
+            Err(DeviceError(format!("remove interface {host}: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether there is an interface called `host` in this namespace.
+///
+/// # Errors
+/// If the kernel does not say.
+pub async fn exists(host: &str) -> Result<bool, DeviceError> {
+    Ok(link(&connect()?, host).await?.is_some())
+}
+
+async fn make_pair(kernel: &Connection, device: &EndpointDevice, netns: &File) -> Result<(), DeviceError> {
+    let EndpointDevice { host, netns: _, ifname, mac, mtu, addresses: _ } = device;
+    let inside = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(ifname.as_str())
+        .address(mac.0.to_vec())
+        .mtu(u32::from(*mtu))
+        .setns_by_fd(netns.as_raw_fd())
+        .build();
+    let pair = LinkVeth::new(host, ifname)
+        .mtu(u32::from(*mtu))
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(inside)))
+        .build();
+    kernel.link().add(pair).execute().await.map_err(into_io).map_err(|error| {
+        DeviceError(match error.raw_os_error() {
+            Some(libc::EEXIST) => {
+                format!("an interface {ifname} exists in the namespace already: choose another name")
+            }
+            Some(libc::EADDRNOTAVAIL) => format!("{mac} cannot be the address of an interface"),
+            Some(libc::EINVAL) => format!("make interfaces {host} and {ifname} with MTU {mtu}: {error}"),
+            _ => format!("make interfaces {host} and {ifname}: {error}"),
+        })
+    })
+}
+
+async fn set_up_host_end(kernel: &Connection, device: &EndpointDevice) -> Result<(), DeviceError> {
+    ipv6::disable(&device.host);
+    let message = LinkUnspec::new_with_name(&device.host).up().build();
+    let result = kernel.link().set(message).execute().await.map_err(into_io);
+    result.map_err(|error| DeviceError(format!("set up {}: {error}", device.host)))
+}
+
+/// The kernel's rule for names (`dev_valid_name`).
+fn check_name(name: &str) -> Result<(), DeviceError> {
+    let allowed = |c: char| c.is_ascii_graphic() && !"/:%".contains(c);
+    if (1..=15).contains(&name.len()) && name.chars().all(allowed) && !matches!(name, "." | "..") {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(40).collect();
+    Err(DeviceError(format!("{shown:?} cannot name an interface: use 1 to 15 letters, digits, . _ -")))
+}
+
+fn connect() -> Result<Connection, DeviceError> {
+    netlink::connect().map_err(|error| DeviceError(format!("open a routing socket: {error}")))
+}
+
+async fn link(kernel: &Connection, name: &str) -> Result<Option<Link>, DeviceError> {
+    let found = netlink::link_named(kernel, name).await;
+    found.map_err(|error| DeviceError(format!("look up interface {name}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_the_kernel_takes() {
+        for good in ["eth0", "a", "eth0.10", "abcdefghijklmno"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a:1", "a b", "eth%d", "abcdefghijklmnop", "\n", "é"] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -1,6 +1,10 @@
 //! The underlay: which interface and address this node tunnels from, and how other nodes are
 //! reached, kept current from netlink events.
 
+mod follow;
+mod peer;
+mod uplink;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
@@ -10,6 +14,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::follow::Follower;
 use crate::datapath::Underlay;
 
 /// How the uplink is chosen.
@@ -44,16 +49,34 @@ pub struct UnderlayFollower {
 }
 
 impl UnderlayFollower {
-    /// Finds the uplink and begins to follow it until `cancel`.
+    /// Finds the uplink and begins to follow it until `cancel`, or until the follower is dropped.
+    ///
+    /// An uplink chosen by the default route stays the uplink if that route moves to another
+    /// interface later: this node's tunnel address is known to others. One that goes away and comes
+    /// back under its name is found again; meanwhile the last underlay stands.
+    ///
+    /// The kernel keeps the next hops to the peers resolved, also after this ends: pinned programs
+    /// go on forwarding to them.
+    ///
+    /// # Errors
+    /// If there is no such interface or address; the text names those there are.
     pub async fn start(
-        _selector: Selector,
-        _port: u16,
-        _cancel: CancellationToken,
+        selector: Selector,
+        port: u16,
+        cancel: CancellationToken,
     ) -> Result<Self, UnderlayError> {
-        todo!()
+        let (peers, wanted) = watch::channel(BTreeSet::new());
+        let (follower, current) = Follower::begin(selector, port, wanted).await?;
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = follower.run() => {}
+            }
+        });
+        Ok(Self { current, peers })
     }
 
-    /// The underlay as it is; changes when a link, address, route or neighbour changes.
+    /// The underlay as it is. It changes when a link, address, route or neighbour changes.
     #[must_use]
     pub fn current(&self) -> watch::Receiver<Underlay> {
         self.current.clone()

@@ -1,4 +1,6 @@
 //! What programs the kernel, against the real kernel, in network namespaces of its own. Needs root.
 
+mod device;
 mod netns;
+mod underlay;
 mod vxlan_device;

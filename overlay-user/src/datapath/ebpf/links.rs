@@ -49,7 +49,7 @@ pub fn attach_tc(
         // Its interface is gone: the kernel has let go of the link already.
         pins.unlink(name, ifindex)?;
     }
-    let refused = refused(name, &format!("{device} (tcx ingress, needs Linux 6.6)"));
+    let refused = refused(name, format!("{device} (tcx ingress, needs Linux 6.6)"));
     let id = program
         .attach_with_options(device, TcAttachType::Ingress, TcAttachOptions::TcxOrder(LinkOrder::default()))
         .map_err(&refused)?;
@@ -75,7 +75,7 @@ pub fn attach_xdp(ebpf: &mut Ebpf, pins: &Pins, device: &str, ifindex: u32) -> R
         }
         pins.unlink(UPLINK_XDP, ifindex)?;
     }
-    let refused = refused(UPLINK_XDP, &format!("{device} (native XDP)"));
+    let refused = refused(UPLINK_XDP, format!("{device} (native XDP)"));
     let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(&refused)?;
     let link = FdLink::try_from(program.take_link(id).map_err(&refused)?)
         .map_err(|e| failed(&format!("XDP on {device} is not held by a link (needs Linux 5.9)"), e))?;
@@ -93,7 +93,7 @@ where
         .map_err(|e| failed(&format!("program {name} is of another kind"), e))
 }
 
-fn refused(program: &str, place: &impl Display) -> impl Fn(ProgramError) -> DatapathError {
+fn refused(program: &str, place: impl Display) -> impl Fn(ProgramError) -> DatapathError {
     let what = format!("cannot attach {program} to {place}");
     move |error| match error {
         ProgramError::SyscallError(error) => failed(&what, error.io_error),

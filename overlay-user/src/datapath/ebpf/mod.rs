@@ -28,6 +28,7 @@ use overlay_ebpf::abi::{MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
 use rtnetlink::LinkUnspec;
 use tokio::io::unix::AsyncFd;
 
+pub use self::object::OBJECT;
 use self::{
     counters::CounterMaps,
     index::Indices,
@@ -170,12 +171,11 @@ impl EbpfDatapath {
         }
         let fresh_vteps = self.vteps.iter().map(|(_, i)| i).filter(|i| !known_vteps.contains(i));
         let fresh_slots = self.slots.iter().map(|(_, i)| i).filter(|i| !known_slots.contains(i));
-        let cleared = fresh_vteps
-            .map(|index| self.counters.clear_peer(index))
-            .collect::<Result<(), _>>()
-            .and_then(|()| fresh_slots.map(|slot| self.counters.clear_endpoint(slot)).collect());
-        if let Err(error) = cleared {
-            problems.push(error.to_string());
+        for index in fresh_vteps {
+            problems.extend(self.counters.clear_peer(index).err().map(|e| e.to_string()));
+        }
+        for slot in fresh_slots {
+            problems.extend(self.counters.clear_endpoint(slot).err().map(|e| e.to_string()));
         }
     }
 
@@ -321,7 +321,9 @@ fn local_devices(plan: &Plan, problems: &mut Vec<String>) -> BTreeMap<EndpointId
 /// Passes on what the programs log (drops, at debug level) until the data path ends.
 fn forward_log(ebpf: &mut Ebpf) {
     let logger = EbpfLogger::init(ebpf).map_err(|e| e.to_string());
-    match logger.and_then(|logger| AsyncFd::new(logger).map_err(|e| e.to_string())) {
+    // SAFETY: the logger owns its ring buffer's descriptor for as long as it lives.
+    let register = |logger| unsafe { AsyncFd::register(logger) }.map_err(|e| e.to_string());
+    match logger.and_then(register) {
         Ok(mut logger) => {
             tokio::spawn(async move {
                 while let Ok(mut ready) = logger.readable_mut().await {

@@ -6,7 +6,8 @@ use aya_obj::Object;
 use super::pins::{Pins, remove_file};
 use crate::datapath::DatapathError;
 
-static OBJECT: &[u8] = include_bytes_aligned!(env!("OVERLAY_BPF_OBJECT"));
+/// The BPF object, as `cargo xtask build-ebpf` made it.
+pub static OBJECT: &[u8] = include_bytes_aligned!(env!("OVERLAY_BPF_OBJECT"));
 
 /// aya-log's ring buffer: not shared between daemons, so not pinned.
 const LOG_MAP: &str = "AYA_LOGS";

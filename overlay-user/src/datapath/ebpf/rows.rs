@@ -16,7 +16,7 @@ use overlay_ebpf::{
 
 use super::index::Indices;
 use crate::{
-    MacAddr, Vni,
+    Vni,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location, Plan},
     state::{EndpointId, NodeName},
@@ -189,7 +189,7 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Network as PlanNetwork;
+    use crate::{MacAddr, plan::Network as PlanNetwork};
 
     fn mac(last: u8) -> MacAddr {
         MacAddr([2, 0x42, 10, 0, 9, last])

@@ -50,7 +50,10 @@ where
     pub fn add(&mut self, want: &BTreeMap<K, V>, problems: &mut Vec<String>) -> usize {
         let mut changed = 0;
         let mut refused: Option<(usize, DatapathError)> = None;
-        for (key, value) in want.iter().filter(|(key, value)| self.rows.get(key) != Some(value)) {
+        for (key, value) in want {
+            if self.rows.get(key) == Some(value) {
+                continue;
+            }
             match self.map.insert(*key, *value, 0) {
                 Ok(()) => {
                     self.rows.insert(*key, *value);

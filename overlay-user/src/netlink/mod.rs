@@ -1,6 +1,8 @@
 //! The kernel's routing socket (rtnetlink): connections to it, and the parts of its answers that
 //! more than one module needs.
 
+pub mod ipv6;
+
 use std::{io, ops::Deref};
 
 use futures::TryStreamExt as _;

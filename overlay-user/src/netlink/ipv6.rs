@@ -1,0 +1,30 @@
+//! IPv6 settings of the devices we make. They are files, and those of the network namespace of the
+//! thread that opens them.
+//!
+//! Best effort: without IPv6 in the kernel there is nothing to set, and other failures are logged.
+
+use std::{io, path::Path};
+
+use tracing::warn;
+
+/// Turns IPv6 off on a device of the host's that carries containers' packets: the host must not send
+/// its own router solicitations into an overlay. The device must not be up yet.
+pub fn disable(device: &str) {
+    set(device, "disable_ipv6", "1");
+}
+
+/// Has a container's interface ignore router advertisements, and not ask for them: its addresses
+/// come from the store.
+pub fn refuse_advertisements(device: &str) {
+    set(device, "accept_ra", "0");
+}
+
+fn set(device: &str, name: &str, value: &str) {
+    let path = Path::new("/proc/sys/net/ipv6/conf").join(device).join(name);
+    match std::fs::write(&path, value) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            warn!(path = %path.display(), value, %error, "cannot change an IPv6 setting");
+        }
+        _ => {}
+    }
+}

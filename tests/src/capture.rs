@@ -1,0 +1,96 @@
+//! Raw frames on an interface: to see what passes, and to send what no honest sender makes.
+
+use std::{
+    mem,
+    os::fd::{AsRawFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    net::if_::if_nametoindex,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+            sockopt,
+        },
+        time::{TimeVal, TimeValLike as _},
+    },
+};
+
+use crate::netns::Netns;
+
+/// Larger than any frame, with segmentation offload too.
+const FRAME_MAX: usize = 1 << 18;
+
+/// Bytes of frames that wait to be received.
+const QUEUE: usize = 1 << 24;
+
+/// A packet socket (packet(7)) on one interface. It sees frames of both directions, but none that an
+/// XDP program took.
+pub struct PacketSocket(OwnedFd);
+
+impl PacketSocket {
+    /// Opens one in a namespace; everything that passes from now on is kept until received.
+    pub fn open(netns: &Netns, interface: &str) -> Result<Self> {
+        let name = interface.to_owned();
+        let opened = netns.run(move || {
+            let fd =
+                socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+            setsockopt(&fd, sockopt::RcvBufForce, &QUEUE)?;
+            bind(&fd, if_nametoindex(name.as_str())?)?;
+            Ok(fd)
+        });
+        Ok(Self(opened.with_context(|| format!("cannot open a packet socket on {interface}"))?))
+    }
+
+    /// Sends a frame as it is.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        send(self.0.as_raw_fd(), frame, MsgFlags::empty())
+            .with_context(|| format!("cannot send a frame of {} bytes", frame.len()))
+            .map(|_| ())
+    }
+
+    /// The next frame; `None` if there is none in time.
+    pub fn receive(&self, limit: Duration) -> Result<Option<Vec<u8>>> {
+        // A time-out of zero would be none at all.
+        let limit = TimeVal::microseconds(i64::try_from(limit.as_micros())?.max(1));
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &limit)?;
+        let mut frame = vec![0; FRAME_MAX];
+        match recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()) {
+            Ok(length) => {
+                frame.truncate(length);
+                Ok(Some(frame))
+            }
+            Err(nix::errno::Errno::EAGAIN) => Ok(None),
+            Err(error) => Err(error).context("cannot receive a frame"),
+        }
+    }
+
+    /// The first frame that fits; `None` if there is none in time.
+    pub fn find(&self, limit: Duration, fits: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.receive(left)? {
+                Some(frame) if fits(&frame) => return Ok(Some(frame)),
+                Some(_) if !left.is_zero() => {}
+                _ => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Binds a packet socket to an interface and all protocols.
+fn bind(fd: &OwnedFd, ifindex: libc::c_uint) -> Result<()> {
+    // SAFETY: sockaddr_ll is plain data, for which all zeroes is a value.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET)?;
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
+    address.sll_ifindex = ifindex.cast_signed();
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())?;
+    // SAFETY: the pointer is to a sockaddr_ll that lives until the call returns, and `length` is its size.
+    let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
+    ensure!(result == 0, "cannot bind a packet socket: {}", std::io::Error::last_os_error());
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! A wire, a store and nodes.
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    etcd::Etcd,
+    node::{Datapath, Node},
+    wire::{Card, Wire},
+};
+
+/// A cluster. Nodes are dropped first, the wire last.
+pub struct Cluster {
+    /// Its nodes, in the order they were asked for.
+    pub nodes: Vec<Node>,
+    /// Its store.
+    pub etcd: Etcd,
+    /// Its underlay.
+    pub wire: Wire,
+}
+
+/// A network of a cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Network<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its VNI.
+    pub vni: u32,
+    /// Its subnet.
+    pub subnet: &'a str,
+}
+
+impl Cluster {
+    /// Starts a cluster with a node `n1`, `n2`, … for each data path, and waits until all are healthy.
+    pub fn start(datapaths: &[Datapath]) -> Result<Self> {
+        let nodes: Vec<_> = datapaths.iter().map(|datapath| (Card::Veth, *datapath)).collect();
+        Self::start_with(&nodes)
+    }
+
+    /// As [`Self::start`], with a choice of cards.
+    pub fn start_with(nodes: &[(Card, Datapath)]) -> Result<Self> {
+        let wire = Wire::new()?;
+        let etcd = Etcd::start(&wire)?;
+        let mut cluster = Self { nodes: Vec::new(), etcd, wire };
+        for (index, (card, datapath)) in nodes.iter().enumerate() {
+            let name = format!("n{}", index + 1);
+            cluster.nodes.push(Node::start(&cluster.wire, &name, *card, *datapath, &[])?);
+        }
+        for node in &cluster.nodes {
+            node.wait_ready()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Creates a network, whatever other networks' subnets are.
+    pub fn create_network(&self, network: Network<'_>) -> Result<()> {
+        let node = self.nodes.first().context("a cluster without nodes")?;
+        let vni = network.vni.to_string();
+        let (name, subnet) = (network.name, network.subnet);
+        node.ctl(&["network", "create", name, "--subnet", subnet, "--vni", &vni, "--allow-overlap"])?;
+        Ok(())
+    }
+}

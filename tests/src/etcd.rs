@@ -1,0 +1,103 @@
+//! A real etcd on the wire.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+
+use crate::{
+    cleanup::{self, Resource, Undo},
+    exec::{self, Process, eventually},
+    wire::Wire,
+};
+
+/// How long etcd may take to answer after its start on a busy machine.
+const READY: Duration = Duration::from_secs(20);
+
+/// One etcd with its data.
+pub struct Etcd {
+    process: Option<Process>,
+    dir: PathBuf,
+    _undo: Undo,
+}
+
+impl Etcd {
+    /// Starts one at the wire's own address. The wire's namespace is its alone, so the usual ports
+    /// are free.
+    pub fn start(wire: &Wire) -> Result<Self> {
+        let dir = std::env::temp_dir().join(cleanup::unique("etcd"));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let undo = Undo::new(Resource::Directory(dir.clone()));
+        let mut etcd = Self { process: None, dir, _undo: undo };
+        etcd.restart(wire)?;
+        Ok(etcd)
+    }
+
+    /// Where clients reach it.
+    #[must_use]
+    pub fn url() -> String {
+        format!("http://{}:2379", Wire::gateway())
+    }
+
+    /// Starts it on the data it has; kills it first if it runs.
+    pub fn restart(&mut self, wire: &Wire) -> Result<()> {
+        self.process = None;
+        let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
+        let mut command = wire.netns().command("etcd");
+        command
+            .arg("--data-dir")
+            .arg(self.dir.join("data"))
+            .args(["--listen-client-urls", &Self::url(), "--advertise-client-urls", &Self::url()])
+            // One member has no peers to listen for.
+            .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
+            // Lets hostile values of several megabytes in.
+            .args(["--max-request-bytes", "33554432", "--unsafe-no-fsync"])
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.process = Some(Process::spawn(&mut command)?);
+        eventually(READY, || Self::ctl(wire, &["endpoint", "health"]).map(|_| ()))
+            .with_context(|| format!("etcd does not answer; its log is {}", self.dir.join("log").display()))
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Freezes it: connections stay, answers do not come.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("etcd does not run")?.signal(signal)
+    }
+
+    /// Runs etcdctl.
+    pub fn ctl(wire: &Wire, arguments: &[&str]) -> Result<String> {
+        let mut command = wire.netns().command("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &Self::url(), "--dial-timeout", "2s"]);
+        exec::output(command.args(arguments))
+    }
+
+    /// Writes a key.
+    pub fn put(wire: &Wire, key: &str, value: Vec<u8>) -> Result<()> {
+        let key = key.to_owned();
+        wire.netns().run(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+                let mut client = etcd_client::Client::connect([Self::url()], None).await?;
+                client.put(key, value, None).await?;
+                Ok(())
+            })
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! Named network namespaces, gone when dropped.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use nix::sched::{CloneFlags, setns};
+
+use crate::{
+    cleanup::{self, NETNS_DIR, Resource, Undo},
+    exec,
+};
+
+/// A network namespace.
+pub struct Netns {
+    name: String,
+    _undo: Undo,
+}
+
+impl Netns {
+    /// Makes one with its loopback up. `role` becomes part of its name.
+    pub fn new(role: &str) -> Result<Self> {
+        let name = cleanup::unique(role);
+        exec::output(Command::new("ip").args(["netns", "add", &name]))
+            .context("cannot make a network namespace: the lab needs root")?;
+        let netns = Self { _undo: Undo::new(Resource::Netns(name.clone())), name };
+        netns.exec("ip link set lo up")?;
+        Ok(netns)
+    }
+
+    /// Its name for `ip netns`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file it is bound to.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new(NETNS_DIR).join(&self.name)
+    }
+
+    /// A command that runs inside. Not by `ip netns exec`, which hides the BPF file system.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg(program);
+        command
+    }
+
+    /// Runs a command line of words separated by blanks and returns what it printed.
+    pub fn exec(&self, line: &str) -> Result<String> {
+        let mut words = line.split_whitespace();
+        let program = words.next().context("an empty command line")?;
+        exec::output(self.command(program).args(words))
+    }
+
+    /// Starts a thread inside.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<JoinHandle<Result<T>>> {
+        let path = self.path();
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(thread::spawn(move || {
+            setns(file, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")?;
+            work()
+        }))
+    }
+
+    /// Runs a closure inside, on a thread of its own, and waits for it.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        join(self.spawn(work)?)
+    }
+}
+
+/// The result of a thread of [`Netns::spawn`].
+pub fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread of the lab panicked"))?
+}

@@ -1,0 +1,267 @@
+//! A node: a namespace on the wire with its own overlayd.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Mutex,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::{
+        signal::Signal,
+        statfs::{BPF_FS_MAGIC, statfs},
+    },
+};
+use serde_json::Value;
+
+use crate::{
+    cleanup::{self, BPFFS, Resource, Undo},
+    etcd::Etcd,
+    exec::{self, Process},
+    netns::Netns,
+    wire::{Card, Port, UPLINK, Wire},
+};
+
+/// How long a daemon may take to become healthy, in seconds.
+const READY: &str = "30";
+
+/// What is asked for with `--datapath`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    /// The daemon's choice.
+    Auto,
+    /// Native XDP on the uplink.
+    Xdp,
+    /// tc on the uplink.
+    Tc,
+    /// The kernel's VXLAN device.
+    Kernel,
+}
+
+/// A node and its daemon.
+pub struct Node {
+    name: String,
+    port: Port,
+    daemon: Option<Process>,
+    arguments: Vec<String>,
+    dir: PathBuf,
+    bpffs: PathBuf,
+    // The daemon goes first, then its pins, then the namespace with its devices.
+    _undo: [Undo; 2],
+    netns: Netns,
+}
+
+impl Node {
+    /// Plugs a node in and starts its daemon. Does not wait for it.
+    pub fn start(wire: &Wire, name: &str, card: Card, datapath: Datapath, more: &[&str]) -> Result<Self> {
+        let mut node = Self::plug(wire, name, card, datapath, more)?;
+        node.launch()?;
+        Ok(node)
+    }
+
+    /// Plugs a node in; [`Self::launch`] starts its daemon.
+    pub fn plug(wire: &Wire, name: &str, card: Card, datapath: Datapath, more: &[&str]) -> Result<Self> {
+        mount_bpffs()?;
+        let netns = Netns::new(name)?;
+        let port = wire.plug(&netns, card)?;
+        let unique = cleanup::unique(name);
+        let (dir, bpffs) = (std::env::temp_dir().join(&unique), Path::new(BPFFS).join(&unique));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let undo = [&dir, &bpffs].map(|path| Undo::new(Resource::Directory(path.clone())));
+
+        let path = |path: PathBuf| path.to_string_lossy().into_owned();
+        let arguments = [
+            ["--node", name].map(str::to_owned),
+            ["--etcd".to_owned(), Etcd::url()],
+            ["--underlay", UPLINK].map(str::to_owned),
+            ["--datapath".to_owned(), datapath.to_string()],
+            ["--run-dir".to_owned(), path(dir.join("run"))],
+            ["--state-dir".to_owned(), path(dir.join("state"))],
+            ["--bpffs".to_owned(), path(bpffs.clone())],
+            ["--log", "info,overlay_user=debug"].map(str::to_owned),
+        ];
+        let more = more.iter().map(|&argument| argument.to_owned());
+        let arguments = arguments.into_iter().flatten().chain(more).collect();
+        Ok(Self { name: name.to_owned(), port, daemon: None, arguments, dir, bpffs, _undo: undo, netns })
+    }
+
+    /// Its name in the cluster.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The namespace it is in.
+    #[must_use]
+    pub const fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Its tunnel address.
+    #[must_use]
+    pub const fn addr(&self) -> Ipv4Addr {
+        self.port.addr
+    }
+
+    /// Where it is plugged in.
+    #[must_use]
+    pub const fn port(&self) -> &Port {
+        &self.port
+    }
+
+    /// The directory of its pins.
+    #[must_use]
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// What its daemon said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("overlayd.log")
+    }
+
+    // === the daemon ===
+
+    /// Starts the daemon.
+    pub fn launch(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = self.netns.command(program("overlayd")?);
+        command.args(&self.arguments).stdout(log.try_clone()?).stderr(log);
+        self.daemon = Some(Process::spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Waits until the daemon says that it is healthy.
+    pub fn wait_ready(&self) -> Result<()> {
+        let waited = self.ctl(&["status", "--wait", READY]).map(|_| ());
+        waited.with_context(|| format!("{} did not become healthy; its log:\n{}", self.name, self.log()))
+    }
+
+    /// Kills the daemon with signal 9.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon()?.signal(Signal::SIGKILL)?;
+        self.daemon()?.wait(Duration::from_secs(5))?;
+        self.daemon = None;
+        Ok(())
+    }
+
+    /// Asks the daemon to stop, and waits until it did so without an error.
+    pub fn stop(&mut self) -> Result<()> {
+        self.daemon()?.signal(Signal::SIGTERM)?;
+        let status = self.daemon()?.wait(Duration::from_secs(15))?;
+        self.daemon = None;
+        if !status.success() {
+            bail!("overlayd of {} ended with {status}; its log:\n{}", self.name, self.log());
+        }
+        Ok(())
+    }
+
+    /// The daemon's process.
+    pub fn daemon(&self) -> Result<&Process> {
+        self.daemon.as_ref().with_context(|| format!("overlayd of {} does not run", self.name))
+    }
+
+    // === the tool ===
+
+    /// The control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("run/overlayd.sock")
+    }
+
+    /// A command of overlayctl for this node.
+    pub fn ctl_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(program("overlayctl")?);
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        Ok(command)
+    }
+
+    /// Runs overlayctl and returns what it printed.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        exec::output(&mut self.ctl_command(arguments)?)
+    }
+
+    /// Runs overlayctl to its end, whatever that is.
+    pub fn try_ctl(&self, arguments: &[&str]) -> Result<Output> {
+        exec::run(&mut self.ctl_command(arguments)?)
+    }
+
+    /// Runs overlayctl and reads its JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.ctl(&[&["-o", "json"], arguments].concat())?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("overlayctl {arguments:?} printed no JSON: {text}"))
+    }
+
+    /// The daemon's status, whether it is healthy or not.
+    pub fn status(&self) -> Result<Value> {
+        let output = self.try_ctl(&["-o", "json", "status"])?;
+        let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice(&output.stdout).with_context(said)
+    }
+
+    /// How many packets had `outcome` at `hook`.
+    pub fn counter(&self, hook: &str, outcome: &str) -> Result<u64> {
+        let status = self.status()?;
+        let counters = status["counters"].as_array().context("status has no counters")?;
+        let wanted = counters.iter().find(|c| c["hook"] == hook && c["outcome"] == outcome);
+        Ok(wanted.and_then(|counter| counter["packets"].as_u64()).unwrap_or(0))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- overlayd of {}, {}:\n{}", self.name, self.addr(), self.log());
+        }
+        self.daemon = None;
+    }
+}
+
+impl fmt::Display for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+            Self::Kernel => "kernel",
+        })
+    }
+}
+
+/// A program of this workspace, from the directory this one was built into.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let mut dir = own.parent().context("this program is in no directory")?;
+    if dir.ends_with("deps") {
+        dir = dir.parent().unwrap_or(dir);
+    }
+    let program = dir.join(name);
+    if !program.is_file() {
+        bail!("{} is not there: run `cargo xtask build`", program.display());
+    }
+    Ok(program)
+}
+
+/// Mounts the BPF file system where it belongs, unless it is. On most machines the init system did.
+fn mount_bpffs() -> Result<()> {
+    // A second mount would hide what was pinned in the first.
+    static MOUNTING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = cleanup::lock(&MOUNTING);
+    if statfs(BPFFS)?.filesystem_type() == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .with_context(|| format!("cannot mount the BPF file system at {BPFFS}"))
+}

@@ -1,0 +1,282 @@
+//! One loaded object with a small network in its maps, and packets run through its programs.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
+    maps::{Array, HashMap, MapData, PerCpuArray},
+    programs::{Program, SchedClassifier, Xdp},
+};
+use overlay_ebpf::{
+    abi::{
+        Addr, Config, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey, Neighbour,
+        NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+    },
+    wire::encap,
+};
+use overlay_user::datapath::ebpf::OBJECT;
+
+use crate::frames::{A, B, C, D, HERE, Host, THERE, VNI};
+
+/// The loopback interface, which every namespace has and a test run of a tc program comes from.
+pub const LOOPBACK: u32 = 1;
+/// Rows of the other nodes in `vteps`.
+pub const THERE_INDEX: u32 = 1;
+pub const UNREACHABLE_INDEX: u32 = 2;
+
+/// `TC_ACT_*` and `XDP_*` (include/uapi/linux).
+pub const TC_UNSPEC: u32 = u32::MAX;
+pub const TC_SHOT: u32 = 2;
+pub const TC_REDIRECT: u32 = 7;
+pub const XDP_DROP: u32 = 1;
+pub const XDP_PASS: u32 = 2;
+
+/// One packet and what must become of it.
+pub struct Case {
+    /// In words.
+    pub what: &'static str,
+    /// What is different in the maps or the context for this case.
+    pub setup: Setup,
+    /// The packet.
+    pub packet: Vec<u8>,
+    /// The program's return value.
+    pub action: u32,
+    /// The name it is counted under.
+    pub outcome: Outcome,
+    /// The packet afterwards; `None`: as before.
+    pub output: Option<Vec<u8>>,
+}
+
+/// What a case changes in the network of the fixtures.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Setup {
+    /// Settings in `config`.
+    pub flags: u32,
+    /// Length of a super-packet's segments.
+    pub gso_size: u32,
+    /// `skb->mark`.
+    pub mark: u32,
+    /// Nothing is bound to the interface.
+    pub unbound: bool,
+    /// The network has no kernel VXLAN device.
+    pub no_slow_path: bool,
+    /// Broadcasts are left to the kernel.
+    pub kernel_floods: bool,
+}
+
+/// The loaded programs.
+pub struct Fixture {
+    ebpf: Ebpf,
+}
+
+/// Loaded programs for each setup that cases ask for: loading takes longer than running.
+#[derive(Default)]
+pub struct Fixtures(BTreeMap<Setup, Fixture>);
+
+impl Fixtures {
+    /// The programs for a setup, with all outcomes' counters at zero.
+    pub fn of(&mut self, setup: Setup) -> &mut Fixture {
+        let fixture = self.0.entry(setup).or_insert_with(|| Fixture::new(setup));
+        fixture.clear_counters();
+        fixture
+    }
+}
+
+/// What a run came to.
+pub struct Run {
+    pub action: u32,
+    pub output: Vec<u8>,
+}
+
+impl Fixture {
+    /// Loads the object with maps of its own, in a network namespace of this thread's own.
+    pub fn new(setup: Setup) -> Self {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
+        let mut ebpf = EbpfLoader::new()
+            .override_global("AYA_LOG_LEVEL", &0_u8, true)
+            .load(OBJECT)
+            .expect("needs root and Linux 6.6 or later");
+        for (name, program) in ebpf.programs_mut() {
+            let loaded = match program {
+                Program::SchedClassifier(program) => program.load(),
+                Program::Xdp(program) => program.load(),
+                other => panic!("{name} is {other:?}"),
+            };
+            loaded.unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        let mut fixture = Self { ebpf };
+        fixture.fill(setup);
+        fixture
+    }
+
+    fn fill(&mut self, setup: Setup) {
+        let config = Config {
+            addr: Addr::from_v4(HERE.ip),
+            addr4: HERE.ip,
+            uplink: LOOPBACK,
+            port: 4789,
+            mtu: 1500,
+            flags: setup.flags,
+        };
+        self.set("config", 0, config);
+        if !setup.unbound {
+            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), addr4: A.ip, ..Port::default() };
+            self.insert("ports", LOOPBACK, port);
+        }
+        for (slot, host) in [(0, A), (1, B)] {
+            self.endpoint(host, Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot, addr4: host.ip });
+        }
+        self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
+        self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, addr4: D.ip, ..Endpoint::default() });
+        let there = Vtep {
+            addr: Addr::from_v4(THERE.ip),
+            next_hop: Addr::from_v4(THERE.ip),
+            ifindex: LOOPBACK,
+            flags: VTEP_RESOLVED,
+            header: encap::template(
+                (MacAddr(HERE.mac), MacAddr(THERE.mac)),
+                (HERE.ip.into(), THERE.ip.into()),
+                4789,
+            ),
+            mtu: 1500,
+            ..Vtep::default()
+        };
+        self.set("vteps", THERE_INDEX, there);
+        self.insert(
+            "members",
+            MemberKey { vni: VNI, addr: Addr::from_v4(THERE.ip) },
+            Member { vtep: THERE_INDEX },
+        );
+        for host in [HERE, THERE] {
+            self.insert("vtep_addrs", Addr::from_v4(host.ip), Member { vtep: SELF_VTEP });
+        }
+        self.insert(
+            "networks",
+            VNI,
+            Network {
+                slow_ifindex: if setup.no_slow_path { 0 } else { LOOPBACK },
+                flood_vteps: if setup.kernel_floods { u32::MAX } else { 1 },
+                flood_ports: 0,
+            },
+        );
+        self.insert("flood_vteps", FloodKey { vni: VNI, slot: 0 }, THERE_INDEX);
+        if !setup.unbound {
+            self.insert("slow_devices", LOOPBACK, VNI);
+        }
+    }
+
+    fn endpoint(&mut self, host: Host, row: Endpoint) {
+        self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), row);
+        let key = NeighbourKey { vni: VNI, addr: Addr::from_v4(host.ip) };
+        self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
+    }
+
+    fn insert<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) {
+        let mut map: HashMap<&mut MapData, K, V> = self.ebpf.map_mut(map).unwrap().try_into().unwrap();
+        map.insert(key, value, 0).unwrap();
+    }
+
+    fn set<V: Pod>(&mut self, map: &str, index: u32, value: V) {
+        let mut map: Array<&mut MapData, V> = self.ebpf.map_mut(map).unwrap().try_into().unwrap();
+        map.set(index, value, 0).unwrap();
+    }
+
+    fn clear_counters(&mut self) {
+        let mut map: PerCpuArray<&mut MapData, Traffic> =
+            self.ebpf.map_mut("counters").unwrap().try_into().unwrap();
+        for index in 0..map.len() {
+            let zero = vec![Traffic::default(); map.get(&index, 0).unwrap().len()];
+            map.set(index, zero.try_into().unwrap(), 0).unwrap();
+        }
+    }
+
+    /// Packets counted at a hook under an outcome.
+    pub fn count(&self, hook: Hook, outcome: Outcome) -> u64 {
+        let map: PerCpuArray<&MapData, Traffic> = self.ebpf.map("counters").unwrap().try_into().unwrap();
+        map.get(&hook.counter(outcome), 0).unwrap().iter().map(|row| row.rx_packets).sum()
+    }
+
+    /// Runs a packet through a tc program.
+    pub fn run_tc(&self, program: &str, packet: &[u8], setup: Setup) -> Run {
+        // `struct __sk_buff`, as far as the kernel takes it for a test run (net/bpf/test_run.c).
+        let mut context = [0_u32; 48];
+        context[2] = setup.mark;
+        context[10] = LOOPBACK; // ifindex
+        context[44] = setup.gso_size;
+        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut output = vec![0; packet.len() + 512];
+        let program: &SchedClassifier = self.ebpf.program(program).unwrap().try_into().unwrap();
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(packet),
+                data_out: Some(&mut output),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            })
+            .unwrap_or_else(|e| panic!("a packet of {} bytes: {e:?}", packet.len()));
+        output.truncate(result.data_size_out as usize);
+        Run { action: result.return_value, output }
+    }
+
+    /// Runs a packet through the XDP program.
+    pub fn run_xdp(&self, packet: &[u8]) -> Run {
+        let mut output = vec![0; packet.len() + 512];
+        let program: &Xdp = self.ebpf.program("uplink_xdp").unwrap().try_into().unwrap();
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(packet),
+                data_out: Some(&mut output),
+                ..TestRunOptions::default()
+            })
+            .unwrap();
+        output.truncate(result.data_size_out as usize);
+        Run { action: result.return_value, output }
+    }
+}
+
+/// Whether a case runs with XDP on the uplink.
+pub fn with_xdp(setup: Setup) -> Setup {
+    Setup { flags: setup.flags | XDP_ATTACHED, ..setup }
+}
+
+/// Runs cases through a tc program and checks all there is to check.
+pub fn check_tc(program: &str, hook: Hook, cases: &[Case]) {
+    let mut fixtures = Fixtures::default();
+    for case in cases {
+        let fixture = fixtures.of(case.setup);
+        let run = fixture.run_tc(program, &case.packet, case.setup);
+        check(fixture, hook, case, &run, case.output.as_deref().unwrap_or(&case.packet), case.action);
+    }
+}
+
+/// Checks a run against a case.
+pub fn check(fixture: &Fixture, hook: Hook, case: &Case, run: &Run, output: &[u8], action: u32) {
+    let what = case.what;
+    let counted: Vec<_> = overlay_ebpf::abi::OUTCOMES
+        .iter()
+        .filter(|o| fixture.count(hook, **o) > 0 && **o != Outcome::Received)
+        .collect();
+    assert_eq!(counted, [&case.outcome], "{what}: outcome");
+    assert_eq!(
+        fixture.count(hook, Outcome::Received),
+        1,
+        "{what}: every packet is counted as received, once"
+    );
+    assert_eq!(fixture.count(hook, case.outcome), 1, "{what}: counted once");
+    assert_eq!(run.action, action, "{what}: action");
+    if [TC_SHOT, XDP_DROP].contains(&action) {
+        return;
+    }
+    let mut output = output.to_vec();
+    if case.outcome == Outcome::Encapsulated {
+        // The source port is a hash with a seed of the kernel's own.
+        let port = &run.output[34..36];
+        assert!(u16::from_be_bytes([port[0], port[1]]) >= 49_152, "{what}: source port");
+        output[34..36].copy_from_slice(port);
+    }
+    assert_eq!(hex(&run.output), hex(&output), "{what}: the packet afterwards");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+}

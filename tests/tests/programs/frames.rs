@@ -1,0 +1,116 @@
+//! Frames for the fixtures, built by an independent packet library.
+
+use etherparse::{ArpEthIpv4Packet, ArpOperation, EtherType, IpNumber, Ipv4Header, PacketBuilder};
+
+/// The network of the fixtures.
+pub const VNI: u32 = 42;
+/// A network this node has nothing to do with.
+pub const OTHER_VNI: u32 = 43;
+
+/// An endpoint of the fixtures.
+#[derive(Clone, Copy)]
+pub struct Host {
+    pub mac: [u8; 6],
+    pub ip: [u8; 4],
+}
+
+/// The endpoint behind the interface under test.
+pub const A: Host = Host { mac: [2, 0x42, 10, 0, 9, 2], ip: [10, 0, 9, 2] };
+/// Another endpoint on this node.
+pub const B: Host = Host { mac: [2, 0x42, 10, 0, 9, 3], ip: [10, 0, 9, 3] };
+/// An endpoint on the other node.
+pub const C: Host = Host { mac: [2, 0x42, 10, 0, 9, 4], ip: [10, 0, 9, 4] };
+/// An endpoint on a node the underlay has no route to.
+pub const D: Host = Host { mac: [2, 0x42, 10, 0, 9, 5], ip: [10, 0, 9, 5] };
+/// Nobody.
+pub const NOBODY: Host = Host { mac: [2, 0x42, 10, 0, 9, 99], ip: [10, 0, 9, 99] };
+/// Everybody.
+pub const ALL: Host = Host { mac: [0xff; 6], ip: [255; 4] };
+
+/// Tunnel address and MAC of this node.
+pub const HERE: Host = Host { mac: [2, 0, 0, 0, 0, 1], ip: [192, 0, 2, 1] };
+/// Tunnel address and MAC of the other node.
+pub const THERE: Host = Host { mac: [2, 0, 0, 0, 0, 2], ip: [192, 0, 2, 2] };
+/// A host of the underlay that is no node.
+pub const STRANGER: Host = Host { mac: [2, 0, 0, 0, 0, 9], ip: [192, 0, 2, 9] };
+
+/// A UDP datagram.
+pub fn udp(from: Host, to: Host, dst_port: u16, payload: &[u8]) -> Vec<u8> {
+    udp_tos(from, to, dst_port, payload, 0)
+}
+
+/// A UDP datagram with a traffic class.
+pub fn udp_tos(from: Host, to: Host, dst_port: u16, payload: &[u8], tos: u8) -> Vec<u8> {
+    let mut ip = Ipv4Header::new(0, 64, IpNumber::UDP, from.ip, to.ip).unwrap();
+    ip.dscp = (tos >> 2).try_into().unwrap();
+    ip.ecn = (tos & 3).try_into().unwrap();
+    let builder = PacketBuilder::ethernet2(from.mac, to.mac)
+        .ip(etherparse::IpHeaders::Ipv4(ip, Default::default()))
+        .udp(5000, dst_port);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
+/// A UDP datagram over IPv6.
+pub fn udp6(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
+    let address = |h: Host| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, h.ip[0], h.ip[1], h.ip[2], h.ip[3]];
+    let builder =
+        PacketBuilder::ethernet2(from.mac, to.mac).ipv6(address(from), address(to), 64).udp(5000, 6000);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
+/// A frame with any payload.
+pub fn raw(from: Host, to: Host, ether_type: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = [to.mac, from.mac].concat();
+    frame.extend(ether_type.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// An ARP packet.
+pub fn arp(operation: ArpOperation, from: Host, to: Host, wanted: Host) -> Vec<u8> {
+    let target = if operation == ArpOperation::REPLY { wanted.mac } else { [0; 6] };
+    let arp = ArpEthIpv4Packet {
+        operation,
+        sender_mac: from.mac,
+        sender_ipv4: from.ip.into(),
+        target_mac: target,
+        target_ipv4: wanted.ip.into(),
+    };
+    raw(from, to, EtherType::ARP.0, &arp.to_bytes())
+}
+
+/// VXLAN from one underlay host to another around an inner frame, as a sender by the book makes it.
+pub fn vxlan(from: Host, to: Host, vni: u32, inner: &[u8]) -> Vec<u8> {
+    vxlan_tos(from, to, vni, inner, 0)
+}
+
+/// [`vxlan`] with an outer traffic class.
+pub fn vxlan_tos(from: Host, to: Host, vni: u32, inner: &[u8], tos: u8) -> Vec<u8> {
+    let [_, a, b, c] = vni.to_be_bytes();
+    let mut payload = vec![8, 0, 0, 0, a, b, c, 0];
+    payload.extend(inner);
+    let mut frame = udp_tos(from, to, 4789, &payload, tos);
+    frame[40..42].fill(0); // UDP checksum: RFC 7348 section 5 wants zero
+    frame
+}
+
+/// The same frame with bytes replaced at an offset, and the outer IPv4 checksum made right.
+pub fn patched(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    frame[offset..offset + bytes.len()].copy_from_slice(bytes);
+    fix_ipv4(&mut frame);
+    frame
+}
+
+/// Makes the checksum of the IPv4 header behind the Ethernet header right, options or not.
+pub fn fix_ipv4(frame: &mut [u8]) {
+    let len = usize::from(frame[14] & 0xf) * 4;
+    frame[24..26].fill(0);
+    let sum: u32 = frame[14..14 + len].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    frame[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}

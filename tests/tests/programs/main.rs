@@ -1,0 +1,30 @@
+//! The programs, packet by packet, through `BPF_PROG_TEST_RUN`: what goes in, under which name it is
+//! counted, and what comes out, byte for byte.
+
+mod endpoint;
+mod fixture;
+mod frames;
+mod slowpath;
+mod uplink;
+
+use overlay_ebpf::abi::{Hook, OUTCOMES, Outcome};
+
+/// Outcomes that no packet of a test run brings about: one needs a kernel helper to fail in the middle
+/// of a packet, the other a packet longer than a test run takes.
+const NOT_BY_PACKET: [Outcome; 2] = [Outcome::HelperFailed, Outcome::SlowTooLong];
+
+#[test]
+fn every_outcome_is_reached_by_some_packet() {
+    let mut reached = std::collections::BTreeSet::new();
+    for (cases, _) in [
+        (endpoint::cases(), Hook::Endpoint),
+        (uplink::cases(), Hook::Uplink),
+        (slowpath::cases(), Hook::Slowpath),
+    ] {
+        reached.extend(cases.iter().map(|case| case.outcome));
+    }
+    reached.extend([Outcome::Received]);
+    let missing: Vec<_> =
+        OUTCOMES.iter().filter(|o| !reached.contains(o) && !NOT_BY_PACKET.contains(o)).collect();
+    assert!(missing.is_empty(), "no packet for {missing:?}");
+}

@@ -1,0 +1,239 @@
+//! From the wire: `uplink_xdp` and `uplink_in`, which must agree on every packet.
+
+use etherparse::ArpOperation;
+use overlay_ebpf::abi::{Class, Hook, META_MAGIC, Outcome, RESERVED_BITS_IGNORE};
+
+use crate::{
+    fixture::{
+        Case, Fixture, Fixtures, LOOPBACK, Setup, TC_REDIRECT, TC_SHOT, TC_UNSPEC, XDP_DROP, XDP_PASS, check,
+        check_tc, with_xdp,
+    },
+    frames::{
+        A, ALL, B, C, HERE, Host, NOBODY, OTHER_VNI, STRANGER, THERE, VNI, arp, fix_ipv4, patched, raw, udp,
+        udp_tos, udp6, vxlan, vxlan_tos,
+    },
+};
+
+/// Offset of the inner frame.
+const INNER: usize = 50;
+
+#[test]
+fn packets_from_the_wire_by_tc() {
+    check_tc("uplink_in", Hook::Uplink, &cases());
+}
+
+#[test]
+fn packets_from_the_wire_by_xdp() {
+    let mut fixtures = Fixtures::default();
+    // Shorter than a test run of a tc program takes.
+    let short = pass("an IPv4 header cut short", raw(THERE, HERE, 0x0800, &[0x45; 4]), Outcome::PassedUp);
+    for case in cases().into_iter().chain([short]) {
+        let fixture = fixtures.of(with_xdp(case.setup));
+        let run = fixture.run_xdp(&case.packet);
+        let class = case.outcome.class();
+        if class == Class::SlowPath {
+            // XDP can strip what tc cannot: any frame is delivered.
+            let stripped = with_meta(LOOPBACK, &case.packet[INNER..]);
+            let case = Case { outcome: Outcome::Delivered, ..case };
+            check(fixture, Hook::Uplink, &case, &run, &stripped, XDP_PASS);
+            continue;
+        }
+        let action = if class == Class::Drop { XDP_DROP } else { XDP_PASS };
+        let output = match (case.outcome, case.output.as_deref()) {
+            (Outcome::Delivered, Some(inner)) => with_meta(LOOPBACK, inner),
+            (Outcome::Flooded, Some(inner)) => with_meta(0, inner),
+            _ => case.packet.clone(),
+        };
+        check(fixture, Hook::Uplink, &case, &run, &output, action);
+    }
+}
+
+#[test]
+fn tc_behind_xdp_counts_nothing_twice() {
+    let setup = with_xdp(Setup::default());
+    let fixture = Fixture::new(setup);
+    let run = fixture.run_tc("uplink_in", &udp(STRANGER, HERE, 53, b"x"), setup);
+    assert_eq!(run.action, TC_UNSPEC);
+    assert_eq!(fixture.count(Hook::Uplink, Outcome::Received), 0);
+}
+
+fn with_meta(ifindex: u32, inner: &[u8]) -> Vec<u8> {
+    let meta = [META_MAGIC, VNI, ifindex].map(u32::to_ne_bytes).concat();
+    [&meta, inner].concat()
+}
+
+fn deliver(what: &'static str, packet: Vec<u8>, inner: Vec<u8>) -> Case {
+    Case {
+        what,
+        setup: Setup::default(),
+        packet,
+        action: TC_REDIRECT,
+        outcome: Outcome::Delivered,
+        output: Some(inner),
+    }
+}
+
+fn pass(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
+    Case { what, setup: Setup::default(), packet, action: TC_UNSPEC, outcome, output: None }
+}
+
+fn drop(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
+    Case { what, setup: Setup::default(), packet, action: TC_SHOT, outcome, output: None }
+}
+
+/// VXLAN from the other node, from C to B.
+fn good() -> Vec<u8> {
+    vxlan(THERE, HERE, VNI, &udp(C, B, 6000, b"hello"))
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = delivered();
+    cases.extend(ecn());
+    cases.extend(passed());
+    cases.extend(bad_outer());
+    cases.extend(bad_inner());
+    cases
+}
+
+fn delivered() -> Vec<Case> {
+    let inner = udp(C, B, 6000, b"hello");
+    let six = udp6(C, B, b"hello");
+    let broadcast = udp(C, Host { ip: [10, 0, 9, 255], ..ALL }, 6000, b"all");
+    let mut summed = good();
+    summed[40..42].copy_from_slice(&[0x12, 0x34]);
+    let reserved = patched(good(), 43, &[1]);
+    vec![
+        deliver("to an endpoint", good(), inner.clone()),
+        deliver("IPv6 inside", vxlan(THERE, HERE, VNI, &six), six),
+        deliver("with a UDP checksum, which need not be verified", summed, inner.clone()),
+        Case {
+            setup: Setup { flags: RESERVED_BITS_IGNORE, ..Setup::default() },
+            ..deliver("with reserved bits set, where they are ignored", reserved, inner)
+        },
+        Case {
+            action: TC_SHOT,
+            outcome: Outcome::Flooded,
+            ..deliver("a broadcast", vxlan(THERE, HERE, VNI, &broadcast), broadcast)
+        },
+        Case {
+            outcome: Outcome::SlowNotIp,
+            action: TC_UNSPEC,
+            output: None,
+            ..deliver("neither IP nor ARP", vxlan(THERE, HERE, VNI, &raw(C, B, 0x88b5, &[1; 50])), Vec::new())
+        },
+        Case {
+            outcome: Outcome::SlowNotIp,
+            action: TC_UNSPEC,
+            output: None,
+            ..deliver("ARP", vxlan(THERE, HERE, VNI, &arp(ArpOperation::REPLY, C, B, B)), Vec::new())
+        },
+    ]
+}
+
+/// All sixteen combinations of RFC 6040, figure 4.
+fn ecn() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for inner in 0..4_u8 {
+        for outer in 0..4_u8 {
+            let packet = vxlan_tos(THERE, HERE, VNI, &udp_tos(C, B, 6000, b"e", 0xb8 | inner), outer);
+            let left = match (inner, outer) {
+                (0, 3) => {
+                    cases.push(drop(
+                        "CE on a packet that is not ECN-capable",
+                        packet,
+                        Outcome::EcnNotCapable,
+                    ));
+                    continue;
+                }
+                (1 | 2, 3) => 3,
+                (2, 1) => 1,
+                (inner, _) => inner,
+            };
+            cases.push(deliver("ECN", packet, udp_tos(C, B, 6000, b"e", 0xb8 | left)));
+        }
+    }
+    let mut marked = udp6(C, B, b"e");
+    marked[15] |= 2 << 4;
+    let mut expected = marked.clone();
+    expected[15] |= 3 << 4;
+    cases.push(deliver("ECN on IPv6", vxlan_tos(THERE, HERE, VNI, &marked, 3), expected));
+    cases
+}
+
+fn passed() -> Vec<Case> {
+    let late_fragment = patched(good(), 20, &[0, 1]);
+    vec![
+        pass("ARP", arp(ArpOperation::REQUEST, THERE, ALL, HERE), Outcome::PassedUp),
+        pass("another UDP port", udp(THERE, HERE, 53, b"x"), Outcome::PassedUp),
+        pass("another address", vxlan(THERE, STRANGER, VNI, &udp(C, B, 6000, b"x")), Outcome::PassedUp),
+        pass("a later fragment has no port to tell it by", late_fragment, Outcome::PassedUp),
+        pass("TCP", patched(good(), 23, &[6]), Outcome::PassedUp),
+        pass("IPv6 of the host", udp6(THERE, HERE, b"x"), Outcome::PassedUp),
+        pass(
+            "a VNI we have no part in",
+            vxlan(THERE, HERE, OTHER_VNI, &udp(C, B, 6000, b"x")),
+            Outcome::PassedUnknownVni,
+        ),
+    ]
+}
+
+fn bad_outer() -> Vec<Case> {
+    let mut options = good();
+    options.splice(34..34, [1, 1, 1, 1]);
+    options[14] = 0x46;
+    let length = u16::from_be_bytes([options[16], options[17]]) + 4;
+    options[16..18].copy_from_slice(&length.to_be_bytes());
+    fix_ipv4(&mut options);
+    let mut short = good();
+    short.truncate(60);
+    vec![
+        drop("the first of several fragments", patched(good(), 20, &[0x20, 0]), Outcome::Fragment),
+        drop("options in the outer header", options, Outcome::OuterOptions),
+        drop("cut short in the inner frame", short.clone(), Outcome::Truncated),
+        drop("cut short in the VXLAN header", short[..46].to_vec(), Outcome::Truncated),
+        drop("UDP says it is longer than IPv4 says", patched(good(), 38, &[0xff, 0]), Outcome::Truncated),
+        drop("UDP has no room for a frame", patched(good(), 38, &[0, 29]), Outcome::Truncated),
+        drop("no I flag", patched(good(), 42, &[0]), Outcome::NoVniFlag),
+        drop("a reserved flag", patched(good(), 42, &[0x88]), Outcome::ReservedBits),
+        drop("a reserved bit in the middle", patched(good(), 44, &[1]), Outcome::ReservedBits),
+        drop("a reserved bit at the end", patched(good(), 49, &[0x80]), Outcome::ReservedBits),
+        drop(
+            "from a host that is no VTEP",
+            vxlan(STRANGER, HERE, VNI, &udp(C, B, 6000, b"x")),
+            Outcome::UnknownVtep,
+        ),
+    ]
+}
+
+fn bad_inner() -> Vec<Case> {
+    let wrap = |inner: &[u8]| vxlan(THERE, HERE, VNI, inner);
+    let nested = vxlan(C, Host { ip: HERE.ip, mac: B.mac }, VNI, &udp(C, B, 6000, b"x"));
+    vec![
+        drop("from an endpoint of this node", wrap(&udp(A, B, 6000, b"x")), Outcome::InnerSource),
+        drop("from a MAC nobody has", wrap(&udp(NOBODY, B, 6000, b"x")), Outcome::InnerSource),
+        drop(
+            "from an address of another endpoint",
+            wrap(&udp(Host { ip: A.ip, ..C }, B, 6000, b"x")),
+            Outcome::InnerSource,
+        ),
+        drop(
+            "ARP for an address of another endpoint",
+            wrap(&arp(ArpOperation::REPLY, Host { ip: A.ip, ..C }, B, B)),
+            Outcome::InnerSource,
+        ),
+        drop("VXLAN in VXLAN, to this node", wrap(&nested), Outcome::Nested),
+        drop("with a VLAN tag", wrap(&raw(C, B, 0x8100, &[0, 7, 8, 0, 0x45])), Outcome::InnerVlan),
+        drop("to an endpoint that is not here", wrap(&udp(C, C, 6000, b"x")), Outcome::NotLocal),
+        drop("to a MAC nobody has", wrap(&udp(C, NOBODY, 6000, b"x")), Outcome::UnknownDestination),
+        drop(
+            "an inner IPv4 header cut short",
+            wrap(&raw(C, B, 0x0800, &[0x45; 10])),
+            Outcome::InnerMalformed,
+        ),
+        drop(
+            "an inner IPv4 header that lies",
+            wrap(&patched(udp(C, B, 6000, b"x"), 14, &[0x41])),
+            Outcome::InnerMalformed,
+        ),
+    ]
+}
