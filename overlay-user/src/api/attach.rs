@@ -165,9 +165,8 @@ impl Attempt {
     async fn forwarded(&self, revision: i64) -> Result<(), ApiError> {
         let mut progress = self.context.progress.clone();
         let applied = progress.wait_for(|p| p.applied.is_some_and(|applied| applied >= revision)).await;
-        let device = self.id.host_device();
-        if let Some(problem) = applied.map_err(|_| stopping())?.problems.iter().find(|p| p.contains(&device))
-        {
+        let id = self.id.as_str();
+        if let Some(problem) = applied.map_err(|_| stopping())?.problems.iter().find(|p| p.contains(id)) {
             return Err(ApiError::new(Kind::Internal, problem.clone()));
         }
         let key = (self.request.network.clone(), self.id.clone());
@@ -175,7 +174,7 @@ impl Attempt {
         if state.endpoints.contains_key(&key) {
             return Ok(());
         }
-        let why = state.rejected.iter().find(|(rejected, _)| rejected.contains(self.id.as_str()));
+        let why = state.rejected.iter().find(|(rejected, _)| rejected.contains(id));
         let why = why.map_or("somebody removed its record", |(_, why)| why);
         Err(ApiError::new(Kind::Conflict, format!("the endpoint did not come to be: {why}")))
     }
@@ -198,12 +197,9 @@ impl Attempt {
         }
         if let Some(reservation) = self.reservation.take() {
             // One that cannot be given back ends with its lease.
-            match timeout(UNDO_PATIENCE, context.store.release(reservation)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::debug!(endpoint = %id, %error, "the address is free when its lease ends")
-                }
-                Err(_) => tracing::debug!(endpoint = %id, "the address is free when its lease ends"),
+            let released = timeout(UNDO_PATIENCE, context.store.release(reservation)).await;
+            if !matches!(released, Ok(Ok(()))) {
+                tracing::debug!(endpoint = %id, "the address is free when its lease ends");
             }
         }
         self.device = false;

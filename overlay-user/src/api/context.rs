@@ -48,6 +48,7 @@ pub struct Context {
 
 impl Context {
     /// The state forwarding goes by.
+    #[must_use]
     pub fn state(&self) -> Arc<State> {
         self.state.borrow().clone()
     }

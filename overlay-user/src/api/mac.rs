@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
 use crate::MacAddr;
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 pub fn serialize<S: Serializer>(mac: &MacAddr, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(mac)
 }
@@ -19,7 +20,7 @@ pub mod option {
 
     use crate::MacAddr;
 
-    #[expect(clippy::ref_option, reason = "serde calls it so")]
+    #[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub fn serialize<S: Serializer>(mac: &Option<MacAddr>, serializer: S) -> Result<S::Ok, S::Error> {
         match mac {
             Some(mac) => super::serialize(mac, serializer),

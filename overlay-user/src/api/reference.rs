@@ -32,6 +32,7 @@ pub struct Found<'a> {
 
 impl EndpointRef {
     /// The identity, if it was given in full.
+    #[must_use]
     pub fn full_id(&self) -> Option<EndpointId> {
         self.0.as_str().parse().ok()
     }

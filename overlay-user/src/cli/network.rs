@@ -1,6 +1,6 @@
 //! Networks, shown.
 
-use super::output::{Show, or_dash, pairs, table};
+use super::output::{Show, pairs, table};
 use crate::api::{Named, Network, NetworkDetail};
 
 impl Show for Vec<Network> {
@@ -11,7 +11,7 @@ impl Show for Vec<Network> {
                 network.vni.to_string(),
                 network.subnet.to_string(),
                 network.gateway.to_string(),
-                network.mtu.map_or_else(|| "auto".to_owned(), |mtu| mtu.to_string()),
+                mtu(network.mtu),
                 network.internal.to_string(),
                 network.endpoints.to_string(),
             ]
@@ -29,7 +29,7 @@ impl Show for NetworkDetail {
             ("subnet", network.subnet.to_string()),
             ("gateway", network.gateway.to_string()),
             ("ip range", network.ip_range.to_string()),
-            ("mtu", or_dash(network.mtu.as_ref())),
+            ("mtu", mtu(network.mtu)),
             ("internal", network.internal.to_string()),
             ("endpoints", members.len().to_string()),
         ]);
@@ -43,6 +43,10 @@ impl Show for NetworkDetail {
 
 impl Show for Vec<Named> {
     fn text(&self) -> String {
-        self.iter().map(|named| format!("{}\n", named.name)).collect()
+        self.iter().flat_map(|named| [named.name.as_str(), "\n"]).collect()
     }
+}
+
+fn mtu(mtu: Option<u16>) -> String {
+    mtu.map_or_else(|| "auto".to_owned(), |mtu| mtu.to_string())
 }

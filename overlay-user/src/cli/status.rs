@@ -54,10 +54,11 @@ fn store(store: &StoreStatus) -> String {
 }
 
 fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {
-    let mut lines = lines.peekable();
-    if lines.peek().is_some() {
-        text.push_str(&format!("\n{title}:\n"));
-        lines.for_each(|line| text.push_str(&format!("  {line}\n")));
+    for (index, line) in lines.enumerate() {
+        if index == 0 {
+            text.extend(["\n", title, ":\n"]);
+        }
+        text.extend(["  ", &line, "\n"]);
     }
 }
 

@@ -5,6 +5,7 @@ mod choice;
 mod options;
 
 use std::{
+    fmt::Display,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -163,7 +164,7 @@ impl Config {
     }
 }
 
-fn value(flag: &'static str, value: impl ToString, cure: impl Into<String>) -> ConfigError {
+fn value(flag: &'static str, value: impl Display, cure: impl Into<String>) -> ConfigError {
     ConfigError::Value { flag, value: value.to_string(), cure: cure.into() }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api::{self, ControlSocket, SocketError},
     config::Config,
-    datapath::DatapathError,
+    datapath::{DatapathError, Underlay},
     store::{Store, StoreError},
     underlay::{UnderlayError, UnderlayFollower},
 };
@@ -63,9 +63,10 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let socket = ControlSocket::bind(&config.run_dir)?;
     let store = Store::new(config.store.clone())?;
     let followed = store.follow(cancel.clone());
-    let follower = UnderlayFollower::start(config.underlay.clone(), config.port, cancel.clone()).await?;
+    let underlay_follower =
+        UnderlayFollower::start(config.underlay.clone(), config.port, cancel.clone()).await?;
     let tasks = TaskTracker::new();
-    let underlay = narrowed(&tasks, follower.current(), config.mtu);
+    let underlay = narrowed(&tasks, underlay_follower.current(), config.mtu);
 
     let uplink = underlay.borrow().clone();
     let Chosen { datapath, mode, reason } = choose(&config, &uplink).await?;
@@ -76,7 +77,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     );
 
     let snapshot = snapshot::SnapshotFile::new(&config);
-    let state = followed_state::follow(&tasks, followed.clone(), snapshot.read().await);
+    let state = followed_state::follow(&tasks, followed.clone(), snapshot.read());
     let (progress, progress_seen) = watch::channel(Progress::default());
     let (membership, membership_seen) = watch::channel(Membership::Joining(None));
     let (counters, counter_requests) = mpsc::channel(COUNTER_REQUESTS);
@@ -85,7 +86,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         node: node.clone(),
         state: state.clone(),
         underlay: underlay.clone(),
-        follower,
+        underlay_follower,
         datapath,
         progress,
         counter_requests,
@@ -128,11 +129,11 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
 /// The underlay with an MTU of at most `mtu` bytes.
 fn narrowed(
     tasks: &TaskTracker,
-    mut wide: watch::Receiver<crate::datapath::Underlay>,
+    mut wide: watch::Receiver<Underlay>,
     mtu: Option<u16>,
-) -> watch::Receiver<crate::datapath::Underlay> {
+) -> watch::Receiver<Underlay> {
     let Some(mtu) = mtu else { return wide };
-    let narrow = move |mut underlay: crate::datapath::Underlay| {
+    let narrow = move |mut underlay: Underlay| {
         underlay.mtu = underlay.mtu.min(mtu);
         for route in underlay.routes.values_mut() {
             route.mtu = route.mtu.min(mtu);

@@ -22,7 +22,7 @@ pub struct Reconciler {
     pub state: watch::Receiver<Arc<State>>,
     pub underlay: watch::Receiver<Underlay>,
     /// Told which nodes to keep routes for.
-    pub follower: UnderlayFollower,
+    pub underlay_follower: UnderlayFollower,
     pub datapath: Box<dyn Datapath>,
     pub progress: watch::Sender<Progress>,
     pub counter_requests: mpsc::Receiver<CounterRequest>,
@@ -58,7 +58,7 @@ impl Reconciler {
             let underlay = self.underlay.borrow_and_update().clone();
             let plan = plan(&state, &self.node);
             let peers: BTreeSet<_> = plan.vteps.values().map(|vtep| vtep.addr).collect();
-            self.follower.set_peers(peers);
+            self.underlay_follower.set_peers(peers);
             let target = (plan, underlay);
             if reached.as_ref() == Some(&target) {
                 self.progress.send_modify(|progress| progress.applied = Some(state.revision));
@@ -94,7 +94,7 @@ impl Reconciler {
                     last_error: None,
                     took: Some(took),
                 });
-                self.snapshot.keep(state).await;
+                self.snapshot.keep(state);
                 well
             }
             Err(error) => {

@@ -1,26 +1,250 @@
 //! The last state that was applied, on disk: what a restarted daemon forwards by while the store is
-//! away.
+//! away. It holds records as the store does, and they are checked like the store's when read.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
 
-use crate::{config::Config, state::State};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    config::Config,
+    state::{
+        Endpoint, EndpointRecord, Network, NetworkRecord, Node, NodeName, NodeRecord, RawRecord, RecordKey,
+        RecordSet, State,
+    },
+};
+
+/// Version of the file's layout.
+const VERSION: u32 = 1;
 
 /// The file of the last applied state.
 pub struct SnapshotFile {
     path: PathBuf,
+    cluster: String,
+    node: NodeName,
+    port: u16,
+    /// What was written last, and whether that failed: a full disk is worth one line, not thousands.
+    written: Option<State>,
+    complained: bool,
 }
+
+/// What is in the file.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    version: u32,
+    cluster: String,
+    node: NodeName,
+    revision: i64,
+    /// By their keys relative to the cluster's prefix.
+    records: BTreeMap<String, Value>,
+}
+
+// === impl SnapshotFile ===
 
 impl SnapshotFile {
     pub fn new(config: &Config) -> Self {
-        Self { path: config.state_dir.join("state.json") }
+        Self {
+            path: config.state_dir.join("state.json"),
+            cluster: config.store.cluster.clone(),
+            node: config.node.clone(),
+            port: config.port,
+            written: None,
+            complained: false,
+        }
     }
 
-    pub async fn read(&self) -> Option<State> {
-        let _ = tokio::fs::read(&self.path).await;
-        None
+    /// The state in the file, if there is one of this node and cluster.
+    pub fn read(&self) -> Option<State> {
+        let path = self.path.display();
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(%error, "the state kept in {path} cannot be read");
+                return None;
+            }
+        };
+        match serde_json::from_slice::<Snapshot>(&text) {
+            Ok(snapshot) if snapshot.version != VERSION => {
+                tracing::warn!(version = snapshot.version, "the state kept in {path} is of another version");
+                None
+            }
+            Ok(snapshot) if snapshot.cluster != self.cluster || snapshot.node != self.node => {
+                let Snapshot { cluster, node, .. } = snapshot;
+                tracing::warn!(%node, cluster, "the state kept in {path} is another node's");
+                None
+            }
+            Ok(snapshot) => Some(state(&snapshot)),
+            Err(error) => {
+                tracing::warn!(%error, "the state kept in {path} is damaged");
+                None
+            }
+        }
     }
 
-    pub async fn keep(&mut self, _state: &State) {
-        tokio::task::yield_now().await;
+    /// Keeps `state`, unless what would be kept is the same as before.
+    pub fn keep(&mut self, state: &State) {
+        let same = |old: &State| {
+            (&old.networks, &old.nodes, &old.endpoints) == (&state.networks, &state.nodes, &state.endpoints)
+        };
+        if self.written.as_ref().is_some_and(same) {
+            return;
+        }
+        match self.write(state) {
+            Ok(()) => {
+                self.written = Some(state.clone());
+                self.complained = false;
+            }
+            Err(error) if !self.complained => {
+                let path = self.path.display();
+                tracing::warn!(%error, "{path} cannot be written: a restart without etcd would not know this state");
+                self.complained = true;
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn write(&self, state: &State) -> io::Result<()> {
+        let snapshot = Snapshot {
+            version: VERSION,
+            cluster: self.cluster.clone(),
+            node: self.node.clone(),
+            revision: state.revision,
+            records: records(state, self.port)?,
+        };
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory)?;
+        // A file that is there is whole: written beside, then put in its place.
+        let beside = self.path.with_extension("json.new");
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(&serde_json::to_vec(&snapshot)?)?;
+        file.sync_all()?;
+        fs::rename(&beside, &self.path)
+    }
+}
+
+fn state(snapshot: &Snapshot) -> State {
+    let mut records = RecordSet::default();
+    for (key, value) in &snapshot.records {
+        let value = value.to_string();
+        let revision = snapshot.revision;
+        records.put(RawRecord { key: key.as_bytes(), value: value.as_bytes(), create_revision: revision });
+    }
+    records.state(snapshot.revision)
+}
+
+fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Value>> {
+    let mut records = BTreeMap::new();
+    for (name, network) in &state.networks {
+        records.insert(RecordKey::of_network(name), serde_json::to_value(network_record(network))?);
+    }
+    for (name, node) in &state.nodes {
+        records.insert(RecordKey::of_node(name), serde_json::to_value(node_record(node, port))?);
+    }
+    for ((network, id), endpoint) in &state.endpoints {
+        let record = serde_json::to_value(endpoint_record(endpoint))?;
+        records.insert(RecordKey::of_endpoint(network, id), record);
+    }
+    Ok(records)
+}
+
+fn network_record(network: &Network) -> NetworkRecord {
+    let Network { vni, subnet, gateway, range, mtu, internal } = *network;
+    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), mtu, internal }
+}
+
+/// The port is that of this node: the state has none, for it is the same on all.
+fn node_record(node: &Node, port: u16) -> NodeRecord {
+    let Node { vtep, mtu, datapath, reason, is_static } = node.clone();
+    NodeRecord { vtep, port, mtu, datapath, reason, version: String::new(), incarnation: 0, is_static }
+}
+
+fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
+    let Endpoint { node, mac, addresses, names } = endpoint.clone();
+    EndpointRecord {
+        node,
+        mac: mac.to_string(),
+        addresses: addresses.into_iter().collect(),
+        names,
+        container: String::new(),
+        ifname: String::new(),
+        generation: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Options;
+
+    fn file(directory: &Path, node: &str) -> SnapshotFile {
+        let options = Options {
+            node: Some(node.to_owned()),
+            state_dir: Some(directory.to_owned()),
+            ..Options::default()
+        };
+        SnapshotFile::new(&Config::new(options, None).unwrap())
+    }
+
+    fn example() -> State {
+        let mut records = RecordSet::default();
+        for (key, value) in [
+            ("networks/blue", r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","mtu":1400}"#),
+            (
+                "nodes/n1",
+                r#"{"vtep":"192.0.2.1","port":4789,"mtu":1500,"datapath":"xdp","reason":"it works"}"#,
+            ),
+            ("nodes/n2", r#"{"vtep":"192.0.2.2","port":4789,"static":true}"#),
+            (
+                "endpoints/blue/0123456789ab",
+                r#"{"node":"n2","mac":"02:42:0a:00:09:02","addresses":["10.0.9.2"],"names":["web"]}"#,
+            ),
+        ] {
+            let raw = RawRecord { key: key.as_bytes(), value: value.as_bytes(), create_revision: 1 };
+            assert!(records.put(raw));
+        }
+        records.state(42)
+    }
+
+    #[test]
+    fn what_is_kept_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("made/when/needed");
+        let mut kept = file(&below, "n1");
+        assert_eq!(kept.read(), None);
+        let state = example();
+        assert_eq!((state.endpoints.len(), state.rejected.len()), (1, 0));
+        kept.keep(&state);
+        assert_eq!(file(&below, "n1").read(), Some(state));
+    }
+
+    #[test]
+    fn another_nodes_state_and_damaged_ones_are_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut kept = file(directory.path(), "n1");
+        kept.keep(&example());
+        assert_eq!(file(directory.path(), "n2").read(), None);
+        let path = directory.path().join("state.json");
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!(kept.read(), None);
+    }
+
+    #[test]
+    fn a_record_that_was_tampered_with_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut kept = file(directory.path(), "n1");
+        kept.keep(&example());
+        let path = directory.path().join("state.json");
+        let text = fs::read_to_string(&path).unwrap().replace("10.0.9.2", "10.0.8.2");
+        fs::write(&path, text).unwrap();
+        let state = kept.read().unwrap();
+        assert_eq!((state.endpoints.len(), state.networks.len()), (0, 1));
+        assert!(state.rejected.contains_key("endpoints/blue/0123456789ab"));
     }
 }
