@@ -45,11 +45,14 @@ pub fn unique(role: &str) -> String {
     format!("{PREFIX}-{}-{}-{role}", std::process::id(), next())
 }
 
-/// Undoes everything, newest first. For the end of a program that does not return from `main`.
-pub fn undo_all() {
-    while let Some((_, resource)) = { live().pop_last() } {
+/// Undoes everything, newest first, and ends the program. Threads that make something meanwhile wait
+/// for that end.
+pub fn undo_all_and_exit(code: i32) -> ! {
+    let mut live = live();
+    while let Some((_, resource)) = live.pop_last() {
         resource.undo();
     }
+    std::process::exit(code)
 }
 
 /// Locks a mutex whose data is good even if a holder panicked.
@@ -86,7 +89,7 @@ fn sweep() {
 // === impl Undo ===
 
 impl Undo {
-    /// Takes charge of a resource.
+    /// Takes charge of a resource. Best called before it is made: what is not there is undone as well.
     pub fn new(resource: Resource) -> Self {
         let id = next();
         live().insert(id, resource);

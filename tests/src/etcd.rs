@@ -30,8 +30,8 @@ impl Etcd {
     /// are free.
     pub fn start(wire: &Wire) -> Result<Self> {
         let dir = std::env::temp_dir().join(cleanup::unique("etcd"));
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let undo = Undo::new(Resource::Directory(dir.clone()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let mut etcd = Self { process: None, dir, _undo: undo };
         etcd.restart(wire)?;
         Ok(etcd)

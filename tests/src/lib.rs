@@ -2,7 +2,7 @@
 //! etcd and the real kernel. Used by the tests in `tests/` and by the demo.
 //!
 //! Everything here needs root. What a lab makes is undone when its parts are dropped, and by
-//! [`cleanup::undo_all`] when a signal ends the program; what a killed run left behind is removed by
+//! [`cleanup::undo_all_and_exit`] when a signal ends the program; what a killed run left behind is removed by
 //! the next one.
 
 pub mod capture;
@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod container;
 pub mod etcd;
 pub mod exec;
+pub mod frame;
 pub mod netns;
 pub mod node;
 pub mod probe;

@@ -25,9 +25,9 @@ impl Netns {
     /// Makes one with its loopback up. `role` becomes part of its name.
     pub fn new(role: &str) -> Result<Self> {
         let name = cleanup::unique(role);
-        exec::output(Command::new("ip").args(["netns", "add", &name]))
-            .context("cannot make a network namespace: the lab needs root")?;
         let netns = Self { _undo: Undo::new(Resource::Netns(name.clone())), name };
+        exec::output(Command::new("ip").args(["netns", "add", &netns.name]))
+            .context("cannot make a network namespace: the lab needs root")?;
         netns.exec("ip link set lo up")?;
         Ok(netns)
     }

@@ -72,8 +72,8 @@ impl Node {
         let port = wire.plug(&netns, card)?;
         let unique = cleanup::unique(name);
         let (dir, bpffs) = (std::env::temp_dir().join(&unique), Path::new(BPFFS).join(&unique));
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let undo = [&dir, &bpffs].map(|path| Undo::new(Resource::Directory(path.clone())));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
 
         let path = |path: PathBuf| path.to_string_lossy().into_owned();
         let arguments = [

@@ -16,7 +16,7 @@ mod tables;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -40,7 +40,7 @@ use self::{
 };
 use super::{Applied, Counters, Datapath, DatapathError, Mode, Underlay, vxlan_device};
 use crate::{
-    Vni,
+    Vni, netlink,
     plan::{Location, Plan},
     state::{EndpointId, NodeName},
 };
@@ -71,7 +71,7 @@ pub struct EbpfDatapath {
     slots: Indices<EndpointId>,
     /// Programs and interfaces this daemon has put its own programs on.
     attached: BTreeSet<(&'static str, u32)>,
-    netlink: rtnetlink::Handle,
+    netlink: netlink::Connection,
     adopted: bool,
     verified: Instant,
 }
@@ -81,12 +81,7 @@ impl EbpfDatapath {
     ///
     /// # Errors
     /// If the kernel or the uplink's driver refuses; what a former daemon left goes on undisturbed.
-    pub fn start(
-        options: Options,
-        mode: Mode,
-        underlay: &Underlay,
-        netlink: rtnetlink::Handle,
-    ) -> Result<Self, DatapathError> {
+    pub fn start(options: Options, mode: Mode, underlay: &Underlay) -> Result<Self, DatapathError> {
         let programs = match mode {
             Mode::Xdp => Programs::All,
             Mode::Tc => Programs::WithoutXdp,
@@ -113,7 +108,7 @@ impl EbpfDatapath {
             vteps: Indices::new(SELF_VTEP + 1, MAX_VTEPS),
             slots: Indices::new(0, MAX_SLOTS),
             attached: BTreeSet::new(),
-            netlink,
+            netlink: connect()?,
             adopted: false,
             verified: Instant::now(),
         };
@@ -285,7 +280,7 @@ impl Datapath for EbpfDatapath {
     }
 
     async fn remove(&mut self) -> Result<(), DatapathError> {
-        remove(&self.options.bpffs, &self.netlink).await
+        remove(&self.options.bpffs).await
     }
 }
 
@@ -293,10 +288,16 @@ impl Datapath for EbpfDatapath {
 ///
 /// # Errors
 /// If something is left.
-pub async fn remove(bpffs: &std::path::Path, netlink: &rtnetlink::Handle) -> Result<(), DatapathError> {
+pub async fn remove(bpffs: &Path) -> Result<(), DatapathError> {
     Pins::open(bpffs)?.remove_all()?;
-    slow_path::remove_others(netlink, &Plan::default()).await?;
+    let netlink = connect()?;
+    slow_path::remove_others(&netlink, &Plan::default()).await?;
     Ok(())
+}
+
+fn connect() -> Result<netlink::Connection, DatapathError> {
+    netlink::connect()
+        .map_err(|source| DatapathError::Io { what: "cannot open a netlink socket".into(), source })
 }
 
 /// The interfaces of this node's endpoints; one that is gone is a problem to tell.

@@ -1,0 +1,89 @@
+//! Frames made by hand, by another library than the one in the data path.
+
+use std::net::Ipv4Addr;
+
+use etherparse::PacketBuilder;
+use overlay_ebpf::abi::{MacAddr, VXLAN_PORT};
+
+/// Offsets in a frame from [`Vxlan::frame`], in bytes.
+pub mod offset {
+    /// Type of service of the outer IPv4 header.
+    pub const OUTER_TOS: usize = 15;
+    /// Flags and fragment offset of the outer IPv4 header.
+    pub const OUTER_FRAGMENT: usize = 20;
+    /// Length in the outer UDP header.
+    pub const UDP_LENGTH: usize = 38;
+    /// Flags of the VXLAN header.
+    pub const VXLAN_FLAGS: usize = 42;
+    /// The VXLAN header's last byte, which is reserved.
+    pub const VXLAN_LAST: usize = 49;
+    /// The inner frame.
+    pub const INNER: usize = 50;
+    /// The inner IPv4 header.
+    pub const INNER_IP: usize = INNER + 14;
+}
+
+/// Somebody with a MAC and an IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Station {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its address.
+    pub addr: Ipv4Addr,
+}
+
+/// An Ethernet frame with UDP over IPv4, all checksums right.
+#[must_use]
+pub fn udp(from: Station, to: Station, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from.mac.0, to.mac.0)
+        .ipv4(from.addr.octets(), to.addr.octets(), 64)
+        .udp(ports.0, ports.1);
+    let mut frame = Vec::with_capacity(builder.size(payload.len()));
+    // Writing to memory fails only for payloads too long for IPv4, which then shows as no frame.
+    if builder.write(&mut frame, payload).is_err() {
+        frame.clear();
+    }
+    frame
+}
+
+/// A VXLAN packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Vxlan<'a> {
+    /// Who sends the outer packet.
+    pub from: Station,
+    /// The VTEP it is for.
+    pub to: Station,
+    /// The network.
+    pub vni: u32,
+    /// The inner frame.
+    pub inner: &'a [u8],
+}
+
+impl Vxlan<'_> {
+    /// The whole frame, as RFC 7348 section 5 has it.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        udp(self.from, self.to, (49_152, VXLAN_PORT), &self.payload())
+    }
+
+    /// The VXLAN header and the inner frame.
+    #[must_use]
+    pub fn payload(&self) -> Vec<u8> {
+        let header = [0x0800_0000_u32.to_be_bytes(), (self.vni << 8).to_be_bytes()].concat();
+        [header.as_slice(), self.inner].concat()
+    }
+}
+
+/// Makes the checksum of the IPv4 header at `offset` right again (RFC 1071). Takes the header's
+/// length from the header.
+pub fn fix_ipv4_checksum(frame: &mut [u8], offset: usize) {
+    let length = usize::from(frame[offset] & 0xf) * 4;
+    let header = &mut frame[offset..offset + length];
+    header[10..12].fill(0);
+    let sum: u32 = header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    // Two folds of a sum of at most thirty words leave sixteen bits.
+    let [.., high, low] = (!folded).to_be_bytes();
+    header[10..12].copy_from_slice(&[high, low]);
+}
