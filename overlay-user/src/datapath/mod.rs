@@ -3,6 +3,7 @@
 //! `ebpf` loads the programs and fills their maps; `kernel` programs a bridge and a VXLAN device for
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
+pub mod kernel;
 pub mod vxlan_device;
 mod vxlan_fdb;
 
