@@ -2,20 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use overlay_user::{
     datapath::{Datapath as _, kernel::KernelDatapath},
     plan::{Endpoint, Location, Plan, Vtep},
 };
 
 use crate::{
-    cluster::{Cluster, Inner, VNI, addr, id, mac, outcomes, pings, send, vtep, vxlan},
+    cluster::{Cluster, Inner, Node, VNI, addr, id, mac, outcomes, pings, send, vtep, vxlan},
     netns::Netns,
 };
 
 #[test]
 fn containers_of_two_nodes_reach_each_other() {
     let mut cluster = Cluster::new(2);
-    let (one, two, three) = (cluster.attach(0, 1), cluster.attach(1, 2), cluster.attach(1, 3));
+    let (one, two, _three) = (cluster.attach(0, 1), cluster.attach(1, 2), cluster.attach(1, 3));
     assert!(cluster.apply_all() > 0);
     assert!(pings(&one, 2) && pings(&two, 1) && pings(&one, 3));
     assert!(pings(&two, 3), "on one node");
@@ -115,10 +119,9 @@ fn a_plan_that_shrinks_and_ends_leaves_nothing() {
 
     cluster.endpoints.retain(|(_, number)| *number != 3);
     cluster.apply_all();
-    assert!(
-        !cluster.nodes[0].netns.ip("link").contains(&format!("{}@", id(3).host_device()))
-            || !pings(&three, 1)
-    );
+    let ports = cluster.nodes[0].netns.ip(&format!("link show master ovb{VNI:x}"));
+    assert!(ports.contains(&id(1).host_device()) && !ports.contains(&id(3).host_device()), "{ports}");
+    assert!(!pings(&three, 1));
     assert!(pings(&one, 2));
 
     let empty = Plan { protected: cluster.plan(0).protected, ..Plan::default() };
@@ -319,4 +322,45 @@ fn an_unchanged_empty_plan_does_nothing() {
     assert_eq!(cluster.apply(0, &plan).changed, 0);
     let links = cluster.nodes[0].netns.ip("-br link");
     assert_eq!(links.lines().count(), 2, "{links}");
+}
+
+#[test]
+fn forwarding_goes_on_without_nftables() {
+    let mut cluster = Cluster::new(2);
+    let (one, two) = (cluster.attach(0, 1), cluster.attach(1, 2));
+    let (plan, underlay) = (cluster.plan(0), cluster.underlay(0));
+    let Node { netns, datapath } = &mut cluster.nodes[0];
+    let applied = netns.run(async || {
+        // For this thread and what it starts, the directory of `nft` is empty.
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(none, "/usr/sbin", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        datapath.apply(&plan, &underlay).await.unwrap()
+    });
+    assert_eq!(applied.problems.len(), 1, "{:?}", applied.problems);
+    assert!(applied.problems[0].contains("not guarded"), "{:?}", applied.problems);
+    assert!(applied.problems[0].contains("install nftables"), "{:?}", applied.problems);
+    let plan = cluster.plan(1);
+    cluster.apply(1, &plan);
+    assert!(pings(&one, 2) && pings(&two, 1));
+}
+
+#[test]
+fn a_host_firewall_in_the_way_is_named() {
+    let mut cluster = Cluster::new(2);
+    let (one, _two) = (cluster.attach(0, 1), cluster.attach(1, 2));
+    cluster.apply_all();
+    let host = |cluster: &Cluster, command: &str| cluster.nodes[0].netns.exec(command);
+    host(&cluster, "sysctl -q net.bridge.bridge-nf-call-iptables=1");
+    host(&cluster, "nft add table ip filter");
+    host(&cluster, "nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'");
+    assert!(!pings(&one, 2));
+    let plan = cluster.plan(0);
+    let problems = cluster.apply(0, &plan).problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("chain FORWARD of table filter"), "{problems:?}");
+    host(&cluster, "sysctl -q net.bridge.bridge-nf-call-iptables=0");
+    assert_eq!(cluster.apply(0, &plan).problems, Vec::<String>::new());
+    assert!(pings(&one, 2));
 }

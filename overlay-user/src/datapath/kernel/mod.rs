@@ -121,6 +121,9 @@ impl KernelDatapath {
                  accepted and not counted: {error}"
             )),
         }
+        if !plan.networks.is_empty() {
+            done.problems.extend(guard::host_obstacle().await);
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod from_endpoint;
 mod from_wire;
+mod host_firewall;
 mod names;
 mod nft;
 mod ruleset;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 pub(super) use self::{
+    host_firewall::obstacle as host_obstacle,
     names::{Peer, outcome_of, peer_of},
     nft::NftError,
     ruleset::Ruleset,
@@ -78,11 +80,11 @@ impl Guard {
     /// Takes the tables out. Without nftables there is nothing to take out.
     pub(super) async fn remove(&mut self) -> Result<(), NftError> {
         self.installed = None;
-        let script: String = Family::ALL
-            .iter()
+        let remove_one = |family| {
             // Deleting what is not there is an error; adding what is there is not.
-            .map(|family| format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n"))
-            .collect();
+            format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n")
+        };
+        let script = Family::ALL.map(remove_one).concat();
         match nft::run(&script).await {
             Err(NftError::Missing) => Ok(()),
             other => other,

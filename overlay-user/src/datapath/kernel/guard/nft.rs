@@ -47,6 +47,15 @@ pub(super) async fn counters(table: &str) -> Result<Vec<Value>, NftError> {
     per_family(&["-j", "list", "counters", "table"], table).await
 }
 
+/// The chains of every IPv4 table: of families `ip` and `inet`.
+pub(super) async fn chains() -> Result<Vec<Value>, NftError> {
+    let mut chains = Vec::new();
+    for family in ["ip", "inet"] {
+        chains.extend(parse(&call(&["-j", "list", "chains", family], "").await?)?);
+    }
+    Ok(chains)
+}
+
 async fn per_family(arguments: &[&str], table: &str) -> Result<Vec<Value>, NftError> {
     let mut objects = Vec::new();
     for family in Family::ALL {
