@@ -4,6 +4,7 @@
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
 pub mod ebpf;
+pub mod kernel;
 pub mod vxlan_device;
 mod vxlan_fdb;
 

@@ -15,7 +15,7 @@ use crate::{
     netlink::{self, Link, into_io},
 };
 
-pub use super::vxlan_fdb::{Fdb, Reconciled, Row, rows_of};
+pub use super::vxlan_fdb::{Fdb, Reconciled, Row, mac_of, rows_of};
 
 /// First UDP source port of the tunnel (RFC 7348, section 5, recommends the dynamic range).
 const FIRST_SOURCE_PORT: u16 = 49152;

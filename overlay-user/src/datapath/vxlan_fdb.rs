@@ -90,6 +90,14 @@ impl Fdb {
         self.by_device.get(&ifindex).map_or(&[], Vec::as_slice)
     }
 
+    /// The rows of a bridge, whatever port they are for.
+    pub fn of_bridge(&self, bridge: u32) -> impl Iterator<Item = &NeighbourMessage> {
+        self.by_device.values().flatten().filter(move |message| {
+            message.attributes.contains(&NeighbourAttribute::Controller(bridge))
+                && !message.header.flags.contains(NeighbourFlags::Own)
+        })
+    }
+
     /// Brings the VXLAN device `ifindex` from what it had when read to `wanted`: adds first, so that
     /// no address is without a row in between.
     pub async fn reconcile(&self, handle: &Handle, ifindex: u32, wanted: &BTreeSet<Row>) -> Reconciled {
