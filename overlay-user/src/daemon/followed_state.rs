@@ -146,8 +146,8 @@ mod tests {
         watch::channel(at(0, StoreHealth::Connecting(None)))
     }
 
-    fn kept(revision: i64) -> Option<State> {
-        Some(State { revision, ..State::default() })
+    fn kept(revision: i64) -> State {
+        State { revision, ..State::default() }
     }
 
     async fn revision(state: &mut watch::Receiver<Arc<State>>) -> i64 {
@@ -158,7 +158,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_answers_in_time_goes_before_what_was_kept() {
         let (store, source) = connecting();
-        let mut seen = follow(&TaskTracker::new(), source, kept(7));
+        let mut seen = follow(&TaskTracker::new(), source, Some(kept(7)));
         advance(PATIENCE / 2).await;
         store.send_replace(at(9, StoreHealth::Synced));
         assert_eq!(revision(&mut seen.state).await, 9);
@@ -170,7 +170,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_kept_serves_until_the_store_answers() {
         let (store, source) = connecting();
-        let mut seen = follow(&TaskTracker::new(), source, kept(7));
+        let mut seen = follow(&TaskTracker::new(), source, Some(kept(7)));
         store.send_replace(at(0, StoreHealth::Connecting(Some("refused".into()))));
         assert!(timeout(PATIENCE / 2, seen.state.changed()).await.is_err());
         assert_eq!(revision(&mut seen.state).await, 7);
@@ -190,7 +190,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_went_back_is_not_believed() {
         let (store, source) = connecting();
-        let mut seen = follow(&TaskTracker::new(), source, kept(7));
+        let mut seen = follow(&TaskTracker::new(), source, Some(kept(7)));
         store.send_replace(at(2, StoreHealth::Synced));
         assert_eq!(revision(&mut seen.state).await, 7);
         let frozen = seen.followed.wait_for(|f| matches!(f.health, StoreHealth::Frozen(_))).await.unwrap();
