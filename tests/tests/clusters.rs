@@ -1,7 +1,5 @@
 //! Clusters that mix every data path with a third party's VTEP.
 
-#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, ensure};

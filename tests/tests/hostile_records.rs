@@ -1,7 +1,5 @@
 //! Records in etcd that nobody of us wrote: each is named in `status`, and nothing else suffers.
 
-#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use std::time::Duration;
 
 use anyhow::{Result, ensure};

@@ -63,7 +63,8 @@ pub fn test(filter: Option<&str>) -> Result<()> {
         step("shared code", &mut || {
             cargo_test("shared code", &["--package", "overlay-ebpf", "--lib"], filter)
         });
-        step("user space", &mut || cargo_test("user space", &["--package", "overlay-user"], filter));
+        let user = ["--package", "overlay-user", "--lib", "--bins"];
+        step("user space", &mut || cargo_test("user space", &user, filter));
         step("privileged", &mut || privileged(filter));
     }
     summarise(&outcomes)
@@ -71,7 +72,7 @@ pub fn test(filter: Option<&str>) -> Result<()> {
 
 const DENY_WARNINGS: &[&str] = &["--", "--deny", "warnings"];
 
-/// Everything in `tests`.
+/// Everything that makes network namespaces or loads programs.
 fn privileged(filter: Option<&str>) -> Result<()> {
     if !workspace::is_root() {
         bail!(
@@ -79,7 +80,8 @@ fn privileged(filter: Option<&str>) -> Result<()> {
         );
     }
     build::host(Profile::Debug)?;
-    cargo_test("privileged", &["--package", "overlay-tests", "--no-fail-fast"], filter)
+    let parts = ["--package", "overlay-user", "--package", "overlay-tests", "--test", "*", "--no-fail-fast"];
+    cargo_test("privileged", &parts, filter)
 }
 
 fn cargo_test(title: &str, packages: &[&str], filter: Option<&str>) -> Result<()> {

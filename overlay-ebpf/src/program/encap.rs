@@ -26,7 +26,7 @@ use super::{
 };
 
 const AF_INET: u32 = 2;
-/// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: with `ENCAP_L2_ETH` it leaves inner_mac 16 bytes behind the
+/// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: with `ENCAP_L2_ETH` it leaves `inner_mac` 16 bytes behind the
 /// transport header, which `vxlan_features_check` (include/net/vxlan.h) wants for a card's TSO.
 const ENCAP_L2: u64 = (ETH_LEN as u64) << 56;
 const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
@@ -51,16 +51,21 @@ pub struct Inner {
     pub tos: u8,
 }
 
+/// What of the frame is kept over the change of its length, and what is written in front of it.
+struct Front {
+    headers: Headers,
+    source_port: u16,
+}
+
 /// The outer headers and the inner Ethernet header behind them, as they are stored.
 #[repr(C)]
-struct Front {
+struct Headers {
     outer: [u8; OUTER_LEN],
     inner_eth: [u8; ETH_LEN],
 }
 
 /// Sends the frame to the node in row `index` of `vteps`.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
 pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
     let bytes = ctx.len();
@@ -134,22 +139,26 @@ fn make_room(ctx: &TcContext, kind: Kind) -> Step<Front> {
         return Err(Outcome::SlowNotIp);
     }
     let inner_eth = *packet::at::<[u8; ETH_LEN]>(ctx, 0).ok_or(Outcome::Truncated)?;
+    // The kernel's own flow hash, as long as the inner packet is all there is.
+    // SAFETY: plain helper call.
+    let hash = unsafe { bpf_get_hash_recalc(ctx.skb.skb) };
     ctx.adjust_room(OUTER_LEN as i32, BPF_ADJ_ROOM_MAC, FLAGS).map_err(|_| Outcome::SlowEncapsulated)?;
-    Ok(Front { outer: [0; OUTER_LEN], inner_eth })
+    Ok(Front {
+        headers: Headers { outer: [0; OUTER_LEN], inner_eth },
+        source_port: source_port::of_hash(hash),
+    })
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "checked by check_size")]
 fn write_headers(ctx: &TcContext, front: &mut Front, vtep: &Vtep, inner: Inner, bytes: u32) -> Step<()> {
-    // SAFETY: plain helper call. The hash is the kernel's own flow hash of the inner packet.
-    let hash = unsafe { bpf_get_hash_recalc(ctx.skb.skb) };
-    front.outer = vtep.header;
+    let Front { headers, source_port } = front;
+    headers.outer = vtep.header;
     let fields = Fields {
         inner_len: bytes as u16,
         tos: ecn::outer_of(inner.tos),
-        source_port: source_port::of_hash(hash),
+        source_port: *source_port,
         vni: inner.vni,
     };
-    encap::fill(&mut front.outer, fields);
-    ctx.store(0, front, 0).map_err(|_| Outcome::HelperFailed)
+    encap::fill(&mut headers.outer, fields);
+    ctx.store(0, headers, 0).map_err(|_| Outcome::HelperFailed)
 }

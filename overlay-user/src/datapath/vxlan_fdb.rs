@@ -71,11 +71,12 @@ impl Fdb {
     /// If the kernel does not hand them out.
     pub async fn read(handle: &Handle) -> Result<Self, DatapathError> {
         let request = handle.neighbours().get().set_address_family(AddressFamily::Bridge);
-        let messages: Vec<_> =
-            request.execute().try_collect().await.map_err(into_io).map_err(|source| DatapathError::Io {
-                what: "read the forwarding databases".into(),
-                source,
-            })?;
+        let messages: Vec<_> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(into_io)
+            .map_err(|cause| DatapathError::Io { what: "read the forwarding databases".into(), cause })?;
         let mut by_device: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for message in messages {
             by_device.entry(message.header.ifindex).or_default().push(message);

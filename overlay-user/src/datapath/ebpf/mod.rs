@@ -297,7 +297,7 @@ pub async fn remove(bpffs: &Path) -> Result<(), DatapathError> {
 
 fn connect() -> Result<netlink::Connection, DatapathError> {
     netlink::connect()
-        .map_err(|source| DatapathError::Io { what: "cannot open a netlink socket".into(), source })
+        .map_err(|cause| DatapathError::Io { what: "cannot open a netlink socket".into(), cause })
 }
 
 /// The interfaces of this node's endpoints; one that is gone is a problem to tell.

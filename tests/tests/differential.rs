@@ -1,0 +1,215 @@
+//! The same inner frame through our encapsulation and through a kernel VXLAN device: the outer
+//! packets are the same bytes, but for what the RFCs leave to the sender.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use etherparse::{Ipv4HeaderSlice, PacketBuilder};
+use overlay_tests::{capture::PacketSocket, cleanup, netns::Netns};
+use overlay_user::{
+    MacAddr, Vni,
+    datapath::{
+        Datapath as _, Mode, Route, Underlay,
+        ebpf::{EbpfDatapath, Options},
+    },
+    device::{self, EndpointDevice},
+    plan::{Endpoint, Location, Network, Plan, Vtep},
+    state::{EndpointId, NodeName},
+};
+
+const LIMIT: Duration = Duration::from_secs(3);
+const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const THERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const HERE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const THERE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const A: (MacAddr, Ipv4Addr) = (MacAddr([2, 0x42, 10, 0, 9, 2]), Ipv4Addr::new(10, 0, 9, 2));
+const B: (MacAddr, Ipv4Addr) = (MacAddr([2, 0x42, 10, 0, 9, 3]), Ipv4Addr::new(10, 0, 9, 3));
+const VNI: u32 = 42;
+
+/// A node's namespace with an uplink `w0`, whose other end `w1` in another namespace is the wire.
+struct Side {
+    node: Netns,
+    wire: Netns,
+}
+
+impl Side {
+    fn new(role: &str) -> Result<Self> {
+        let side = Self { node: Netns::new(role)?, wire: Netns::new(&format!("{role}w"))? };
+        side.node.exec(&format!(
+            "ip link add w0 address {HERE_MAC} type veth peer name w1 netns {}",
+            side.wire.name()
+        ))?;
+        side.wire.exec("ip link set w1 up")?;
+        for line in [
+            "ip link set w0 up".to_owned(),
+            format!("ip addr add {HERE}/24 dev w0"),
+            format!("ip neigh add {THERE} lladdr {THERE_MAC} dev w0 nud permanent"),
+        ] {
+            side.node.exec(&line)?;
+        }
+        Ok(side)
+    }
+
+    /// The VXLAN packet on the wire after a frame was sent.
+    fn outer(&self, sender: &PacketSocket, frame: &[u8]) -> Result<Vec<u8>> {
+        let wire = PacketSocket::open(&self.wire, "w1")?;
+        sender.send(frame)?;
+        let vxlan = |packet: &[u8]| packet.len() > 50 && packet[36..38] == 4789_u16.to_be_bytes();
+        wire.find(LIMIT, vxlan)?.context("nothing came out on the wire")
+    }
+}
+
+#[test]
+fn outer_packets_are_those_of_the_kernels_device() -> Result<()> {
+    let ours = Side::new("ours")?;
+    let kernels = Side::new("kernels")?;
+    let container = Netns::new("box")?;
+    let bpffs = PathBuf::from(format!("/sys/fs/bpf/{}", cleanup::unique("diff")));
+    start_ours(&ours, &container, bpffs.clone())?;
+    let ours_in = PacketSocket::open(&container, "eth0")?;
+
+    kernels.node.exec(&format!(
+        "ip link add vx type vxlan id {VNI} local {HERE} dstport 4789 ttl 64 tos inherit df set \
+         srcport 49152 65535 nolearning noudpcsum"
+    ))?;
+    kernels.node.exec("ip link set vx up")?;
+    kernels.node.exec(&format!("bridge fdb add {} dev vx dst {THERE} self permanent", B.0))?;
+    let kernels_in = PacketSocket::open(&kernels.node, "vx")?;
+
+    for (what, frame) in frames() {
+        let left = normal(ours.outer(&ours_in, &frame).with_context(|| format!("{what}, ours"))?)?;
+        let right =
+            normal(kernels.outer(&kernels_in, &frame).with_context(|| format!("{what}, the kernel's"))?)?;
+        ensure!(left == right, "{what}:\n ours   {left:02x?}\n kernel {right:02x?}");
+    }
+    std::fs::remove_dir_all(&bpffs)?;
+    Ok(())
+}
+
+/// Inner frames of many kinds. None is marked CE, for which Linux writes ECT(0) outside and RFC 6040's
+/// normal mode, which we follow, CE.
+fn frames() -> Vec<(String, Vec<u8>)> {
+    let mut frames = Vec::new();
+    for length in [0, 1, 64, 777, 1422 - 14] {
+        for tos in [0, 1, 2, 0xb8, 0xfe] {
+            let mut frame = Vec::new();
+            let mut ip =
+                etherparse::Ipv4Header::new(0, 17, etherparse::IpNumber::UDP, A.1.octets(), B.1.octets())
+                    .unwrap();
+            ip.dscp = (tos >> 2_u8).try_into().unwrap();
+            ip.ecn = (tos & 3_u8).try_into().unwrap();
+            PacketBuilder::ethernet2(A.0.0, B.0.0)
+                .ip(etherparse::IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default()))
+                .udp(4000 + u16::from(tos), 53)
+                .write(&mut frame, &vec![0x5a; length])
+                .unwrap();
+            frames.push((format!("UDP of {length} bytes, traffic class {tos:#x}"), frame));
+        }
+    }
+    for port in 1..20 {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(A.0.0, B.0.0)
+            .ipv4(A.1.octets(), B.1.octets(), 64)
+            .tcp(40_000 + port, 80, 7, 1000)
+            .syn()
+            .write(&mut frame, &[])
+            .unwrap();
+        frames.push((format!("TCP from port {}", 40_000 + port), frame));
+    }
+    let mut echo = Vec::new();
+    PacketBuilder::ethernet2(A.0.0, B.0.0)
+        .ipv4(A.1.octets(), B.1.octets(), 64)
+        .icmpv4_echo_request(1, 1)
+        .write(&mut echo, b"echo")
+        .unwrap();
+    frames.push(("ICMP".into(), echo));
+    let mut six = Vec::new();
+    PacketBuilder::ethernet2(A.0.0, B.0.0)
+        .ipv6([0xfd; 16], [0xfe; 16], 64)
+        .udp(1, 2)
+        .write(&mut six, b"six")
+        .unwrap();
+    frames.push(("IPv6".into(), six));
+    let mut other = [B.0.0, A.0.0].concat();
+    other.extend(0x88b5_u16.to_be_bytes());
+    other.extend([1; 60]);
+    frames.push(("an EtherType of its own, by the slow path".into(), other));
+    frames
+}
+
+/// An outer packet without what each sender chooses: the IPv4 identification, and with it the
+/// header checksum, which is checked first.
+fn normal(mut packet: Vec<u8>) -> Result<Vec<u8>> {
+    let header = Ipv4HeaderSlice::from_slice(&packet[14..])?;
+    ensure!(header.to_header().calc_header_checksum() == header.header_checksum(), "wrong outer checksum");
+    packet[18..20].fill(0);
+    packet[24..26].fill(0);
+    Ok(packet)
+}
+
+fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf) -> Result<()> {
+    let netns = device::Netns::Path(container.path());
+    side.node.run(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let id: EndpointId = "0000000000d1".parse()?;
+            let endpoint = EndpointDevice {
+                host: id.host_device(),
+                netns,
+                ifname: "eth0".into(),
+                mac: A.0,
+                mtu: 1450,
+                addresses: vec![format!("{}/24", A.1).parse()?],
+            };
+            device::create(&endpoint).await?;
+            let underlay = underlay()?;
+            let options = Options { bpffs, max_endpoints: 64, ignore_reserved_bits: false };
+            let mut datapath = EbpfDatapath::start(options, Mode::Tc, &underlay)?;
+            let applied = datapath.apply(&plan(id)?, &underlay).await?;
+            ensure!(applied.problems.is_empty(), "{:?}", applied.problems);
+            // Pinned: what was loaded goes on when this returns.
+            Ok(())
+        })
+    })
+}
+
+fn underlay() -> Result<Underlay> {
+    let ifindex = nix::net::if_::if_nametoindex("w0")?;
+    let there = IpAddr::V4(THERE);
+    let route =
+        Route { ifindex, source_mac: HERE_MAC, next_hop: there, neighbour: Some(THERE_MAC), mtu: 1500 };
+    Ok(Underlay {
+        ifindex,
+        name: "w0".into(),
+        driver: "veth".into(),
+        addr: HERE,
+        mac: HERE_MAC,
+        mtu: 1500,
+        port: 4789,
+        routes: [(there, route)].into(),
+    })
+}
+
+fn plan(id: EndpointId) -> Result<Plan> {
+    let node: NodeName = "there".parse()?;
+    let endpoint = |id, address, location| Endpoint { id, addresses: [IpAddr::V4(address)].into(), location };
+    let network = Network {
+        name: "net".parse()?,
+        mtu: None,
+        members: [node.clone()].into(),
+        endpoints: [
+            (A.0, endpoint(id, A.1, Location::Local)),
+            (B.0, endpoint("0000000000d2".parse()?, B.1, Location::Remote(node.clone()))),
+        ]
+        .into(),
+    };
+    Ok(Plan {
+        vteps: [(node, Vtep { addr: IpAddr::V4(THERE) })].into(),
+        networks: [(Vni::new(VNI)?, network)].into(),
+        protected: [IpAddr::V4(HERE), IpAddr::V4(THERE)].into(),
+    })
+}
