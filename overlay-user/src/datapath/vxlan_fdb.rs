@@ -46,7 +46,7 @@ pub struct Reconciled {
     pub problems: Vec<String>,
 }
 
-/// The rows that `network` of `plan` needs, and the nodes it cannot have rows for.
+/// The rows that `network` of `plan` needs. Nodes without an IPv4 tunnel address have none.
 #[must_use]
 pub fn rows_of(plan: &Plan, network: &Network) -> BTreeSet<Row> {
     let vtep_of = |node| match plan.vteps.get(node)?.addr {

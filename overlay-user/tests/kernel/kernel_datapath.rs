@@ -272,6 +272,8 @@ fn an_endpoint_speaks_for_itself_only() {
     // The host is no member: it answers neither ARP nor IP that reaches its bridge.
     one.ip("route replace 192.0.2.1/32 dev eth0");
     assert!(!one.succeeds("ping -q -c 1 -W 0.3 192.0.2.1"));
+    let neighbour = one.ip("neigh show 192.0.2.1");
+    assert!(!neighbour.contains("lladdr"), "{neighbour}");
     let bridge = cluster.nodes[0].netns.exec(&format!("cat /sys/class/net/ovb{VNI:x}/address"));
     one.ip(&format!("neigh replace 192.0.2.1 lladdr {} dev eth0", bridge.trim()));
     assert!(!one.succeeds("ping -q -c 1 -W 0.3 192.0.2.1"));
