@@ -1,5 +1,5 @@
 //! Which state to forward by: the followed one, or the one kept from before a restart while the store
-//! has not answered yet, or is not the one it was.
+//! has not answered yet or is not the one it was.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,31 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a store that has said nothing at all is waited for before the log says so.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// The state to forward by, and how the store is.
-pub struct FollowedState {
-    /// The state; revision 0 means that there is none yet.
-    pub state: watch::Receiver<Arc<State>>,
-    /// What is followed.
-    pub followed: watch::Receiver<Followed>,
-}
-
-/// Follows on top of `source`. `kept` is the state applied before a restart.
+/// Publishes the state to forward by; revision 0 means that there is none yet. `kept` is the state
+/// applied before a restart.
 pub fn follow(
     tasks: &TaskTracker,
-    mut source: watch::Receiver<Followed>,
+    mut followed: watch::Receiver<Followed>,
     kept: Option<State>,
-) -> FollowedState {
-    let first = source.borrow_and_update().clone();
-    let (state, state_seen) = watch::channel(Arc::default());
-    let (followed, followed_seen) = watch::channel(first.clone());
-    let mut publisher = Publisher { state, followed, kept: kept.map(Arc::new), logged: None };
+) -> watch::Receiver<Arc<State>> {
+    let (state, seen) = watch::channel(Arc::default());
+    let mut publisher = Publisher { state, kept: kept.map(Arc::new), logged: None };
     tasks.spawn(async move {
         let start = Instant::now();
-        publisher.take(first);
+        followed.mark_changed();
         loop {
             tokio::select! {
-                changed = source.changed() => match changed {
-                    Ok(()) => publisher.take(source.borrow_and_update().clone()),
+                changed = followed.changed() => match changed {
+                    Ok(()) => publisher.take(followed.borrow_and_update().clone()),
                     Err(_) => return,
                 },
                 () = sleep_until(start + PATIENCE), if publisher.could_use_kept() => publisher.use_kept(),
@@ -54,55 +45,42 @@ pub fn follow(
             }
         }
     });
-    FollowedState { state: state_seen, followed: followed_seen }
+    seen
 }
 
 struct Publisher {
     state: watch::Sender<Arc<State>>,
-    followed: watch::Sender<Followed>,
-    /// Until the store has shown that it is the one this is from.
+    /// Until the store has answered.
     kept: Option<Arc<State>>,
+    /// The last health that was logged.
     logged: Option<StoreHealth>,
 }
 
 impl Publisher {
-    fn take(&mut self, mut now: Followed) {
-        if let StoreHealth::Synced | StoreHealth::Lost(_) = now.health {
-            match self.kept.take_if(|kept| kept.revision <= now.state.revision) {
-                None if self.kept.is_some() => self.freeze(&mut now),
-                _ => {
-                    self.state.send_if_modified(|old| {
-                        let changed = **old != *now.state;
-                        old.clone_from(&now.state);
-                        changed
-                    });
-                }
-            }
-        }
+    fn take(&mut self, now: Followed) {
         self.log(&now.health);
-        self.followed.send_replace(now);
-    }
-
-    /// The store has fewer changes than were applied from it before: it is not believed.
-    fn freeze(&mut self, now: &mut Followed) {
-        self.use_kept();
-        let (here, seen) = (now.state.revision, self.state.borrow().revision);
-        now.health = StoreHealth::Frozen(format!(
-            "etcd is at revision {here}, but {seen} was applied from it before: it was wiped, or restored from \
-             an older copy. If that was meant, stop overlayd, remove state.json from its --state-dir and start it"
-        ));
+        match now.health {
+            StoreHealth::Synced | StoreHealth::Lost(_) => {
+                self.kept = None;
+                self.state.send_if_modified(|old| {
+                    let changed = **old != *now.state;
+                    *old = now.state;
+                    changed
+                });
+            }
+            StoreHealth::Frozen(_) => self.use_kept(),
+            StoreHealth::Connecting(_) => {}
+        }
     }
 
     fn could_use_kept(&self) -> bool {
-        self.kept.is_some() && self.state.borrow().revision == 0
+        self.kept.is_some()
     }
 
-    fn use_kept(&self) {
-        if let Some(kept) = &self.kept
-            && self.could_use_kept()
-        {
+    fn use_kept(&mut self) {
+        if let Some(kept) = self.kept.take() {
             tracing::warn!(revision = kept.revision, "forwarding by the state kept from the last run");
-            self.state.send_replace(kept.clone());
+            self.state.send_replace(kept);
         }
     }
 
@@ -158,45 +136,42 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_answers_in_time_goes_before_what_was_kept() {
         let (store, source) = connecting();
-        let mut seen = follow(&TaskTracker::new(), source, Some(kept(7)));
+        let mut state = follow(&TaskTracker::new(), source, Some(kept(7)));
         advance(PATIENCE / 2).await;
         store.send_replace(at(9, StoreHealth::Synced));
-        assert_eq!(revision(&mut seen.state).await, 9);
+        assert_eq!(revision(&mut state).await, 9);
         store.send_replace(at(9, StoreHealth::Lost("gone".into())));
         store.send_replace(at(11, StoreHealth::Synced));
-        assert_eq!(revision(&mut seen.state).await, 11);
+        assert_eq!(revision(&mut state).await, 11);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_kept_serves_until_the_store_answers() {
         let (store, source) = connecting();
-        let mut seen = follow(&TaskTracker::new(), source, Some(kept(7)));
+        let mut state = follow(&TaskTracker::new(), source, Some(kept(7)));
         store.send_replace(at(0, StoreHealth::Connecting(Some("refused".into()))));
-        assert!(timeout(PATIENCE / 2, seen.state.changed()).await.is_err());
-        assert_eq!(revision(&mut seen.state).await, 7);
+        assert!(timeout(PATIENCE / 2, state.changed()).await.is_err());
+        assert_eq!(revision(&mut state).await, 7);
         store.send_replace(at(8, StoreHealth::Synced));
-        assert_eq!(revision(&mut seen.state).await, 8);
+        assert_eq!(revision(&mut state).await, 8);
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_anything_kept_there_is_no_state_until_the_store_answers() {
         let (store, source) = connecting();
-        let mut seen = follow(&TaskTracker::new(), source, None);
-        assert!(timeout(SILENCE * 2, seen.state.changed()).await.is_err());
+        let mut state = follow(&TaskTracker::new(), source, None);
+        assert!(timeout(SILENCE * 2, state.changed()).await.is_err());
         store.send_replace(at(3, StoreHealth::Synced));
-        assert_eq!(revision(&mut seen.state).await, 3);
+        assert_eq!(revision(&mut state).await, 3);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_went_back_is_not_believed() {
+    async fn a_store_that_is_not_the_one_it_was_is_not_believed() {
         let (store, source) = connecting();
-        let mut seen = follow(&TaskTracker::new(), source, Some(kept(7)));
-        store.send_replace(at(2, StoreHealth::Synced));
-        assert_eq!(revision(&mut seen.state).await, 7);
-        let frozen = seen.followed.wait_for(|f| matches!(f.health, StoreHealth::Frozen(_))).await.unwrap();
-        assert_eq!(frozen.state.revision, 2);
-        drop(frozen);
-        store.send_replace(at(3, StoreHealth::Synced));
-        assert!(timeout(SILENCE, seen.state.changed()).await.is_err());
+        let mut state = follow(&TaskTracker::new(), source, Some(kept(7)));
+        store.send_replace(at(0, StoreHealth::Frozen("it was wiped".into())));
+        assert!(timeout(PATIENCE / 2, revision(&mut state)).await.is_ok_and(|revision| revision == 7));
+        store.send_replace(at(2, StoreHealth::Frozen("it was wiped".into())));
+        assert!(timeout(SILENCE, state.changed()).await.is_err());
     }
 }

@@ -12,9 +12,9 @@ mod snapshot;
 use std::{io, sync::Arc};
 
 pub use choice::{Chosen, choose};
-use followed_state::FollowedState;
 pub use progress::{CounterRequest, Membership, Progress};
 pub use purge::purge;
+use snapshot::SnapshotFile;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -63,7 +63,10 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let _stop = cancel.clone().drop_guard();
     let socket = ControlSocket::bind(&config.run_dir)?;
     let store = Store::new(config.store.clone())?;
-    let source = store.follow(cancel.clone());
+    let snapshot = SnapshotFile::new(&config, store.clone());
+    // Before the store is read: it tells whether that is the store it was.
+    let kept = snapshot.read();
+    let followed = store.follow(cancel.clone());
     let underlay_follower =
         UnderlayFollower::start(config.underlay.clone(), config.port, cancel.clone()).await?;
     let tasks = TaskTracker::new();
@@ -77,8 +80,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         datapath = mode.name(), reason, "overlayd {} starts", env!("CARGO_PKG_VERSION")
     );
 
-    let snapshot = snapshot::SnapshotFile::new(&config);
-    let FollowedState { state, followed } = followed_state::follow(&tasks, source, snapshot.read());
+    let state = followed_state::follow(&tasks, followed.clone(), kept);
     let (applied, applied_seen) = watch::channel(Arc::default());
     tasks.spawn(snapshot.keep_all(applied_seen, cancel.clone()));
     let (progress, progress_seen) = watch::channel(Progress::default());

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     config::Config,
@@ -21,6 +22,7 @@ use crate::{
         Endpoint, EndpointRecord, Network, NetworkRecord, Node, NodeName, NodeRecord, RawRecord, RecordKey,
         RecordSet, State,
     },
+    store::{Seen, Store},
 };
 
 /// Version of the file's layout.
@@ -35,8 +37,9 @@ pub struct SnapshotFile {
     cluster: String,
     node: NodeName,
     port: u16,
+    store: Store,
     /// What was written last.
-    written: Option<Arc<State>>,
+    written: Option<(Option<Uuid>, Arc<State>)>,
     /// Writing failed: a full disk is worth one line, not thousands.
     complained: bool,
 }
@@ -47,6 +50,8 @@ struct Snapshot {
     version: u32,
     cluster: String,
     node: NodeName,
+    /// Which store it is from: another one, or an older copy of it, is not to be believed.
+    seen: Seen,
     revision: i64,
     /// By their keys relative to the cluster's prefix.
     records: BTreeMap<String, Value>,
@@ -55,18 +60,21 @@ struct Snapshot {
 // === impl SnapshotFile ===
 
 impl SnapshotFile {
-    pub fn new(config: &Config) -> Self {
+    /// The file that `config` names. It goes with what `store` has seen.
+    pub fn new(config: &Config, store: Store) -> Self {
         Self {
             path: config.state_dir.join("state.json"),
             cluster: config.store.cluster.clone(),
             node: config.node.clone(),
             port: config.port,
+            store,
             written: None,
             complained: false,
         }
     }
 
-    /// The state in the file, if there is one of this node and cluster.
+    /// The state in the file, if there is one of this node and cluster. Tells the store what was seen
+    /// of it then.
     pub fn read(&self) -> Option<State> {
         let path = self.path.display();
         let text = match fs::read(&self.path) {
@@ -87,7 +95,10 @@ impl SnapshotFile {
                 tracing::warn!(%node, cluster, "the state kept in {path} is another node's");
                 None
             }
-            Ok(snapshot) => Some(state(&snapshot)),
+            Ok(snapshot) => {
+                self.store.expect(snapshot.seen);
+                Some(state(&snapshot))
+            }
             Err(error) => {
                 tracing::warn!(%error, "the state kept in {path} is damaged");
                 None
@@ -120,15 +131,18 @@ impl SnapshotFile {
 
     /// Keeps `state`, unless what would be kept is the same as before.
     fn keep(&mut self, state: &Arc<State>) {
-        let same = |old: &Arc<State>| {
-            (&old.networks, &old.nodes, &old.endpoints) == (&state.networks, &state.nodes, &state.endpoints)
+        let seen = self.store.seen();
+        let same = |(cluster, old): &(Option<Uuid>, Arc<State>)| {
+            *cluster == seen.cluster
+                && (&old.networks, &old.nodes, &old.endpoints)
+                    == (&state.networks, &state.nodes, &state.endpoints)
         };
         if self.written.as_ref().is_some_and(same) {
             return;
         }
-        match self.write(state) {
+        match self.write(state, seen) {
             Ok(()) => {
-                self.written = Some(Arc::clone(state));
+                self.written = Some((seen.cluster, Arc::clone(state)));
                 self.complained = false;
             }
             Err(error) if !self.complained => {
@@ -140,11 +154,12 @@ impl SnapshotFile {
         }
     }
 
-    fn write(&self, state: &State) -> io::Result<()> {
+    fn write(&self, state: &State, seen: Seen) -> io::Result<()> {
         let snapshot = Snapshot {
             version: VERSION,
             cluster: self.cluster.clone(),
             node: self.node.clone(),
+            seen,
             revision: state.revision,
             records: records(state, self.port)?,
         };
@@ -219,7 +234,9 @@ mod tests {
             state_dir: Some(directory.to_owned()),
             ..Options::default()
         };
-        SnapshotFile::new(&Config::new(options, None).unwrap())
+        let config = Config::new(options, None).unwrap();
+        let store = Store::new(config.store.clone()).unwrap();
+        SnapshotFile::new(&config, store)
     }
 
     fn example() -> Arc<State> {
@@ -250,8 +267,12 @@ mod tests {
         assert_eq!(kept.read(), None);
         let state = example();
         assert_eq!((state.endpoints.len(), state.rejected.len()), (1, 0));
+        let seen = Seen { cluster: Some(Uuid::from_u128(1)), revision: 42 };
+        kept.store.expect(seen);
         kept.keep(&state);
-        assert_eq!(file(&below, "n1").read().as_ref(), Some(&*state));
+        let later = file(&below, "n1");
+        assert_eq!(later.read().as_ref(), Some(&*state));
+        assert_eq!(later.store.seen(), seen, "a store that has less must not be believed after a restart");
     }
 
     #[test]

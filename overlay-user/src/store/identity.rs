@@ -31,7 +31,8 @@ struct Known {
 
 /// What all texts about a store that is not ours end with.
 const CURE: &str = "Nothing is applied; forwarding goes on with the last state. Bring back etcd's data (restore \
-                    its newest snapshot, or correct --etcd); to take the store as it is now instead, restart overlayd";
+                    its newest snapshot, or correct --etcd); to take the store as it is now instead, stop overlayd, remove \
+                    state.json from its --state-dir and start it";
 
 // === impl Identity ===
 
