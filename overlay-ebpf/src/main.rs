@@ -7,6 +7,15 @@
     missing_docs,
     reason = "the program macros put an undocumented function beside each documented one"
 )]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "packet lengths and header sizes are small, and the helpers take and return C integers"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the program macros call entry points with the context itself"
+)]
 
 mod program;
 

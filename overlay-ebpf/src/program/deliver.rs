@@ -14,7 +14,6 @@ const PACKET_HOST: u32 = 0;
 /// Puts the packet on the far side of the endpoint's interface, without a queue in between
 /// (Linux 5.10).
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
 pub fn to_endpoint(ctx: &TcContext, ifindex: u32) -> i32 {
     // SAFETY: the context is the one the kernel called the program with. The packet's type must be
     // set by us before Linux 6.15; later kernels set it again.

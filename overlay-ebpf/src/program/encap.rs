@@ -26,7 +26,7 @@ use super::{
 };
 
 const AF_INET: u32 = 2;
-/// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: with `ENCAP_L2_ETH` it leaves inner_mac 16 bytes behind the
+/// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: with `ENCAP_L2_ETH` it leaves `inner_mac` 16 bytes behind the
 /// transport header, which `vxlan_features_check` (include/net/vxlan.h) wants for a card's TSO.
 const ENCAP_L2: u64 = (ETH_LEN as u64) << 56;
 const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
@@ -66,7 +66,6 @@ struct Headers {
 
 /// Sends the frame to the node in row `index` of `vteps`.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
 pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
     let bytes = ctx.len();
@@ -151,7 +150,6 @@ fn make_room(ctx: &TcContext, kind: Kind) -> Step<Front> {
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "checked by check_size")]
 fn write_headers(ctx: &TcContext, front: &mut Front, vtep: &Vtep, inner: Inner, bytes: u32) -> Step<()> {
     let Front { headers, source_port } = front;
     headers.outer = vtep.header;

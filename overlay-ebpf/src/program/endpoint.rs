@@ -116,7 +116,6 @@ fn owns(port: &Port, address: [u8; 4]) -> bool {
 
 /// Answers an ARP request for a known address; `None` for what is to be forwarded like any frame.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
 fn answer_arp(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Option<Verdict>> {
     let arp = packet::at::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
     let wanted = match arp::question(arp, port.mac, |address| owns(port, address))? {
@@ -160,7 +159,6 @@ fn flood(ctx: &TcContext, inner: Inner, ifindex: u32) -> Step<Verdict> {
 
 /// Leaves the untouched frame to the network's kernel VXLAN device.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "helpers return small numbers")]
 fn to_slow_path(ctx: &TcContext, port: &Port, reason: Outcome, bytes: u32) -> i32 {
     match network(port.vni) {
         Ok(Network { slow_ifindex, .. }) if slow_ifindex != 0 => {

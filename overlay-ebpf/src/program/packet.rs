@@ -48,7 +48,6 @@ impl Packet for XdpContext {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "a packet is far shorter than 4 GiB")]
     fn length(&self) -> u32 {
         // SAFETY: `ctx` is the context the kernel called the program with (Linux 5.18).
         unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 }

@@ -5,10 +5,12 @@
 
 use network_types::{ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
 
-use super::{
-    ETH_LEN, ETHERTYPE_IPV4, IPV4_LEN, PROTO_UDP, UDP_LEN, VXLAN_LEN, encap::VXLAN_FLAGS, ethernet::Ethernet,
-};
+use super::{ETH_LEN, ETHERTYPE_IPV4, PROTO_UDP, UDP_LEN, VXLAN_LEN, encap::VXLAN_FLAGS, ethernet::Ethernet};
 use crate::abi::Outcome;
+
+/// The shortest UDP datagram that holds a frame.
+const LEAST_UDP: u32 = 8 + 8 + 14;
+const _: () = assert!(LEAST_UDP as usize == UDP_LEN + VXLAN_LEN + ETH_LEN);
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -49,7 +51,7 @@ pub fn kind(eth: &Ethernet, ip: &Ipv4Hdr, own: [u8; 4]) -> Kind {
 /// packet with its Ethernet header, in bytes.
 ///
 /// With `ignore_reserved` the reserved bits count for nothing, as RFC 7348 section 5 has it; without,
-/// they are refused, as Linux does (`vxlan_rcv`, drivers/net/vxlan/vxlan_core.c).
+/// they are refused, as Linux does (`vxlan_rcv` in `vxlan_core.c`).
 ///
 /// # Errors
 /// The reason to drop the packet.
@@ -63,8 +65,7 @@ pub fn validate(
 ) -> Result<u32, Outcome> {
     let ip_len = u32::from(u16::from_be_bytes(ip.tot_len));
     let udp_len = u32::from(u16::from_be_bytes(udp.len));
-    let least = (UDP_LEN + VXLAN_LEN + ETH_LEN) as u32;
-    if udp_len < least || ip_len != udp_len + IPV4_LEN as u32 || frame_len < ip_len + ETH_LEN as u32 {
+    if udp_len < LEAST_UDP || ip_len != udp_len + 20 || frame_len < ip_len + 14 {
         return Err(Outcome::Truncated);
     }
     if vxlan.flags & VXLAN_FLAGS == 0 {

@@ -125,7 +125,7 @@ impl Attempt {
             mtu,
             addresses: vec![address],
         };
-        device::create(&device).await?;
+        device::create(&device).await.map_err(|error| ApiError::invalid(error.to_string()))?;
 
         self.waits_for = "etcd";
         let record = EndpointRecord {

@@ -53,15 +53,17 @@ struct Daemon {
     directory: tempfile::TempDir,
     cancel: CancellationToken,
     served: JoinHandle<std::io::Result<()>>,
-    /// Keeps the daemon's other parts from seeming to have stopped.
-    _parts: (
-        watch::Sender<Followed>,
-        watch::Sender<Arc<State>>,
-        watch::Sender<Underlay>,
-        watch::Sender<Progress>,
-        watch::Sender<Membership>,
-    ),
+    _parts: Parts,
 }
+
+/// Ends of the channels that a daemon's other parts hold: dropped, they would seem to have stopped.
+type Parts = (
+    watch::Sender<Followed>,
+    watch::Sender<Arc<State>>,
+    watch::Sender<Underlay>,
+    watch::Sender<Progress>,
+    watch::Sender<Membership>,
+);
 
 impl Daemon {
     fn start(progress: Progress) -> Self {

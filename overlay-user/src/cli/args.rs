@@ -35,13 +35,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Networks
-    #[command(subcommand, visible_alias = "net")]
+    #[command(subcommand, visible_alias = "net", arg_required_else_help = false)]
     Network(NetworkCommand),
     /// Endpoints: the interfaces of containers, virtual machines and hosts
-    #[command(subcommand, visible_alias = "ep")]
+    #[command(subcommand, visible_alias = "ep", arg_required_else_help = false)]
     Endpoint(EndpointCommand),
     /// Nodes
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = false)]
     Node(NodeCommand),
     /// How this node is; exits 0 if healthy, 1 if degraded, 2 if no daemon answers
     Status {

@@ -26,8 +26,8 @@ fn one_line(text: &str) -> String {
     let mut line = String::new();
     for part in lines {
         if !line.is_empty() {
-            let sentence = line.ends_with([':', ',', ';', ']']) || part.starts_with('[');
-            line.push_str(if sentence { " " } else { "; " });
+            let goes_on = line.ends_with([':', ',']) || part.starts_with('[');
+            line.push_str(if goes_on { " " } else { "; " });
         }
         line.push_str(part);
     }
@@ -44,7 +44,7 @@ mod tests {
         let error = Cli::try_parse_from(["overlayctl", "-o", "yaml", "status"]).unwrap_err();
         assert_eq!(
             one_line(&error.to_string()),
-            "error: invalid value 'yaml' for '--output <FORMAT>' [possible values: table, json] \
+            "error: invalid value 'yaml' for '--output <FORMAT>' [possible values: table, json]; \
              For more information, try '--help'."
         );
         let error = Cli::try_parse_from(["overlayctl", "network", "rm"]).unwrap_err();

@@ -20,7 +20,7 @@ pub struct Options {
     #[arg(long, env = "OVERLAY_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
 
-    /// Client URLs of etcd [default: <http://127.0.0.1:2379>]
+    /// Client URLs of etcd, with commas between [default: port 2379 of this machine]
     #[arg(long, env = "OVERLAY_ETCD", value_name = "URL", value_delimiter = ',')]
     #[serde(deserialize_with = "one_or_more")]
     pub etcd: Option<Vec<String>>,

@@ -73,7 +73,7 @@ fn log(health: &StoreHealth) {
             tracing::warn!(reason, "etcd is away: forwarding goes on with the last state, trying on");
         }
         StoreHealth::Frozen(reason) => {
-            tracing::error!(reason, "this is not the etcd it was: nothing is applied")
+            tracing::error!(reason, "this is not the etcd it was: nothing is applied");
         }
     }
 }

@@ -100,7 +100,7 @@ fn sum(map: &PerCpuArray<MapData, abi::Traffic>, index: u32) -> Result<Traffic, 
 fn clear(map: &mut PerCpuArray<MapData, abi::Traffic>, index: u32) -> Result<(), DatapathError> {
     let cpus = map.get(&index, 0).map_err(unreadable)?.len();
     let zero = vec![abi::Traffic::default(); cpus];
-    let zero = zero.try_into().map_err(|e| failed("cannot clear a counter", std::io::Error::from(e)))?;
+    let zero = zero.try_into().map_err(|e| failed("cannot clear a counter", e))?;
     map.set(index, zero, 0).map_err(unreadable)
 }
 
