@@ -1,6 +1,8 @@
 //! Where the binary takes its settings from, and how it says that they are wrong. Which run directory
 //! it chose shows by the socket it says is in use.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use std::{
     os::unix::net::UnixListener,
     path::Path,

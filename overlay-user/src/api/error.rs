@@ -73,7 +73,7 @@ impl IntoResponse for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
-            StoreError::Unreachable(_) => Kind::Unavailable,
+            StoreError::Unreachable(_) | StoreError::Refused(_) => Kind::Unavailable,
             StoreError::Conflict(_) => Kind::Conflict,
             StoreError::NotFound(_) => Kind::NotFound,
             StoreError::Invalid(_) => Kind::Invalid,

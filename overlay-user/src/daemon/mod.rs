@@ -12,6 +12,7 @@ mod snapshot;
 use std::{io, sync::Arc};
 
 pub use choice::{Chosen, choose};
+use followed_state::FollowedState;
 pub use progress::{CounterRequest, Membership, Progress};
 pub use purge::purge;
 use tokio::sync::{mpsc, watch};
@@ -62,7 +63,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let _stop = cancel.clone().drop_guard();
     let socket = ControlSocket::bind(&config.run_dir)?;
     let store = Store::new(config.store.clone())?;
-    let followed = store.follow(cancel.clone());
+    let source = store.follow(cancel.clone());
     let underlay_follower =
         UnderlayFollower::start(config.underlay.clone(), config.port, cancel.clone()).await?;
     let tasks = TaskTracker::new();
@@ -77,7 +78,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     );
 
     let snapshot = snapshot::SnapshotFile::new(&config);
-    let state = followed_state::follow(&tasks, followed.clone(), snapshot.read());
+    let FollowedState { state, followed } = followed_state::follow(&tasks, source, snapshot.read());
+    let (applied, applied_seen) = watch::channel(Arc::default());
+    tasks.spawn(snapshot.keep_all(applied_seen, cancel.clone()));
     let (progress, progress_seen) = watch::channel(Progress::default());
     let (membership, membership_seen) = watch::channel(Membership::Joining(None));
     let (counters, counter_requests) = mpsc::channel(COUNTER_REQUESTS);
@@ -90,7 +93,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         datapath,
         progress,
         counter_requests,
-        snapshot,
+        applied,
     };
     tasks.spawn(reconciler.run(cancel.clone()));
     let member = membership::Member {

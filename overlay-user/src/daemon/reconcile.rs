@@ -8,9 +8,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{CounterRequest, Progress, pace::Pace, snapshot::SnapshotFile};
+use super::{CounterRequest, Progress, pace::Pace};
 use crate::{
-    datapath::{Datapath, Underlay},
+    datapath::{Applied, Datapath, Underlay},
     plan::{Plan, plan},
     state::{NodeName, State},
     underlay::UnderlayFollower,
@@ -26,7 +26,8 @@ pub struct Reconciler {
     pub datapath: Box<dyn Datapath>,
     pub progress: watch::Sender<Progress>,
     pub counter_requests: mpsc::Receiver<CounterRequest>,
-    pub snapshot: SnapshotFile,
+    /// Where every state goes that was applied.
+    pub applied: watch::Sender<Arc<State>>,
 }
 
 /// What the data path was last brought to, if that went well.
@@ -72,40 +73,29 @@ impl Reconciler {
     }
 
     /// Brings the data path to `plan`. Returns whether all of it was done.
-    async fn apply(&mut self, state: &State, (plan, underlay): &Reached) -> bool {
+    async fn apply(&mut self, state: &Arc<State>, (plan, underlay): &Reached) -> bool {
         let start = Instant::now();
         let outcome = self.datapath.apply(plan, underlay).await;
         let took = start.elapsed();
         match outcome {
-            Ok(applied) => {
+            Ok(Applied { changed, problems }) => {
                 let revision = state.revision;
-                if applied.changed > 0 {
-                    tracing::debug!(
-                        revision,
-                        changed = applied.changed,
-                        ?took,
-                        "data path brought up to date"
-                    );
+                if changed > 0 {
+                    tracing::debug!(revision, changed, ?took, "data path brought up to date");
                 }
-                let well = applied.problems.is_empty();
+                let well = problems.is_empty();
                 self.publish(Progress {
                     applied: Some(revision),
-                    problems: applied.problems,
+                    problems,
                     last_error: None,
                     took: Some(took),
                 });
-                self.snapshot.keep(state);
+                self.applied.send_replace(Arc::clone(state));
                 well
             }
             Err(error) => {
-                let applied = self.progress.borrow().applied;
-                let problems = self.progress.borrow().problems.clone();
-                self.publish(Progress {
-                    applied,
-                    problems,
-                    last_error: Some(error.to_string()),
-                    took: Some(took),
-                });
+                let old = self.progress.borrow().clone();
+                self.publish(Progress { last_error: Some(error.to_string()), took: Some(took), ..old });
                 false
             }
         }

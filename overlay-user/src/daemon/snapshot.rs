@@ -6,10 +6,14 @@ use std::{
     fs,
     io::{self, ErrorKind, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
@@ -22,14 +26,18 @@ use crate::{
 /// Version of the file's layout.
 const VERSION: u32 = 1;
 
+/// The least time between two writes: a large state takes a while, and many changes come at once.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The file of the last applied state.
 pub struct SnapshotFile {
     path: PathBuf,
     cluster: String,
     node: NodeName,
     port: u16,
-    /// What was written last, and whether that failed: a full disk is worth one line, not thousands.
-    written: Option<State>,
+    /// What was written last.
+    written: Option<Arc<State>>,
+    /// Writing failed: a full disk is worth one line, not thousands.
     complained: bool,
 }
 
@@ -87,9 +95,32 @@ impl SnapshotFile {
         }
     }
 
+    /// Keeps every state that comes, the last one before `cancel` as well.
+    pub async fn keep_all(mut self, mut states: watch::Receiver<Arc<State>>, cancel: CancellationToken) {
+        loop {
+            let ended = tokio::select! {
+                changed = states.changed() => changed.is_err(),
+                () = cancel.cancelled() => true,
+            };
+            let state = states.borrow_and_update().clone();
+            if state.revision > 0 {
+                let kept = tokio::task::spawn_blocking(move || {
+                    self.keep(&state);
+                    self
+                });
+                let Ok(back) = kept.await else { return };
+                self = back;
+            }
+            if ended {
+                return;
+            }
+            tokio::select! { () = sleep(PAUSE) => {}, () = cancel.cancelled() => {} }
+        }
+    }
+
     /// Keeps `state`, unless what would be kept is the same as before.
-    pub fn keep(&mut self, state: &State) {
-        let same = |old: &State| {
+    fn keep(&mut self, state: &Arc<State>) {
+        let same = |old: &Arc<State>| {
             (&old.networks, &old.nodes, &old.endpoints) == (&state.networks, &state.nodes, &state.endpoints)
         };
         if self.written.as_ref().is_some_and(same) {
@@ -97,7 +128,7 @@ impl SnapshotFile {
         }
         match self.write(state) {
             Ok(()) => {
-                self.written = Some(state.clone());
+                self.written = Some(Arc::clone(state));
                 self.complained = false;
             }
             Err(error) if !self.complained => {
@@ -191,7 +222,7 @@ mod tests {
         SnapshotFile::new(&Config::new(options, None).unwrap())
     }
 
-    fn example() -> State {
+    fn example() -> Arc<State> {
         let mut records = RecordSet::default();
         for (key, value) in [
             ("networks/blue", r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","mtu":1400}"#),
@@ -208,7 +239,7 @@ mod tests {
             let raw = RawRecord { key: key.as_bytes(), value: value.as_bytes(), create_revision: 1 };
             assert!(records.put(raw));
         }
-        records.state(42)
+        Arc::new(records.state(42))
     }
 
     #[test]
@@ -220,7 +251,7 @@ mod tests {
         let state = example();
         assert_eq!((state.endpoints.len(), state.rejected.len()), (1, 0));
         kept.keep(&state);
-        assert_eq!(file(&below, "n1").read(), Some(state));
+        assert_eq!(file(&below, "n1").read().as_ref(), Some(&*state));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
 pub mod ebpf;
+pub mod kernel;
 pub mod vxlan_device;
 mod vxlan_fdb;
 
@@ -111,31 +112,28 @@ pub enum Mode {
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     /// The kernel refused a program, a map or an attachment.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Bpf {
         /// What was tried.
         what: String,
-        /// What the library said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What the kernel or the library said.
+        cause: String,
     },
     /// A netlink request failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Netlink {
         /// What was tried.
         what: String,
         /// What the kernel said.
-        #[source]
-        source: rtnetlink::Error,
+        cause: rtnetlink::Error,
     },
     /// Anything of the operating system's.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Io {
         /// What was tried.
         what: String,
         /// What the system said.
-        #[source]
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// What was asked for cannot be done here; the text says why and what to do.
     #[error("{0}")]

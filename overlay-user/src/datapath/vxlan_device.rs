@@ -15,7 +15,7 @@ use crate::{
     netlink::{self, Link, into_io},
 };
 
-pub use super::vxlan_fdb::{Fdb, Reconciled, Row, rows_of};
+pub use super::vxlan_fdb::{Fdb, Reconciled, Row, mac_of, rows_of};
 
 /// First UDP source port of the tunnel (RFC 7348, section 5, recommends the dynamic range).
 const FIRST_SOURCE_PORT: u16 = 49152;
@@ -106,7 +106,7 @@ pub async fn ensure(
 pub async fn list_ours(handle: &Handle) -> Result<BTreeMap<Vni, u32>, DatapathError> {
     let links = netlink::links(handle)
         .await
-        .map_err(|source| DatapathError::Io { what: "list interfaces".into(), source })?;
+        .map_err(|cause| DatapathError::Io { what: "list interfaces".into(), cause })?;
     Ok(links.iter().filter_map(|link| Some((vni_of(link)?, link.ifindex))).collect())
 }
 
@@ -220,5 +220,5 @@ async fn delete(handle: &Handle, ifindex: u32) -> io::Result<()> {
 
 fn failed(verb: &str, name: &str) -> impl FnOnce(io::Error) -> DatapathError {
     let what = format!("{verb} the VXLAN device {name}");
-    move |source| DatapathError::Io { what, source }
+    move |cause| DatapathError::Io { what, cause }
 }

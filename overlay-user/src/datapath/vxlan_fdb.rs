@@ -46,7 +46,7 @@ pub struct Reconciled {
     pub problems: Vec<String>,
 }
 
-/// The rows that `network` of `plan` needs, and the nodes it cannot have rows for.
+/// The rows that `network` of `plan` needs. Nodes without an IPv4 tunnel address have none.
 #[must_use]
 pub fn rows_of(plan: &Plan, network: &Network) -> BTreeSet<Row> {
     let vtep_of = |node| match plan.vteps.get(node)?.addr {
@@ -71,11 +71,12 @@ impl Fdb {
     /// If the kernel does not hand them out.
     pub async fn read(handle: &Handle) -> Result<Self, DatapathError> {
         let request = handle.neighbours().get().set_address_family(AddressFamily::Bridge);
-        let messages: Vec<_> =
-            request.execute().try_collect().await.map_err(into_io).map_err(|source| DatapathError::Io {
-                what: "read the forwarding databases".into(),
-                source,
-            })?;
+        let messages: Vec<_> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(into_io)
+            .map_err(|cause| DatapathError::Io { what: "read the forwarding databases".into(), cause })?;
         let mut by_device: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for message in messages {
             by_device.entry(message.header.ifindex).or_default().push(message);
@@ -87,6 +88,14 @@ impl Fdb {
     #[must_use]
     pub fn of_device(&self, ifindex: u32) -> &[NeighbourMessage] {
         self.by_device.get(&ifindex).map_or(&[], Vec::as_slice)
+    }
+
+    /// The rows of a bridge, whatever port they are for.
+    pub fn of_bridge(&self, bridge: u32) -> impl Iterator<Item = &NeighbourMessage> {
+        self.by_device.values().flatten().filter(move |message| {
+            message.attributes.contains(&NeighbourAttribute::Controller(bridge))
+                && !message.header.flags.contains(NeighbourFlags::Own)
+        })
     }
 
     /// Brings the VXLAN device `ifindex` from what it had when read to `wanted`: adds first, so that

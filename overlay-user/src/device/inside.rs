@@ -1,6 +1,6 @@
 //! The container's end of a pair: its addresses, up, and loopback up with it.
 
-use std::{fs::File, io, net::IpAddr};
+use std::{fs::File, io};
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
@@ -16,15 +16,15 @@ pub(super) async fn configure(device: &EndpointDevice, namespace: File) -> Resul
         let kernel = netlink::connect()?;
         ipv6::refuse_advertisements(&name);
         let link = netlink::link_named(&kernel, &name).await?;
-        let ifindex = link.ok_or_else(|| context(&name, io::ErrorKind::NotFound.into()))?.ifindex;
+        let ifindex = link.ok_or_else(|| context(&name, &io::ErrorKind::NotFound.into()))?.ifindex;
         for address in addresses {
             add_address(&kernel, ifindex, address)
                 .await
-                .map_err(|error| context(&format!("give {name} the address {address}"), error))?;
+                .map_err(|error| context(&format!("give {name} the address {address}"), &error))?;
         }
         for up in [LinkUnspec::new_with_index(ifindex), LinkUnspec::new_with_name("lo")] {
             let result = kernel.link().set(up.up().build()).execute().await;
-            result.map_err(|error| context(&format!("set up {name} and lo"), into_io(error)))?;
+            result.map_err(|error| context(&format!("set up {name} and lo"), &into_io(error)))?;
         }
         Ok(())
     })
@@ -34,7 +34,7 @@ pub(super) async fn configure(device: &EndpointDevice, namespace: File) -> Resul
 
 async fn add_address(kernel: &Handle, ifindex: u32, address: IpNet) -> io::Result<()> {
     let mut request = kernel.address().add(ifindex, address.addr(), address.prefix_len());
-    if let IpAddr::V6(_) = address.addr() {
+    if address.addr().is_ipv6() {
         // The store is what makes addresses unique; detection would only delay the first packet.
         let flags = AddressAttribute::Flags(AddressFlags::Nodad);
         request.message_mut().attributes.push(flags);
@@ -42,6 +42,6 @@ async fn add_address(kernel: &Handle, ifindex: u32, address: IpNet) -> io::Resul
     request.execute().await.map_err(into_io)
 }
 
-fn context(what: &str, error: io::Error) -> io::Error {
+fn context(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }

@@ -2,7 +2,7 @@
 //! again, and what differs is published.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     net::{IpAddr, Ipv4Addr},
     time::Duration,
@@ -192,8 +192,8 @@ impl Follower {
 
         let mut links = BTreeMap::new();
         for way in ways.values() {
-            if !links.contains_key(&way.hop.ifindex) {
-                links.insert(way.hop.ifindex, netlink::link_at(kernel, way.hop.ifindex).await?);
+            if let Entry::Vacant(entry) = links.entry(way.hop.ifindex) {
+                entry.insert(netlink::link_at(kernel, way.hop.ifindex).await?);
             }
         }
         let route = |way: &Way| {

@@ -43,10 +43,10 @@ async fn until(current: &mut watch::Receiver<Underlay>, what: impl Fn(&Underlay)
     let reached = timeout(Duration::from_secs(3), async {
         current.wait_for(|underlay| what(underlay)).await.expect("the follower goes on").clone()
     });
-    match reached.await {
-        Ok(underlay) => underlay,
-        Err(_) => panic!("not within 3 s; the underlay is {:?}", *current.borrow()),
-    }
+    let Ok(underlay) = reached.await else {
+        panic!("not within 3 s; the underlay is {:?}", *current.borrow());
+    };
+    underlay
 }
 
 fn peers(addresses: &[&str]) -> BTreeSet<IpAddr> {

@@ -76,7 +76,15 @@ pub fn attach_xdp(ebpf: &mut Ebpf, pins: &Pins, device: &str, ifindex: u32) -> R
         pins.unlink(UPLINK_XDP, ifindex)?;
     }
     let refused = refused(UPLINK_XDP, format!("{device} (native XDP)"));
-    let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(&refused)?;
+    let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(|error| match errno(&error) {
+        Some(libc::EOPNOTSUPP) => DatapathError::Unsupported(format!(
+            "the driver of {device} has no native XDP: use --datapath auto or tc"
+        )),
+        Some(libc::EBUSY) => DatapathError::Unsupported(format!(
+            "another XDP program is on {device} and is left there: use --datapath auto or tc, or remove it"
+        )),
+        _ => refused(error),
+    })?;
     let link = FdLink::try_from(program.take_link(id).map_err(&refused)?)
         .map_err(|e| failed(&format!("XDP on {device} is not held by a link (needs Linux 5.9)"), e))?;
     link.pin(&pin).map_err(|e| failed(&format!("cannot pin the XDP link on {device}"), e))?;
@@ -91,6 +99,10 @@ where
         .ok_or_else(|| DatapathError::Unsupported(format!("the BPF object has no program {name}")))?
         .try_into()
         .map_err(|e| failed(&format!("program {name} is of another kind"), e))
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
+    if let ProgramError::SyscallError(error) = error { error.io_error.raw_os_error() } else { None }
 }
 
 fn refused(program: &str, place: impl Display) -> impl Fn(ProgramError) -> DatapathError {

@@ -284,12 +284,21 @@ impl Datapath for EbpfDatapath {
     }
 }
 
+/// Takes the programs off all interfaces and removes the maps, for another data path to begin. The
+/// kernel's VXLAN devices stay: it adopts them.
+///
+/// # Errors
+/// If something is left.
+pub fn leave(bpffs: &Path) -> Result<(), DatapathError> {
+    if bpffs.exists() { Pins::open(bpffs)?.remove_all() } else { Ok(()) }
+}
+
 /// Takes everything of the BPF data path out of the kernel, whether or not a daemon runs.
 ///
 /// # Errors
 /// If something is left.
 pub async fn remove(bpffs: &Path) -> Result<(), DatapathError> {
-    Pins::open(bpffs)?.remove_all()?;
+    leave(bpffs)?;
     let netlink = connect()?;
     slow_path::remove_others(&netlink, &Plan::default()).await?;
     Ok(())
@@ -297,7 +306,7 @@ pub async fn remove(bpffs: &Path) -> Result<(), DatapathError> {
 
 fn connect() -> Result<netlink::Connection, DatapathError> {
     netlink::connect()
-        .map_err(|source| DatapathError::Io { what: "cannot open a netlink socket".into(), source })
+        .map_err(|cause| DatapathError::Io { what: "cannot open a netlink socket".into(), cause })
 }
 
 /// The interfaces of this node's endpoints; one that is gone is a problem to tell.

@@ -1,5 +1,7 @@
 //! The embedded BPF object: loaded with its maps opened from their pins where there are some.
 
+use std::error::Error;
+
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
 use aya_obj::Object;
 
@@ -97,7 +99,16 @@ fn refused(program: &str, error: aya::programs::ProgramError) -> DatapathError {
     }
 }
 
-/// An error of the library's, with what was tried.
-pub(super) fn failed(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> DatapathError {
-    DatapathError::Bpf { what: what.to_owned(), source: Box::new(source) }
+/// An error of the library's with its causes, and what was tried.
+pub(super) fn failed(what: &str, error: impl Error) -> DatapathError {
+    let mut cause = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let text = source.to_string();
+        if !cause.contains(&text) {
+            cause = format!("{cause}: {text}");
+        }
+        next = source.source();
+    }
+    DatapathError::Bpf { what: what.to_owned(), cause }
 }

@@ -134,5 +134,5 @@ fn is_bpf_fs(path: &Path) -> bool {
 
 fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> DatapathError {
     let what = format!("cannot {verb} {}", path.display());
-    move |source| DatapathError::Io { what, source }
+    move |cause| DatapathError::Io { what, cause }
 }

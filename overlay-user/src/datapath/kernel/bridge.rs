@@ -1,0 +1,175 @@
+//! The bridge of a network: the device, and its forwarding database.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io, mem,
+};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{BridgeStpState, InfoBridge, InfoData, InfoKind},
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec};
+
+use super::super::{
+    DatapathError,
+    vxlan_device::{Ensured, Fdb, Reconciled, mac_of},
+};
+use crate::{
+    MacAddr, Vni,
+    netlink::{self, Link, into_io, ipv6},
+};
+
+/// Name of the bridge of `vni`: `ovb` and the VNI in hexadecimal.
+pub(super) fn name(vni: Vni) -> String {
+    format!("ovb{:x}", vni.get())
+}
+
+/// The bridge's own address. One that is not set follows the ports', and each change of it makes the
+/// kernel forget the neighbour entries.
+fn mac(vni: Vni) -> MacAddr {
+    let [_, a, b, c] = vni.get().to_be_bytes();
+    MacAddr([0xfe, 0x6f, 0x76, a, b, c])
+}
+
+/// The VNI of a bridge of ours; `None` for any other interface.
+pub(super) fn vni_of(link: &Link) -> Option<Vni> {
+    if link.kind != Some(InfoKind::Bridge) {
+        return None;
+    }
+    let digits = link.name.strip_prefix("ovb")?;
+    let vni = Vni::new(u32::from_str_radix(digits, 16).ok()?).ok()?;
+    (link.name == name(vni)).then_some(vni)
+}
+
+/// Makes the bridge of `vni` or changes the one that is there, and sets it up.
+pub(super) async fn ensure(
+    kernel: &Handle,
+    links: &[Link],
+    vni: Vni,
+    mtu: u16,
+) -> Result<Ensured, DatapathError> {
+    let name = name(vni);
+    let failed = |cause| DatapathError::Io { what: format!("set up the bridge {name}"), cause };
+    let mut changed = 0;
+    let found = links.iter().find(|link| link.name == name).cloned();
+    let link = match found {
+        Some(link) if link.kind != Some(InfoKind::Bridge) => {
+            return Err(DatapathError::Unsupported(format!(
+                "the interface {name} is in the way of the bridge of VNI {vni}: remove or rename it"
+            )));
+        }
+        Some(link) => {
+            let differing = differing(&link);
+            if !differing.is_empty() {
+                let message = with(LinkBridge::new(&name), differing).index(link.ifindex).build();
+                netlink::change_link(kernel, message).await.map_err(failed)?;
+                changed += 1;
+            }
+            link
+        }
+        None => {
+            let message =
+                with(LinkBridge::new(&name), made_with()).address(mac(vni).0.to_vec()).down().build();
+            kernel.link().add(message).execute().await.map_err(into_io).map_err(failed)?;
+            ipv6::disable(&name);
+            changed += 1;
+            let made = netlink::link_named(kernel, &name).await.map_err(failed)?;
+            made.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?
+        }
+    };
+    if link.mtu != u32::from(mtu) || !link.up || link.mac != Some(mac(vni)) {
+        let message = LinkUnspec::new_with_index(link.ifindex)
+            .address(mac(vni).0.to_vec())
+            .mtu(mtu.into())
+            .up()
+            .build();
+        kernel.link().set(message).execute().await.map_err(into_io).map_err(failed)?;
+        changed += 1;
+    }
+    Ok(Ensured { ifindex: link.ifindex, changed })
+}
+
+/// Brings the bridge's forwarding database to `wanted`, the port of each MAC address. The addresses
+/// of the bridge's own devices stay.
+pub(super) async fn reconcile_fdb(
+    kernel: &Handle,
+    fdb: &Fdb,
+    bridge: u32,
+    wanted: &BTreeMap<MacAddr, u32>,
+) -> Reconciled {
+    let mut done = Reconciled::default();
+    let present: Vec<_> = fdb.of_bridge(bridge).collect();
+    let right: BTreeSet<_> = present.iter().filter_map(|message| fixed_row(message)).collect();
+    for (mac, port) in wanted {
+        if right.contains(&(*mac, *port)) {
+            continue;
+        }
+        let message = RouteNetlinkMessage::NewNeighbour(row_message(*mac, *port));
+        let result = netlink::acknowledged(kernel, message, NLM_F_CREATE | NLM_F_REPLACE).await;
+        done.note(result, || format!("add {mac} to the bridge's FDB"));
+    }
+    for message in present {
+        let Some(mac) = mac_of(message) else { continue };
+        let tagged = message.attributes.iter().any(|a| matches!(a, NeighbourAttribute::Vlan(_)));
+        // In a bridge's database "permanent" is a device's own address.
+        let own = message.header.state == NeighbourState::Permanent;
+        if !tagged && (own || wanted.contains_key(&mac)) {
+            continue;
+        }
+        let mut request = row_message(mac, message.header.ifindex);
+        let vlan = message.attributes.iter().filter(|a| matches!(a, NeighbourAttribute::Vlan(_)));
+        request.attributes.extend(vlan.cloned());
+        match netlink::acknowledged(kernel, RouteNetlinkMessage::DelNeighbour(request), 0).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => done.note(other, || format!("remove {mac} from the bridge's FDB")),
+        }
+    }
+    done
+}
+
+/// A row as we make them: of no VLAN, and neither learnt nor a device's own address.
+fn fixed_row(message: &NeighbourMessage) -> Option<(MacAddr, u32)> {
+    let tagged = message.attributes.iter().any(|a| matches!(a, NeighbourAttribute::Vlan(_)));
+    let fixed = message.header.state == NeighbourState::Noarp;
+    (fixed && !tagged).then_some((mac_of(message)?, message.header.ifindex))
+}
+
+fn row_message(mac: MacAddr, port: u32) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = port;
+    message.header.state = NeighbourState::Noarp;
+    message.header.flags = NeighbourFlags::Controller;
+    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+    message
+}
+
+/// What a bridge is made with.
+fn made_with() -> Vec<InfoBridge> {
+    vec![
+        InfoBridge::StpState(BridgeStpState::Disabled),
+        InfoBridge::MulticastSnooping(false),
+        // Otherwise each row of the forwarding database comes twice, once for VLAN 1.
+        InfoBridge::VlanDefaultPvid(0),
+    ]
+}
+
+/// The options of a bridge that the kernel shows with another value than they should have. One that
+/// it does not show it does not have, and does not take either.
+fn differing(link: &Link) -> Vec<InfoBridge> {
+    let Some(InfoData::Bridge(infos)) = &link.data else { return Vec::new() };
+    let mut wanted = made_with();
+    wanted.push(InfoBridge::VlanFiltering(false));
+    let shown_otherwise = |option: &InfoBridge| {
+        infos.iter().any(|info| mem::discriminant(option) == mem::discriminant(info) && option != info)
+    };
+    wanted.retain(shown_otherwise);
+    wanted
+}
+
+fn with(builder: LinkMessageBuilder<LinkBridge>, options: Vec<InfoBridge>) -> LinkMessageBuilder<LinkBridge> {
+    options.into_iter().fold(builder, LinkMessageBuilder::<LinkBridge>::append_info_data)
+}

@@ -1,0 +1,138 @@
+//! Rules for VXLAN from the wire.
+//!
+//! Its headers are matched as bits behind the start of the UDP header (`@th,offset,length`), since
+//! nftables before 1.0.7 does not know VXLAN: flags at 64, VNI at 96, the inner Ethernet header at
+//! 128, an inner IPv4 header at 240.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use overlay_ebpf::abi::{Hook, Outcome};
+
+use super::{
+    names::{self, Peer},
+    ruleset::{Base, Family, Policy, Ruleset, set, v4},
+};
+use crate::{
+    MacAddr, Vni,
+    datapath::Underlay,
+    plan::{Location, Network, Plan},
+};
+
+/// UDP, VXLAN and inner Ethernet headers, in bytes.
+const SHORTEST_UDP: u8 = 8 + 8 + 14;
+/// The same with an IPv4 header without options.
+const SHORTEST_IP: u8 = 20 + SHORTEST_UDP;
+
+/// What comes in by the uplink for our tunnel address.
+pub(super) fn uplink(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
+    let Some(vnis) = set(plan.networks.keys()) else { return };
+    let base =
+        Base::Ingress { device: underlay.name.clone(), ifindex: underlay.ifindex, policy: Policy::Accept };
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "uplink".into(), Some(base));
+    chain.rule(format_args!("ip daddr {} udp dport {} goto vxlan", underlay.addr, underlay.port));
+    chain.end();
+
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "vxlan".into(), None);
+    chain.count(Outcome::Received);
+    chain.drop("ip hdrlength != 5", Outcome::OuterOptions);
+    // Only the first fragment shows its port; without it the others are never reassembled.
+    chain.drop("ip frag-off & 0x3fff != 0", Outcome::Fragment);
+    chain.drop(format_args!("ip length < {SHORTEST_IP}"), Outcome::Truncated);
+    chain.drop(format_args!("udp length < {SHORTEST_UDP}"), Outcome::Truncated);
+    chain.drop("@th,64,8 & 0x08 == 0", Outcome::NoVniFlag);
+    // Other VXLAN devices of this host may have those.
+    chain.accept(format_args!("@th,96,24 != {vnis}"), Outcome::PassedUnknownVni);
+    for reserved in ["@th,64,8 != 0x08", "@th,72,24 != 0", "@th,120,8 != 0"] {
+        chain.drop(reserved, Outcome::ReservedBits);
+    }
+    let verdicts = plan.networks.keys().map(|vni| format!("{vni} : goto vni_{vni}"));
+    chain.rule(format_args!("@th,96,24 vmap {}", set(verdicts).unwrap_or_default()));
+    chain.end();
+}
+
+/// VXLAN of our networks by another interface, loopback included, or to another address of this
+/// host: the kernel's socket takes it from anywhere.
+pub(super) fn other_ways(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
+    let Some(vnis) = set(plan.networks.keys()) else { return };
+    let mut chain = ruleset.chain(Hook::Slowpath, Family::Ip, "other_ways".into(), Some(Base::LocalIn));
+    for other in [format!("iif != {}", underlay.ifindex), format!("ip daddr != {}", underlay.addr)] {
+        chain.drop(format_args!("udp dport {} @th,96,24 {vnis} {other}", underlay.port), Outcome::Unchecked);
+    }
+    chain.end();
+}
+
+/// What comes in for one network: who may send, from which sources, and to whom.
+pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, port: u16, vni: Vni, network: &Network) {
+    let mut sources: BTreeMap<Ipv4Addr, Vec<MacAddr>> = BTreeMap::new();
+    for (mac, endpoint) in &network.endpoints {
+        if let Location::Remote(node) = &endpoint.location
+            && let Some(IpAddr::V4(addr)) = plan.vteps.get(node).map(|vtep| vtep.addr)
+        {
+            sources.entry(addr).or_default().push(*mac);
+        }
+    }
+
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, format!("vni_{vni}"), None);
+    let verdicts = sources.keys().map(|addr| format!("{addr} : goto {}", member_chain(vni, *addr)));
+    if let Some(verdicts) = set(verdicts) {
+        chain.rule(format_args!("ip saddr vmap {verdicts}"));
+    }
+    chain.drop("", Outcome::UnknownVtep);
+    chain.end();
+
+    for (addr, macs) in &sources {
+        member(ruleset, plan, port, vni, *addr, macs);
+    }
+    destinations(ruleset, vni, network);
+}
+
+fn member(ruleset: &mut Ruleset, plan: &Plan, port: u16, vni: Vni, addr: Ipv4Addr, macs: &[MacAddr]) {
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, member_chain(vni, addr), None);
+    chain.drop("@th,224,16 { 0x8100, 0x88a8 }", Outcome::InnerVlan);
+    if let Some(macs) = set(macs.iter().copied().map(bits)) {
+        chain.drop(format_args!("@th,176,48 != {macs}"), Outcome::InnerSource);
+    }
+    let protected = v4(&plan.protected).into_iter().map(|addr| format!("{:#x}", u32::from(addr)));
+    if let Some(protected) = set(protected) {
+        let udp = format!("@th,224,16 0x0800 @th,312,8 17 @th,368,32 {protected}");
+        chain.drop(format_args!("{udp} @th,240,8 0x45 @th,416,16 {port}"), Outcome::Nested);
+        // With options the port is elsewhere, and no honest packet is like that.
+        chain.drop(format_args!("{udp} @th,240,8 != 0x45"), Outcome::Nested);
+    }
+    let counter = chain.named_counter(names::of_peer(Peer::From, addr));
+    chain.rule(format_args!("counter name {counter} goto {}", destination_chain(vni)));
+    chain.end();
+}
+
+fn destinations(ruleset: &mut Ruleset, vni: Vni, network: &Network) {
+    let at = |local: bool| {
+        let there = network.endpoints.iter().filter(move |(_, e)| (e.location == Location::Local) == local);
+        set(there.map(|(mac, _)| bits(*mac)))
+    };
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, destination_chain(vni), None);
+    if let Some(local) = at(true) {
+        chain.accept(format_args!("@th,128,48 {local}"), Outcome::Delivered);
+    }
+    chain.accept("@th,128,8 & 1 == 1", Outcome::Flooded);
+    if let Some(remote) = at(false) {
+        chain.drop(format_args!("@th,128,48 {remote}"), Outcome::NotLocal);
+    }
+    chain.drop("", Outcome::UnknownDestination);
+    chain.end();
+}
+
+fn member_chain(vni: Vni, addr: Ipv4Addr) -> String {
+    format!("vni_{vni}_from_{}", addr.to_string().replace('.', "_"))
+}
+
+fn destination_chain(vni: Vni) -> String {
+    format!("vni_{vni}_to")
+}
+
+/// A MAC address as the number that raw bits are compared with.
+fn bits(mac: MacAddr) -> String {
+    mac.0.iter().fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}

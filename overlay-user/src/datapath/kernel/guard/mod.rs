@@ -1,0 +1,149 @@
+//! The guard: nftables rules that drop what the kernel's VXLAN and bridge would let through, and
+//! that count by the names of [`Outcome`].
+//!
+//! Linux takes VXLAN from anybody, on any interface and address of the host, with any inner source,
+//! and decapsulates VXLAN inside VXLAN. The BPF programs do not, and neither must their fallback.
+//! One table of family `netdev` looks at packets as they come in by the uplink and from endpoints;
+//! one of family `ip` drops VXLAN for our networks that came another way. Both are named
+//! [`TABLE`].
+//!
+//! An update is one transaction: rules and chains are replaced, counters stay.
+
+mod from_endpoint;
+mod from_wire;
+mod host_firewall;
+mod names;
+mod nft;
+mod ruleset;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+pub(super) use self::{
+    host_firewall::obstacle as host_obstacle,
+    names::{Peer, outcome_of, peer_of},
+    nft::NftError,
+    ruleset::Ruleset,
+};
+use super::super::Count;
+use ruleset::{Base, Family};
+
+/// Name of the tables.
+const TABLE: &str = "overlay_guard";
+
+/// The guard as it was installed last.
+#[derive(Default)]
+pub(super) struct Guard {
+    installed: Option<Installed>,
+}
+
+struct Installed {
+    ruleset: Ruleset,
+    /// What the kernel showed right after.
+    shown: Vec<Value>,
+}
+
+impl Guard {
+    /// Brings the kernel's rules to `wanted` and returns whether they differed.
+    pub(super) async fn apply(&mut self, wanted: &Ruleset) -> Result<bool, NftError> {
+        wanted.check_names()?;
+        let present = nft::list(TABLE).await?;
+        let before = stable(&present);
+        if let Some(installed) = &self.installed
+            && installed.ruleset == *wanted
+            && installed.shown == before
+        {
+            return Ok(false);
+        }
+        let kept =
+            self.installed.take().map(|installed| installed.ruleset.ingress_chains()).unwrap_or_default();
+        nft::run(&update(wanted, &present, &kept)).await?;
+        let after = stable(&nft::list(TABLE).await?);
+        let changed = before != after;
+        self.installed = Some(Installed { ruleset: wanted.clone(), shown: after });
+        Ok(changed)
+    }
+
+    /// Reads every counter.
+    pub(super) async fn counters(&self) -> Result<BTreeMap<String, Count>, NftError> {
+        let objects = nft::counters(TABLE).await?;
+        let count = |object: &Value| {
+            let counter = object.get("counter")?;
+            let count =
+                Count { packets: counter.get("packets")?.as_u64()?, bytes: counter.get("bytes")?.as_u64()? };
+            Some((counter.get("name")?.as_str()?.to_owned(), count))
+        };
+        Ok(objects.iter().filter_map(count).collect())
+    }
+
+    /// Takes the tables out. Without nftables there is nothing to take out.
+    pub(super) async fn remove(&mut self) -> Result<(), NftError> {
+        self.installed = None;
+        let remove_one = |family| {
+            // Deleting what is not there is an error; adding what is there is not.
+            format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n")
+        };
+        let script = Family::ALL.map(remove_one).concat();
+        match nft::run(&script).await {
+            Err(NftError::Missing) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// The transaction from `present` to `wanted`. Chains on a device are made anew unless they are
+/// `kept`: one whose device was made anew is attached to nothing.
+fn update(wanted: &Ruleset, present: &[Value], kept: &BTreeMap<String, Base>) -> String {
+    let mut script = String::new();
+    let mut line = |text: String| {
+        script.push_str(&text);
+        script.push('\n');
+    };
+    for family in Family::ALL {
+        line(format!("add table {family} {TABLE}"));
+        line(format!("flush table {family} {TABLE}"));
+    }
+    let ingress = wanted.ingress_chains();
+    for (family, name) in objects(present, "chain") {
+        let stays = kept.get(&name).is_some_and(|base| ingress.get(&name) == Some(base));
+        if !stays {
+            line(format!("delete chain {family} {TABLE} {name}"));
+        }
+    }
+    for (family, name) in objects(present, "counter") {
+        if !wanted.counters().any(|(of, counter)| of.name() == family && *counter == name) {
+            line(format!("delete counter {family} {TABLE} {name}"));
+        }
+    }
+    for (family, name) in wanted.counters() {
+        line(format!("add counter {family} {TABLE} {name}"));
+    }
+    for text in wanted.lines(TABLE) {
+        line(text);
+    }
+    script
+}
+
+/// Family and name of the objects of a kind.
+fn objects<'a>(present: &'a [Value], kind: &str) -> impl Iterator<Item = (String, String)> + use<'a> {
+    let kind = kind.to_owned();
+    let text = |object: &Value, field: &str| Some(object.get(field)?.as_str()?.to_owned());
+    present.iter().filter_map(move |object| {
+        let object = object.get(&kind)?;
+        Some((text(object, "family")?, text(object, "name")?))
+    })
+}
+
+/// A listing without what changes by itself: counts and handles.
+fn stable(listing: &[Value]) -> Vec<Value> {
+    let mut listing = listing.to_vec();
+    for object in listing.iter_mut().filter_map(Value::as_object_mut).flat_map(|object| object.values_mut()) {
+        if let Some(fields) = object.as_object_mut() {
+            for volatile in ["handle", "packets", "bytes"] {
+                fields.remove(volatile);
+            }
+        }
+    }
+    listing
+}

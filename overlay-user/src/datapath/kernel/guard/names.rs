@@ -1,0 +1,68 @@
+//! Names of the guard's counters: `<hook>_<outcome>`, and `to_<address>` and `from_<address>` for
+//! peers.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use overlay_ebpf::abi::{Hook, OUTCOMES, Outcome};
+
+/// Direction of a peer's counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Peer {
+    /// To the peer.
+    To,
+    /// From the peer.
+    From,
+}
+
+pub(super) fn of_outcome(hook: Hook, outcome: Outcome) -> String {
+    format!("{}_{}", hook.name(), outcome.name())
+}
+
+pub(super) fn of_peer(direction: Peer, addr: Ipv4Addr) -> String {
+    let direction = match direction {
+        Peer::To => "to",
+        Peer::From => "from",
+    };
+    format!("{direction}_{addr}")
+}
+
+/// Hook and outcome a counter is for.
+pub(in super::super) fn outcome_of(name: &str) -> Option<(&'static str, &'static str)> {
+    let (hook, outcome) = name.split_once('_')?;
+    let hook = Hook::ALL.iter().find(|known| known.name() == hook)?;
+    let outcome = OUTCOMES.iter().find(|known| known.name() == outcome)?;
+    Some((hook.name(), outcome.name()))
+}
+
+/// Direction and tunnel address a counter is for.
+pub(in super::super) fn peer_of(name: &str) -> Option<(Peer, IpAddr)> {
+    let (direction, addr) = name.split_once('_')?;
+    let direction = match direction {
+        "to" => Peer::To,
+        "from" => Peer::From,
+        _ => return None,
+    };
+    Some((direction, addr.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for hook in Hook::ALL {
+            for outcome in OUTCOMES {
+                let name = of_outcome(hook, *outcome);
+                assert_eq!(outcome_of(&name), Some((hook.name(), outcome.name())));
+                assert_eq!(peer_of(&name), None);
+            }
+        }
+        let addr = Ipv4Addr::new(192, 0, 2, 7);
+        for direction in [Peer::To, Peer::From] {
+            let name = of_peer(direction, addr);
+            assert_eq!(peer_of(&name), Some((direction, addr.into())));
+            assert_eq!(outcome_of(&name), None);
+        }
+    }
+}

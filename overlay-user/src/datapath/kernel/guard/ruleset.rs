@@ -1,0 +1,228 @@
+//! What the guard has to be: chains with their rules, and the counters these name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Display},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use overlay_ebpf::abi::{Hook, Outcome};
+
+use super::{NftError, from_endpoint, from_wire, names};
+use crate::{
+    datapath::{Underlay, kernel::bridge},
+    plan::Plan,
+};
+
+/// Family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    /// Packets as they come in by a device.
+    Netdev,
+    /// IPv4 packets for this host.
+    Ip,
+}
+
+/// The rules for a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Ruleset {
+    counters: BTreeSet<(Family, String)>,
+    chains: Vec<Chain>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Chain {
+    family: Family,
+    name: String,
+    base: Option<Base>,
+    rules: Vec<String>,
+}
+
+/// Where packets enter a chain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Base {
+    /// As they come in by a device.
+    Ingress { device: String, ifindex: u32, policy: Policy },
+    /// When they are for this host.
+    LocalIn,
+}
+
+/// What becomes of a packet that no rule decides on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Policy {
+    Accept,
+    Drop,
+}
+
+/// A chain being written; its packets are counted at one hook.
+pub(super) struct Writer<'a> {
+    ruleset: &'a mut Ruleset,
+    hook: Hook,
+    chain: Chain,
+}
+
+impl Ruleset {
+    /// The rules for `plan`. Devices are looked up in `indices`, by name; those that are not there
+    /// have no rules.
+    pub(in super::super) fn new(plan: &Plan, underlay: &Underlay, indices: &BTreeMap<&str, u32>) -> Self {
+        let mut ruleset = Self::default();
+        from_wire::uplink(&mut ruleset, plan, underlay);
+        from_wire::other_ways(&mut ruleset, plan, underlay);
+        for (vni, network) in &plan.networks {
+            from_wire::network(&mut ruleset, plan, underlay.port, *vni, network);
+            from_endpoint::network(&mut ruleset, plan, underlay.port, *vni, network, indices);
+            // The host is no member of the network: what the bridge hands up ends here.
+            let device = bridge::name(*vni);
+            if let Some(ifindex) = indices.get(device.as_str()) {
+                let name = format!("host_{device}");
+                let base = Base::Ingress { device, ifindex: *ifindex, policy: Policy::Drop };
+                ruleset.chain(Hook::Endpoint, Family::Netdev, name, Some(base)).end();
+            }
+        }
+        ruleset
+    }
+
+    /// Begins a chain whose packets are counted at `hook`.
+    pub(super) fn chain(
+        &mut self,
+        hook: Hook,
+        family: Family,
+        name: String,
+        base: Option<Base>,
+    ) -> Writer<'_> {
+        Writer { ruleset: self, hook, chain: Chain { family, name, base, rules: Vec::new() } }
+    }
+
+    /// Every counter the rules name.
+    pub(super) fn counters(&self) -> impl Iterator<Item = &(Family, String)> {
+        self.counters.iter()
+    }
+
+    /// The chains on devices.
+    pub(super) fn ingress_chains(&self) -> BTreeMap<String, Base> {
+        let ingress = |chain: &Chain| match &chain.base {
+            Some(base @ Base::Ingress { .. }) => Some((chain.name.clone(), base.clone())),
+            _ => None,
+        };
+        self.chains.iter().filter_map(ingress).collect()
+    }
+
+    /// The lines of a script that adds the chains and their rules to the tables called `table`.
+    pub(super) fn lines(&self, table: &str) -> impl Iterator<Item = String> {
+        let chains = self.chains.iter().map(move |chain| {
+            let Chain { family, name, base, rules: _ } = chain;
+            let base = base.as_ref().map(Base::to_string).unwrap_or_default();
+            format!("add chain {family} {table} {name} {base}")
+        });
+        let rules = self.chains.iter().flat_map(move |chain| {
+            let Chain { family, name, base: _, rules } = chain;
+            rules.iter().map(move |rule| format!("add rule {family} {table} {name} {rule}"))
+        });
+        chains.chain(rules)
+    }
+
+    /// Makes sure that every device's name can stand between quotes. All other text is ours.
+    pub(super) fn check_names(&self) -> Result<(), NftError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-@+".contains(c);
+        for chain in &self.chains {
+            if let Some(Base::Ingress { device, .. }) = &chain.base
+                && !device.chars().all(plain)
+            {
+                return Err(NftError::Name(device.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Writer<'_> {
+    /// Counts every packet that gets here.
+    pub(super) fn count(&mut self, outcome: Outcome) {
+        let counter = self.counter(outcome);
+        self.rule(format_args!("counter name {counter}"));
+    }
+
+    /// Drops and counts what matches.
+    pub(super) fn drop(&mut self, what: impl Display, outcome: Outcome) {
+        let counter = self.counter(outcome);
+        self.rule(format_args!("{what} counter name {counter} drop"));
+    }
+
+    /// Lets through and counts what matches.
+    pub(super) fn accept(&mut self, what: impl Display, outcome: Outcome) {
+        let counter = self.counter(outcome);
+        self.rule(format_args!("{what} counter name {counter} accept"));
+    }
+
+    /// Adds a rule as it is.
+    pub(super) fn rule(&mut self, text: impl Display) {
+        self.chain.rules.push(text.to_string());
+    }
+
+    /// Makes sure that there is a counter called `name`, and returns the name.
+    pub(super) fn named_counter(&mut self, name: String) -> String {
+        self.ruleset.counters.insert((self.chain.family, name.clone()));
+        name
+    }
+
+    /// The chain is complete.
+    pub(super) fn end(self) {
+        self.ruleset.chains.push(self.chain);
+    }
+
+    fn counter(&mut self, outcome: Outcome) -> String {
+        self.named_counter(names::of_outcome(self.hook, outcome))
+    }
+}
+
+impl Family {
+    /// Both.
+    pub(super) const ALL: [Self; 2] = [Self::Netdev, Self::Ip];
+
+    /// As nftables writes it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Netdev => "netdev",
+            Self::Ip => "ip",
+        }
+    }
+}
+
+impl Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ingress { device, ifindex: _, policy } => {
+                let policy = match policy {
+                    Policy::Accept => "accept",
+                    Policy::Drop => "drop",
+                };
+                write!(
+                    f,
+                    "{{ type filter hook ingress device \"{device}\" priority filter; policy {policy}; }}"
+                )
+            }
+            Self::LocalIn => f.write_str("{ type filter hook input priority raw; policy accept; }"),
+        }
+    }
+}
+
+/// An anonymous set of `items`, or `None` if there are none: nftables has no empty ones.
+pub(super) fn set<T: Display>(items: impl IntoIterator<Item = T>) -> Option<String> {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    (!items.is_empty()).then(|| format!("{{ {} }}", items.join(", ")))
+}
+
+/// The IPv4 addresses among `addresses`.
+pub(super) fn v4<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> BTreeSet<Ipv4Addr> {
+    let v4 = |addr: &IpAddr| match addr {
+        IpAddr::V4(addr) => Some(*addr),
+        IpAddr::V6(_) => None,
+    };
+    addresses.into_iter().filter_map(v4).collect()
+}

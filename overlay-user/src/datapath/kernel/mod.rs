@@ -1,0 +1,254 @@
+//! The fallback: the kernel's own bridge and VXLAN device for each network, programmed from the same
+//! plan as the BPF maps. Same packets on the wire, same counters by name.
+//!
+//! A network is a bridge `ovb<VNI>` with the VXLAN device `ovv<VNI>` and the host's ends of its
+//! endpoints as ports. Nothing is learnt: the bridge's and the VXLAN device's forwarding databases
+//! come from the plan, and so do the neighbour entries from which the bridge answers ARP. The host
+//! is no member of the network.
+//!
+//! What the kernel would accept and must not (see [`guard`]) is dropped by nftables.
+
+mod bridge;
+mod counters;
+mod guard;
+mod neighbours;
+mod port;
+
+use std::{collections::BTreeMap, io, net::IpAddr};
+
+use async_trait::async_trait;
+use rtnetlink::{Handle, LinkUnspec};
+
+use self::guard::{Guard, Ruleset};
+use super::{
+    Applied, Counters, Datapath, DatapathError, Mode, Underlay,
+    vxlan_device::{self, Fdb, Reconciled},
+};
+use crate::{
+    MacAddr, Vni,
+    netlink::{self, Link, into_io},
+    plan::{Location, Network, Plan},
+    state::NodeName,
+};
+use overlay_ebpf::abi::OVERHEAD;
+
+/// The smallest MTU IPv4 works with (RFC 791, section 3.2).
+const SMALLEST_MTU: u16 = 68;
+
+/// The kernel data path. It holds no kernel object: what it makes goes on forwarding without it, and
+/// the next one adopts it.
+#[derive(Default)]
+pub struct KernelDatapath {
+    guard: Guard,
+    /// Names of the nodes by tunnel address, for the counters.
+    peers: BTreeMap<IpAddr, NodeName>,
+}
+
+/// The devices of one network.
+struct Devices {
+    bridge: u32,
+    vxlan: u32,
+    /// The host's ends of its endpoints.
+    ports: BTreeMap<MacAddr, u32>,
+}
+
+impl KernelDatapath {
+    /// Makes one. The kernel is not touched before the first plan.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes what is no longer planned out of the kernel: whole networks, and ports of networks that
+    /// stay.
+    async fn withdraw(kernel: &Handle, plan: &Plan, links: &[Link], done: &mut Reconciled) {
+        for link in links {
+            let vni = bridge::vni_of(link).or_else(|| vxlan_device::vni_of(link));
+            if vni.is_some_and(|vni| !plan.networks.contains_key(&vni)) {
+                let result = kernel.link().del(link.ifindex).execute().await.map_err(into_io);
+                done.note(result, || format!("remove {}", link.name));
+            }
+        }
+        let bridges: BTreeMap<_, _> =
+            links.iter().filter_map(|link| Some((link.ifindex, bridge::vni_of(link)?))).collect();
+        for link in links {
+            let Some(vni) = link.controller.and_then(|controller| bridges.get(&controller)) else { continue };
+            let Some(network) = plan.networks.get(vni) else { continue };
+            let planned = link.name == vxlan_device::name(*vni)
+                || local_endpoints(network).any(|(_, device)| device == link.name);
+            if !planned {
+                let message = LinkUnspec::new_with_index(link.ifindex).nocontroller().build();
+                let result = kernel.link().set(message).execute().await.map_err(into_io);
+                done.note(result, || format!("take {} out of the bridge of VNI {vni}", link.name));
+            }
+        }
+    }
+
+    /// Makes the devices of a network what they should be.
+    async fn devices(
+        kernel: &Handle,
+        links: &[Link],
+        underlay: &Underlay,
+        (vni, network): (Vni, &Network),
+        (bridge, mtu): (u32, u16),
+        done: &mut Reconciled,
+    ) -> Result<Devices, DatapathError> {
+        let vxlan = vxlan_device::ensure(kernel, underlay, vni, mtu).await?;
+        done.changed += vxlan.changed;
+        port::ensure(kernel, vxlan.ifindex, bridge, port::Kind::Vxlan, done).await;
+
+        let mut ports = BTreeMap::new();
+        for (mac, device) in local_endpoints(network) {
+            if let Some(link) = links.iter().find(|link| link.name == device) {
+                port::ensure(kernel, link.ifindex, bridge, port::Kind::Endpoint, done).await;
+                ports.insert(mac, link.ifindex);
+            } else {
+                done.problems.push(format!(
+                    "endpoint {} of network {} has no interface {device}: attach it again",
+                    network.endpoints[&mac].id, network.name
+                ));
+            }
+        }
+        Ok(Devices { bridge, vxlan: vxlan.ifindex, ports })
+    }
+
+    async fn guard(&mut self, plan: &Plan, underlay: &Underlay, links: &[Link], done: &mut Reconciled) {
+        let indices: BTreeMap<_, _> = links.iter().map(|link| (link.name.as_str(), link.ifindex)).collect();
+        match self.guard.apply(&Ruleset::new(plan, underlay, &indices)).await {
+            Ok(changed) => done.changed += usize::from(changed),
+            Err(error) => done.problems.push(format!(
+                "the kernel's VXLAN is not guarded, packets of unknown nodes and spoofed sources are \
+                 accepted and not counted: {error}"
+            )),
+        }
+        if !plan.networks.is_empty() {
+            done.problems.extend(guard::host_obstacle().await);
+        }
+    }
+}
+
+/// Takes what a kernel data path left behind out of the kernel, for another data path to begin. Without
+/// one, nothing is touched.
+///
+/// # Errors
+/// If something is left; the text names it.
+pub async fn leave() -> Result<(), DatapathError> {
+    let mut left_behind = KernelDatapath::new();
+    let kernel = connect()?;
+    let links = list(&kernel).await?;
+    if links.iter().any(|link| bridge::vni_of(link).is_some()) {
+        return left_behind.remove().await;
+    }
+    left_behind.guard.remove().await.map_err(|error| DatapathError::Unsupported(error.to_string()))
+}
+
+#[async_trait]
+impl Datapath for KernelDatapath {
+    fn mode(&self) -> Mode {
+        Mode::Kernel
+    }
+
+    async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+        let kernel = connect()?;
+        let mut done = Reconciled::default();
+        self.peers = plan.vteps.iter().map(|(name, vtep)| (vtep.addr, name.clone())).collect();
+        for (name, vtep) in &plan.vteps {
+            if vtep.addr.is_ipv6() {
+                done.problems
+                    .push(format!("node {name} has the tunnel address {}: only IPv4 is carried", vtep.addr));
+            }
+        }
+
+        let links = list(&kernel).await?;
+        Self::withdraw(&kernel, plan, &links, &mut done).await;
+
+        // The bridges, then the guard, then what makes packets flow: nothing passes unguarded.
+        let mut bridges = BTreeMap::new();
+        for (vni, network) in &plan.networks {
+            let mtu = network.mtu.unwrap_or(underlay.mtu.saturating_sub(OVERHEAD)).max(SMALLEST_MTU);
+            match bridge::ensure(&kernel, &links, *vni, mtu).await {
+                Ok(bridge) => {
+                    done.changed += bridge.changed;
+                    bridges.insert(*vni, (bridge.ifindex, mtu));
+                }
+                Err(error) => done.problems.push(error.to_string()),
+            }
+        }
+        let links = list(&kernel).await?;
+        self.guard(plan, underlay, &links, &mut done).await;
+
+        let mut networks = BTreeMap::new();
+        for (vni, bridge) in bridges {
+            let network = &plan.networks[&vni];
+            match Self::devices(&kernel, &links, underlay, (vni, network), bridge, &mut done).await {
+                Ok(devices) => {
+                    networks.insert(vni, devices);
+                }
+                Err(error) => done.problems.push(error.to_string()),
+            }
+        }
+        let fdb = Fdb::read(&kernel).await?;
+        let neighbours = neighbours::read(&kernel).await?;
+        for (vni, devices) in &networks {
+            let network = &plan.networks[vni];
+            let rows = vxlan_device::rows_of(plan, network);
+            done.add(fdb.reconcile(&kernel, devices.vxlan, &rows).await);
+            done.add(
+                bridge::reconcile_fdb(&kernel, &fdb, devices.bridge, &bridge_rows(network, devices)).await,
+            );
+            let wanted = neighbours::wanted(network);
+            done.add(neighbours::reconcile(&kernel, &neighbours, devices.bridge, &wanted).await);
+        }
+        let Reconciled { changed, problems } = done;
+        Ok(Applied { changed, problems })
+    }
+
+    async fn counters(&mut self) -> Result<Counters, DatapathError> {
+        let kernel = connect()?;
+        let links = list(&kernel).await?;
+        let named = self.guard.counters().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "no counters from nftables");
+            BTreeMap::new()
+        });
+        Ok(counters::collect(&named, &links, &self.peers))
+    }
+
+    async fn remove(&mut self) -> Result<(), DatapathError> {
+        let kernel = connect()?;
+        let mut done = Reconciled::default();
+        Self::withdraw(&kernel, &Plan::default(), &list(&kernel).await?, &mut done).await;
+        if let Err(error) = self.guard.remove().await {
+            done.problems.push(error.to_string());
+        }
+        if done.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(DatapathError::Unsupported(done.problems.join("; ")))
+        }
+    }
+}
+
+/// The endpoints of a network on this node: their MAC addresses and host side interfaces.
+fn local_endpoints(network: &Network) -> impl Iterator<Item = (MacAddr, String)> {
+    let local = network.endpoints.iter().filter(|(_, endpoint)| endpoint.location == Location::Local);
+    local.map(|(mac, endpoint)| (*mac, endpoint.id.host_device()))
+}
+
+/// The bridge's forwarding database: which port each endpoint is behind.
+fn bridge_rows(network: &Network, devices: &Devices) -> BTreeMap<MacAddr, u32> {
+    let port_of = |mac: &MacAddr, location: &Location| match location {
+        Location::Local => devices.ports.get(mac).copied(),
+        Location::Remote(_) => Some(devices.vxlan),
+    };
+    let rows = network.endpoints.iter();
+    rows.filter_map(|(mac, endpoint)| Some((*mac, port_of(mac, &endpoint.location)?))).collect()
+}
+
+fn connect() -> Result<netlink::Connection, DatapathError> {
+    netlink::connect().map_err(|cause| DatapathError::Io { what: "open a routing socket".into(), cause })
+}
+
+async fn list(kernel: &Handle) -> Result<Vec<Link>, DatapathError> {
+    let links = netlink::links(kernel).await;
+    links.map_err(|cause: io::Error| DatapathError::Io { what: "list interfaces".into(), cause })
+}

@@ -1,0 +1,279 @@
+//! Following the store: read everything at one revision, watch from the next, and on any doubt read
+//! again. What is known is replaced as a whole, never taken away first.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use etcd_client::{EventType, KeyValue, WatchResponse};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Store,
+    call::Call,
+    connection::Connection,
+    watch::{Watch, WatchEnd},
+};
+use crate::state::{RawRecord, RecordSet, State};
+
+/// Everything is read again this often even if nothing seems wrong, with up to a fifth more: etcd
+/// 3.4 is known to lose events.
+const REREAD: Duration = Duration::from_mins(5);
+
+/// Pauses before trying again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Most records named in the log at a time.
+const NAMED: usize = 100;
+
+/// What following the store has come to.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// The newest state read; the last good one while the store is away.
+    pub state: Arc<State>,
+    /// Whether it is current.
+    pub health: StoreHealth,
+}
+
+/// Whether the followed state is current.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// Nothing was read yet; why, if an attempt failed.
+    Connecting(Option<String>),
+    /// The watch is live.
+    Synced,
+    /// The store went away; the last error. Forwarding goes on with the last state.
+    Lost(String),
+    /// The store is not the one we knew (wiped, or restored from an older copy): nothing is applied.
+    Frozen(String),
+}
+
+struct Follower {
+    store: Store,
+    /// Its own: a command that finds a member silent does not end the watch.
+    connection: Connection,
+    publisher: watch::Sender<Followed>,
+    records: RecordSet,
+    /// The revision up to which changes are in `records`.
+    revision: i64,
+    /// Records already named in the log, and with which reason.
+    named: BTreeMap<String, String>,
+}
+
+/// Why one read and its watch have ended.
+enum End {
+    /// To be read again at once.
+    Again(String),
+    /// The store does not answer.
+    Lost(String),
+    /// The store is not ours.
+    Frozen(String),
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Follows the store until `cancel`: reads everything at one revision, then watches from the
+    /// next; on any doubt reads again. Never gives up.
+    #[must_use]
+    pub fn follow(&self, cancel: CancellationToken) -> watch::Receiver<Followed> {
+        let nothing = Followed { state: Arc::default(), health: StoreHealth::Connecting(None) };
+        let (publisher, receiver) = watch::channel(nothing);
+        let follower = Follower {
+            store: self.clone(),
+            connection: Connection::new(Arc::clone(&self.inner.options)),
+            publisher,
+            records: RecordSet::default(),
+            revision: 0,
+            named: BTreeMap::new(),
+        };
+        tokio::spawn(async move { cancel.run_until_cancelled(Box::pin(follower.run())).await });
+        receiver
+    }
+}
+
+// === impl Follower ===
+
+impl Follower {
+    async fn run(mut self) {
+        let (shortest, longest) = PAUSES;
+        let mut pause = shortest;
+        loop {
+            let begun = Instant::now();
+            match self.session().await {
+                End::Again(why) => tracing::debug!(why, "reading the store again"),
+                End::Lost(why) => self.lose(why),
+                End::Frozen(why) => self.freeze(why),
+            }
+            pause = if begun.elapsed() > longest * 2 { shortest } else { (pause * 2).min(longest) };
+            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        }
+    }
+
+    /// Reads everything and follows the changes until that cannot go on.
+    async fn session(&mut self) -> End {
+        if let Err(end) = self.read().await {
+            return end;
+        }
+        let Ok(member) = self.connection.member().await else {
+            return End::Lost("the member that was read went away".to_owned());
+        };
+        let prefix = self.store.keys().prefix();
+        let end = match Watch::open(&member.client, prefix, self.revision + 1).await {
+            Ok(watch) => {
+                self.publish(self.revision);
+                self.follow(watch).await
+            }
+            Err(end) => end.into(),
+        };
+        if let End::Lost(why) = end {
+            self.connection.failed(&member).await;
+            return End::Lost(format!("{}: {why}", member.url));
+        }
+        end
+    }
+
+    /// Reads everything, and takes it if the store is ours.
+    async fn read(&mut self) -> Result<(), End> {
+        let keys = self.store.keys();
+        let identity = &self.store.inner.identity;
+        let floor = identity.seen().revision;
+        let mut records = RecordSet::default();
+        let take = |page: Vec<KeyValue>| {
+            for kv in &page {
+                put(&mut records, keys.relative(kv.key()), kv);
+            }
+        };
+        let read = Call::stepwise(&self.connection).pages(keys.prefix(), take).await;
+        let revision = read.map_err(|error| End::Lost(error.to_string()))?;
+        identity.check(&keys.meta(), records.meta(), revision, floor).map_err(End::Frozen)?;
+        self.records = records;
+        self.revision = revision;
+        Ok(())
+    }
+
+    /// Follows the changes of a watch.
+    async fn follow(&mut self, mut watch: Watch) -> End {
+        let reread = Instant::now() + REREAD.mul_f64(rand::random_range(1.0..1.2));
+        loop {
+            match timeout_at(reread, watch.next()).await {
+                Ok(Ok(batch)) => {
+                    let newest = batch.iter().filter_map(|response| self.apply(response)).max();
+                    let meta = self.store.keys().meta();
+                    // A read tells what has become of the store.
+                    if let Err(why) = self.store.inner.identity.check_same(&meta, self.records.meta()) {
+                        return End::Again(why);
+                    }
+                    self.store.inner.identity.remember(self.records.meta(), self.revision);
+                    if let Some(newest) = newest {
+                        self.publish(newest);
+                    }
+                }
+                Ok(Err(end)) => return end.into(),
+                Err(_) => return End::Again("it is time to".to_owned()),
+            }
+        }
+    }
+
+    /// Takes the changes of one response, which has whole revisions. Returns the revision of the
+    /// newest that changes the state.
+    fn apply(&mut self, response: &WatchResponse) -> Option<i64> {
+        let floor = self.revision;
+        let mut newest = None;
+        for event in response.events() {
+            let Some(kv) = event.kv().filter(|kv| kv.mod_revision() > floor) else {
+                continue;
+            };
+            let key = self.store.keys().relative(kv.key());
+            let changes = match event.event_type() {
+                EventType::Put => put(&mut self.records, key, kv),
+                EventType::Delete => key.is_some_and(|key| self.records.delete(key)),
+            };
+            self.revision = self.revision.max(kv.mod_revision());
+            if changes {
+                newest = newest.max(Some(kv.mod_revision()));
+            }
+        }
+        newest
+    }
+
+    /// Publishes what the records make.
+    fn publish(&mut self, revision: i64) {
+        let state = self.records.state(revision);
+        self.name_rejected(&state);
+        let before =
+            self.publisher.send_replace(Followed { state: Arc::new(state), health: StoreHealth::Synced });
+        if before.health != StoreHealth::Synced {
+            tracing::info!(revision, "the store is followed");
+        }
+    }
+
+    fn lose(&self, why: String) {
+        self.publisher.send_modify(|followed| {
+            followed.health = match &followed.health {
+                StoreHealth::Connecting(before) => {
+                    if before.is_none() {
+                        tracing::warn!(why, "etcd is not reached; trying on");
+                    }
+                    StoreHealth::Connecting(Some(why))
+                }
+                // Not to be forgotten while the store is away.
+                StoreHealth::Frozen(frozen) => StoreHealth::Frozen(frozen.clone()),
+                before => {
+                    if *before == StoreHealth::Synced {
+                        tracing::warn!(why, "etcd went away; forwarding goes on");
+                    }
+                    StoreHealth::Lost(why)
+                }
+            };
+        });
+    }
+
+    fn freeze(&self, why: String) {
+        self.publisher.send_if_modified(|followed| {
+            let frozen = StoreHealth::Frozen(why);
+            let changed = followed.health != frozen;
+            if changed && let StoreHealth::Frozen(why) = &frozen {
+                tracing::error!(why, "the store is not the one that was followed");
+                followed.health = frozen;
+            }
+            changed
+        });
+    }
+
+    /// Names each record that is left out once, and again when it stands.
+    fn name_rejected(&mut self, state: &State) {
+        let new = state.rejected.iter().filter(|&(key, why)| self.named.get(key) != Some(why));
+        for (key, why) in new.clone().take(NAMED) {
+            tracing::warn!(key, why, "a record is left out");
+        }
+        let more = new.count().saturating_sub(NAMED);
+        if more > 0 {
+            tracing::warn!(more, "more records are left out");
+        }
+        for key in self.named.keys().filter(|&key| !state.rejected.contains_key(key)).take(NAMED) {
+            tracing::info!(key, "a record is no longer left out");
+        }
+        if self.named != state.rejected {
+            self.named.clone_from(&state.rejected);
+        }
+    }
+}
+
+impl From<WatchEnd> for End {
+    fn from(end: WatchEnd) -> Self {
+        match end {
+            WatchEnd::Failed(why) => Self::Lost(why),
+            WatchEnd::Gap(why) => Self::Again(why),
+        }
+    }
+}
+
+/// Takes one key. Returns whether that can change the state.
+fn put(records: &mut RecordSet, key: Option<&[u8]>, kv: &KeyValue) -> bool {
+    key.is_some_and(|key| {
+        records.put(RawRecord { key, value: kv.value(), create_revision: kv.create_revision() })
+    })
+}

@@ -1,0 +1,133 @@
+//! The keys of one cluster.
+//!
+//! | key | value |
+//! |---|---|
+//! | `meta`, `networks/<name>`, `nodes/<node>`, `alive/<node>`, `endpoints/<network>/<id>` | [records](crate::state) |
+//! | `vnis/<8 decimal digits>` | the name of the network that has it |
+//! | `subnets/guard` | how many networks were created and removed; written with each |
+//! | `addresses/<network>/<8 hexadecimal digits>` | [`AddressRecord`](crate::state::AddressRecord); keys sort as addresses do |
+//! | `macs/<network>/<12 hexadecimal digits>` | the identity of the endpoint that has it |
+
+use std::net::IpAddr;
+
+use crate::{
+    MacAddr, Vni,
+    state::{EndpointId, NetworkName, NodeName, RecordKey},
+};
+
+/// Makes the keys of one cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+// === impl Keys ===
+
+impl Keys {
+    pub fn new(cluster: &str) -> Self {
+        Self { prefix: format!("/overlay/v1/{cluster}/") }
+    }
+
+    /// What all keys begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A key of this cluster without the prefix.
+    pub fn relative<'a>(&self, key: &'a [u8]) -> Option<&'a [u8]> {
+        key.strip_prefix(self.prefix.as_bytes())
+    }
+
+    pub fn meta(&self) -> String {
+        self.at("meta")
+    }
+
+    pub fn networks(&self) -> String {
+        self.at("networks/")
+    }
+
+    pub fn network(&self, name: &NetworkName) -> String {
+        self.at(&RecordKey::of_network(name))
+    }
+
+    pub fn vnis(&self) -> String {
+        self.at("vnis/")
+    }
+
+    pub fn vni(&self, vni: Vni) -> String {
+        self.at(&format!("vnis/{:08}", vni.get()))
+    }
+
+    pub fn guard(&self) -> String {
+        self.at("subnets/guard")
+    }
+
+    pub fn nodes(&self) -> String {
+        self.at("nodes/")
+    }
+
+    pub fn node(&self, name: &NodeName) -> String {
+        self.at(&RecordKey::of_node(name))
+    }
+
+    pub fn alive(&self, name: &NodeName) -> String {
+        self.at(&RecordKey::of_alive(name))
+    }
+
+    pub fn addresses(&self, network: &NetworkName) -> String {
+        self.at(&format!("addresses/{network}/"))
+    }
+
+    pub fn address(&self, network: &NetworkName, address: IpAddr) -> String {
+        match address {
+            IpAddr::V4(v4) => format!("{}{:08x}", self.addresses(network), v4.to_bits()),
+            IpAddr::V6(v6) => format!("{}{:032x}", self.addresses(network), v6.to_bits()),
+        }
+    }
+
+    pub fn macs(&self, network: &NetworkName) -> String {
+        self.at(&format!("macs/{network}/"))
+    }
+
+    pub fn mac(&self, network: &NetworkName, mac: MacAddr) -> String {
+        format!("{}{}", self.macs(network), mac.to_string().replace(':', ""))
+    }
+
+    pub fn all_endpoints(&self) -> String {
+        self.at("endpoints/")
+    }
+
+    pub fn endpoints(&self, network: &NetworkName) -> String {
+        self.at(&format!("endpoints/{network}/"))
+    }
+
+    pub fn endpoint(&self, network: &NetworkName, id: &EndpointId) -> String {
+        self.at(&RecordKey::of_endpoint(network, id))
+    }
+
+    fn at(&self, rest: &str) -> String {
+        format!("{}{rest}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_addresses_sort_as_addresses_do() {
+        let keys = Keys::new("default");
+        let network = "blue".parse().unwrap();
+        let key = |text: &str| keys.address(&network, text.parse().unwrap());
+        assert_eq!(key("10.0.9.2"), "/overlay/v1/default/addresses/blue/0a000902");
+        assert!(key("9.255.255.255") < key("10.0.0.0") && key("10.0.9.9") < key("10.0.9.10"));
+    }
+
+    #[test]
+    fn keys_are_read_back() {
+        let keys = Keys::new("default");
+        let key = keys.mac(&"blue".parse().unwrap(), MacAddr([2, 0x42, 10, 0, 9, 2]));
+        assert_eq!(keys.relative(key.as_bytes()), Some(&b"macs/blue/02420a000902"[..]));
+        assert_eq!(keys.relative(b"/overlay/v1/other/meta"), None);
+    }
+}

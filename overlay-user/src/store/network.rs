@@ -1,0 +1,303 @@
+//! Making and removing networks.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use etcd_client::{Compare, CompareOp, GetOptions, TxnOp};
+use ipnet::IpNet;
+
+use super::{
+    Store, StoreError,
+    call::{Call, Mark},
+    holder, pool,
+    value::{decoded, encoded},
+};
+use crate::{
+    Vni,
+    state::{EndpointId, Network, NetworkName, NetworkRecord, RecordKey, shown_key},
+};
+
+/// How often a network that lost a race is tried again.
+const TRIES: u32 = 40;
+
+/// How many of those who use a network are named.
+const NAMED: i64 = 3;
+
+/// A network to be created. What is not given is chosen.
+#[derive(Clone, Debug)]
+pub struct NewNetwork {
+    /// Its name.
+    pub name: NetworkName,
+    /// Its subnet; else a free pool.
+    pub subnet: Option<IpNet>,
+    /// Its gateway; else the first address of the subnet.
+    pub gateway: Option<IpAddr>,
+    /// Where addresses are taken from; else the subnet.
+    pub range: Option<IpNet>,
+    /// Its VNI; else a free one.
+    pub vni: Option<Vni>,
+    /// MTU of its endpoints' interfaces.
+    pub mtu: Option<u16>,
+    /// No way out to the world.
+    pub internal: bool,
+    /// The subnet may overlap that of another network.
+    pub allow_overlap: bool,
+}
+
+/// What the store has of networks.
+struct Taken {
+    networks: Vec<(NetworkName, NetworkRecord)>,
+    /// VNIs and the networks that have them.
+    vnis: Vec<(u32, String)>,
+    guard: Guard,
+}
+
+/// The counter that every change of the set of networks raises: while it stands, so does what was
+/// read after it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Guard {
+    revision: i64,
+    count: u64,
+}
+
+/// A network as it is in the store.
+pub(super) struct Standing {
+    pub network: Network,
+    pub created: i64,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Creates a network in one transaction.
+    pub async fn create_network(&self, new: NewNetwork) -> Result<NetworkRecord, StoreError> {
+        let call = self.call();
+        for attempt in 1..=TRIES {
+            if let Some(record) = self.try_create(&call, &new).await? {
+                return Ok(record);
+            }
+            wait_in_a_race(attempt).await;
+        }
+        Err(StoreError::Conflict(format!(
+            "network {} was not created: others are being created at the same time; try again",
+            new.name
+        )))
+    }
+
+    /// Removes a network nobody is on; the error names who is.
+    pub async fn remove_network(&self, name: &NetworkName) -> Result<(), StoreError> {
+        let call = self.call();
+        for attempt in 1..=TRIES {
+            if self.try_remove(&call, name).await? {
+                return Ok(());
+            }
+            wait_in_a_race(attempt).await;
+        }
+        Err(StoreError::Conflict(format!("network {name} was not removed: it keeps changing; try again")))
+    }
+
+    /// The network of that name, for who wants to change something in it.
+    pub(super) async fn standing(&self, call: &Call<'_>, name: &NetworkName) -> Result<Standing, StoreError> {
+        let found = call.get(&self.keys().network(name)).await?;
+        let found = found.ok_or_else(|| StoreError::NotFound(format!("there is no network {name}")))?;
+        let unusable =
+            |why: String| StoreError::Conflict(format!("the record of network {name} is not usable: {why}"));
+        let record = decoded(found.value()).ok_or_else(|| unusable("it cannot be read".to_owned()))?;
+        let network = Network::from_record(&record).map_err(|e| unusable(e.to_string()))?;
+        Ok(Standing { network, created: found.create_revision() })
+    }
+
+    async fn try_create(
+        &self,
+        call: &Call<'_>,
+        new: &NewNetwork,
+    ) -> Result<Option<NetworkRecord>, StoreError> {
+        let taken = self.taken(call).await?;
+        let record = choose(new, &taken)?;
+        let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
+        check_free(new, &record, &taken)?;
+        let (key, vni) = (self.keys().network(&new.name), self.keys().vni(network.vni));
+        let value = encoded(&record)?;
+        let compares = vec![
+            Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
+            Compare::create_revision(vni.as_str(), CompareOp::Equal, 0),
+            taken.guard.unchanged(self),
+        ];
+        let operations = vec![
+            TxnOp::put(key.as_str(), value.clone(), None),
+            TxnOp::put(vni, new.name.as_str(), None),
+            taken.guard.raised(self),
+        ];
+        let done = call.commit(compares, operations, Some(Mark { key: &key, value: &value })).await?;
+        if done.is_none()
+            && let Some(found) = call.get(&key).await?
+        {
+            let network = decoded::<NetworkRecord>(found.value());
+            return Err(exists(&new.name, network.as_ref()));
+        }
+        Ok(done.map(|_| record))
+    }
+
+    async fn try_remove(&self, call: &Call<'_>, name: &NetworkName) -> Result<bool, StoreError> {
+        let guard = self.guard(call).await?;
+        let key = self.keys().network(name);
+        let Some(found) = call.get(&key).await? else {
+            return Err(StoreError::NotFound(format!("there is no network {name}")));
+        };
+        self.check_unused(call, name).await?;
+        let endpoints = self.keys().endpoints(name);
+        let compares = vec![
+            Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision()),
+            // Over a range this holds if there is no key in it.
+            Compare::create_revision(endpoints, CompareOp::Equal, 0).with_prefix(),
+            guard.unchanged(self),
+        ];
+        let all = || Some(etcd_client::DeleteOptions::new().with_prefix());
+        let mut operations = vec![
+            TxnOp::delete(key, None),
+            TxnOp::delete(self.keys().addresses(name), all()),
+            TxnOp::delete(self.keys().macs(name), all()),
+            guard.raised(self),
+        ];
+        for kv in call.list(&self.keys().vnis()).await? {
+            if kv.value() == name.as_str().as_bytes() {
+                operations.push(TxnOp::delete(kv.key(), None));
+            }
+        }
+        Ok(call.commit(compares, operations, None).await?.is_some())
+    }
+
+    /// Refuses if endpoints are in the network, and names some.
+    async fn check_unused(&self, call: &Call<'_>, name: &NetworkName) -> Result<(), StoreError> {
+        let prefix = self.keys().endpoints(name);
+        let options = GetOptions::new().with_prefix().with_limit(NAMED);
+        let answer = call.range(&prefix, options).await?;
+        if answer.kvs().is_empty() {
+            return Ok(());
+        }
+        let named: Vec<_> = answer
+            .kvs()
+            .iter()
+            .map(|kv| match self.endpoint_id(kv.key()) {
+                Some(id) => holder::with_addresses(&id, kv.value()),
+                None => format!("the key {}", shown_key(kv.key())),
+            })
+            .collect();
+        let more = usize::try_from(answer.count()).unwrap_or(0).saturating_sub(named.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Err(StoreError::Conflict(format!("network {name} is in use by {}{more}", named.join(", "))))
+    }
+
+    /// The identity in an endpoint's key.
+    pub(super) fn endpoint_id(&self, key: &[u8]) -> Option<EndpointId> {
+        match RecordKey::parse(self.keys().relative(key)?) {
+            Ok(RecordKey::Endpoint(_, id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    async fn guard(&self, call: &Call<'_>) -> Result<Guard, StoreError> {
+        let found = call.get(&self.keys().guard()).await?;
+        Ok(found.map_or_else(Guard::default, |kv| Guard {
+            revision: kv.mod_revision(),
+            count: decoded(kv.value()).unwrap_or(0),
+        }))
+    }
+
+    /// Reads what is taken; the guard first, so that it vouches for the rest.
+    async fn taken(&self, call: &Call<'_>) -> Result<Taken, StoreError> {
+        let guard = self.guard(call).await?;
+        let mut networks = Vec::new();
+        for kv in call.list(&self.keys().networks()).await? {
+            let key = self.keys().relative(kv.key()).unwrap_or_default();
+            // One that cannot be read has no subnet to keep free.
+            if let (Ok(RecordKey::Network(name)), Some(record)) =
+                (RecordKey::parse(key), decoded::<NetworkRecord>(kv.value()))
+            {
+                networks.push((name, record));
+            }
+        }
+        let prefix = self.keys().vnis();
+        let vnis = call.list(&prefix).await?;
+        let vnis = vnis
+            .iter()
+            .filter_map(|kv| {
+                let digits = str::from_utf8(kv.key().strip_prefix(prefix.as_bytes())?).ok()?;
+                Some((digits.parse().ok()?, shown_key(kv.value())))
+            })
+            .chain(networks.iter().map(|(name, record)| (record.vni, name.to_string())))
+            .collect();
+        Ok(Taken { networks, vnis, guard })
+    }
+}
+
+// === impl Guard ===
+
+impl Guard {
+    fn unchanged(self, store: &Store) -> Compare {
+        Compare::mod_revision(store.keys().guard(), CompareOp::Equal, self.revision)
+    }
+
+    fn raised(self, store: &Store) -> TxnOp {
+        TxnOp::put(store.keys().guard(), self.count.wrapping_add(1).to_string(), None)
+    }
+}
+
+/// Fills in what was not asked for.
+fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> {
+    let none_free = |what: &str| StoreError::Conflict(format!("there is no free {what} left; give one"));
+    let subnet = if let Some(subnet) = new.subnet {
+        subnet
+    } else {
+        let subnets: Vec<_> = taken.networks.iter().map(|(_, n)| n.subnet).collect();
+        pool::free_subnet(&subnets).ok_or_else(|| none_free("subnet in 10.64.0.0/10"))?
+    };
+    let vni = if let Some(vni) = new.vni {
+        vni
+    } else {
+        let vnis: BTreeSet<_> = taken.vnis.iter().map(|&(vni, _)| vni).collect();
+        pool::free_vni(&vnis).ok_or_else(|| none_free("VNI"))?
+    };
+    let first_host = || subnet.hosts().next().unwrap_or_else(|| subnet.addr());
+    Ok(NetworkRecord {
+        vni: vni.get(),
+        subnet,
+        gateway: new.gateway.unwrap_or_else(first_host),
+        range: new.range.filter(|range| *range != subnet),
+        mtu: new.mtu,
+        internal: new.internal,
+    })
+}
+
+/// Checks that nothing of the record is another network's.
+fn check_free(new: &NewNetwork, record: &NetworkRecord, taken: &Taken) -> Result<(), StoreError> {
+    if let Some((name, existing)) = taken.networks.iter().find(|(name, _)| *name == new.name) {
+        return Err(exists(name, Some(existing)));
+    }
+    if let Some((vni, name)) = taken.vnis.iter().find(|&&(vni, _)| vni == record.vni) {
+        return Err(StoreError::Conflict(format!("VNI {vni} is used by network {name}")));
+    }
+    let overlaps = |other: &NetworkRecord| pool::overlap(&record.subnet, &other.subnet);
+    if !new.allow_overlap
+        && let Some((name, other)) = taken.networks.iter().find(|(_, other)| overlaps(other))
+    {
+        return Err(StoreError::Conflict(format!(
+            "the subnet {} overlaps {} of network {name}",
+            record.subnet, other.subnet
+        )));
+    }
+    Ok(())
+}
+
+fn exists(name: &NetworkName, record: Option<&NetworkRecord>) -> StoreError {
+    let what = record.map_or_else(
+        || "its record cannot be read".to_owned(),
+        |record| format!("VNI {}, {}", record.vni, record.subnet),
+    );
+    StoreError::Conflict(format!("network {name} exists already ({what})"))
+}
+
+/// Waits a little, longer with each lost race.
+pub(super) async fn wait_in_a_race(attempt: u32) {
+    let most = u64::from(attempt.min(10)) * 20;
+    tokio::time::sleep(Duration::from_millis(rand::random_range(1..=most.max(2)))).await;
+}

@@ -1,0 +1,107 @@
+//! Withdrawing endpoints.
+
+use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, TxnOp};
+
+use super::{
+    Store, StoreError,
+    call::Call,
+    network::wait_in_a_race,
+    value::{decoded, encoded, text},
+};
+use crate::state::{AddressRecord, AddressState, Endpoint, EndpointId, EndpointRecord, NetworkName};
+
+/// How long an address is kept from others after its endpoint is gone: what neighbours, connections
+/// and caches still send to it ends meanwhile.
+const COOLING_SECONDS: i64 = 60;
+
+/// How often a withdrawal that met another change is tried again.
+const TRIES: u32 = 20;
+
+/// What an endpoint holds beside its record.
+struct Holdings {
+    addresses: Vec<KeyValue>,
+    macs: Vec<KeyValue>,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Withdraws an endpoint; its addresses cool down. Returns the revision. Without error, and with
+    /// revision 0, if it is gone already.
+    pub async fn remove_endpoint(&self, network: &NetworkName, id: &EndpointId) -> Result<i64, StoreError> {
+        self.withdraw(&self.call(), network, id).await
+    }
+
+    /// As [`Self::remove_endpoint`], within the time of `call`.
+    pub(super) async fn withdraw(
+        &self,
+        call: &Call<'_>,
+        network: &NetworkName,
+        id: &EndpointId,
+    ) -> Result<i64, StoreError> {
+        let key = self.keys().endpoint(network, id);
+        for attempt in 1..=TRIES {
+            let Some(found) = call.get(&key).await? else {
+                return Ok(0);
+            };
+            let record =
+                decoded::<EndpointRecord>(found.value()).filter(|r| Endpoint::from_record(r).is_ok());
+            let Holdings { addresses, macs } = self.holdings(call, network, id, record.as_ref()).await?;
+            let mut compares = vec![unchanged(&found)];
+            let mut operations = vec![TxnOp::delete(key.as_str(), None)];
+            if !addresses.is_empty() {
+                let lease = call.grant(COOLING_SECONDS).await?;
+                for address in &addresses {
+                    compares.push(unchanged(address));
+                    operations.push(cooled(address, lease)?);
+                }
+            }
+            compares.extend(macs.iter().map(unchanged));
+            operations.extend(macs.iter().map(|mac| TxnOp::delete(mac.key(), None)));
+            if let Some(revision) = call.commit(compares, operations, None).await? {
+                return Ok(revision);
+            }
+            wait_in_a_race(attempt).await;
+        }
+        Err(StoreError::Conflict(format!("endpoint {id} was not removed: it keeps changing; try again")))
+    }
+
+    /// What an endpoint holds; of one whose record is not usable, by looking at all there is.
+    async fn holdings(
+        &self,
+        call: &Call<'_>,
+        network: &NetworkName,
+        id: &EndpointId,
+        record: Option<&EndpointRecord>,
+    ) -> Result<Holdings, StoreError> {
+        let (mut addresses, mut macs) = (Vec::new(), Vec::new());
+        if let Some(record) = record {
+            for &address in &record.addresses {
+                addresses.extend(call.get(&self.keys().address(network, address)).await?);
+            }
+            if let Ok(mac) = record.mac.parse() {
+                macs.extend(call.get(&self.keys().mac(network, mac)).await?);
+            }
+        } else {
+            addresses = call.list(&self.keys().addresses(network)).await?;
+            macs = call.list(&self.keys().macs(network)).await?;
+        }
+        addresses.retain(|kv| decoded::<AddressRecord>(kv.value()).is_some_and(|r| r.endpoint == *id));
+        macs.retain(|kv| text(kv.value()) == id.as_str());
+        Ok(Holdings { addresses, macs })
+    }
+}
+
+fn unchanged(kv: &KeyValue) -> Compare {
+    Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision())
+}
+
+/// Keeps an address from others until the lease ends.
+fn cooled(address: &KeyValue, lease: i64) -> Result<TxnOp, StoreError> {
+    let options = Some(PutOptions::new().with_lease(lease));
+    let Some(record) = decoded::<AddressRecord>(address.value()) else {
+        return Ok(TxnOp::delete(address.key(), None));
+    };
+    let cooling = AddressRecord { state: AddressState::Cooling, ..record };
+    Ok(TxnOp::put(address.key(), encoded(&cooling)?, options))
+}

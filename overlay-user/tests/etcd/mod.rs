@@ -1,0 +1,239 @@
+//! A real etcd of a test's own, and what tests ask of it.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use etcd_client::Client;
+use overlay_user::{
+    MacAddr,
+    state::{EndpointId, EndpointRecord, NetworkName, NodeName, NodeRecord},
+    store::{Followed, NewNetwork, Reservation, Store, StoreOptions},
+};
+use tempfile::TempDir;
+use tokio::{sync::watch, time::Instant};
+
+/// What a test waits for comes by then or never.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The prefix of all keys of the tests' cluster.
+pub const PREFIX: &str = "/overlay/v1/default/";
+
+/// An etcd in a directory of its own on free ports; killed when dropped.
+pub struct Etcd {
+    dir: TempDir,
+    client_port: u16,
+    peer_port: u16,
+    extra: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Etcd {
+    /// Starts one and waits until it answers.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one with more flags.
+    pub async fn start_with(extra: &[&str]) -> Self {
+        let mut etcd = Self::unstarted();
+        etcd.extra = extra.iter().map(|&flag| flag.to_owned()).collect();
+        etcd.restart().await;
+        etcd
+    }
+
+    /// Only the ports; nothing listens there.
+    pub fn unstarted() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, client_port: free_port(), peer_port: free_port(), extra: Vec::new(), process: None }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client_port)
+    }
+
+    /// Kills it and starts it on the same data and ports.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let (url, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer_port));
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", "test", "--log-level", "error"])
+            .arg("--data-dir")
+            .arg(self.data())
+            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("test={peer}")])
+            .args(&self.extra)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // SAFETY: prctl is async-signal-safe and touches only the child.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        self.process = Some(command.spawn().expect("etcd is needed: apt-get install etcd-server"));
+        let deadline = Instant::now() + PATIENCE;
+        while !self.answers().await {
+            assert!(Instant::now() < deadline, "etcd does not answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Kills it, throws its data away and starts it anew.
+    pub async fn wipe(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.data()).unwrap();
+        self.restart().await;
+    }
+
+    /// Where its data is.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().unwrap().id().try_into().unwrap()
+    }
+
+    /// A client that goes past the code under test.
+    pub async fn client(&self) -> Client {
+        Client::connect([self.url()], None).await.unwrap()
+    }
+
+    pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) {
+        self.client().await.put(format!("{PREFIX}{key}"), value, None).await.unwrap();
+    }
+
+    pub async fn delete(&self, key: &str) {
+        self.client().await.delete(format!("{PREFIX}{key}"), None).await.unwrap();
+    }
+
+    pub async fn get(&self, key: &str) -> Option<String> {
+        let answer = self.client().await.get(format!("{PREFIX}{key}"), None).await.unwrap();
+        answer.kvs().first().map(|kv| kv.value_str().unwrap().to_owned())
+    }
+
+    pub fn options(&self) -> StoreOptions {
+        StoreOptions {
+            endpoints: vec![self.url()],
+            cluster: "default".to_owned(),
+            tls: None,
+            credentials: None,
+        }
+    }
+
+    pub fn store(&self) -> Store {
+        Store::new(self.options()).unwrap()
+    }
+
+    async fn answers(&self) -> bool {
+        let Ok(mut client) = Client::connect([self.url()], None).await else {
+            return false;
+        };
+        tokio::time::timeout(Duration::from_secs(1), client.get("ready", None)).await.is_ok_and(|r| r.is_ok())
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until what is followed is as `is` says.
+pub async fn until(
+    followed: &mut watch::Receiver<Followed>,
+    what: &str,
+    is: impl Fn(&Followed) -> bool,
+) -> Followed {
+    let found =
+        tokio::time::timeout(PATIENCE, followed.wait_for(is)).await.map(|found| found.unwrap().clone());
+    found.unwrap_or_else(|_| panic!("{what} did not come: {:#?}", *followed.borrow()))
+}
+
+pub fn network(name: &str) -> NetworkName {
+    name.parse().unwrap()
+}
+
+pub fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+pub fn node_record(vtep: &str) -> NodeRecord {
+    NodeRecord {
+        vtep: vtep.parse().unwrap(),
+        port: 4789,
+        mtu: Some(1500),
+        datapath: "tc".to_owned(),
+        reason: "test".to_owned(),
+        version: "0".to_owned(),
+        incarnation: 0,
+        is_static: false,
+    }
+}
+
+pub fn new_network(name: &str) -> NewNetwork {
+    NewNetwork {
+        name: network(name),
+        subnet: None,
+        gateway: None,
+        range: None,
+        vni: None,
+        mtu: None,
+        internal: false,
+        allow_overlap: false,
+    }
+}
+
+pub fn endpoint_record(node_name: &str, reservation: &Reservation, names: &[&str]) -> EndpointRecord {
+    let std::net::IpAddr::V4(v4) = reservation.address.addr() else {
+        panic!("IPv6");
+    };
+    EndpointRecord {
+        node: node(node_name),
+        mac: MacAddr::of_ipv4(v4).to_string(),
+        addresses: vec![v4.into()],
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+        container: "test".to_owned(),
+        ifname: "eth0".to_owned(),
+        generation: 1,
+    }
+}
+
+/// Reserves and binds in one go.
+pub async fn attach(
+    store: &Store,
+    to: &str,
+    at: &str,
+    name: &str,
+    ip: Option<&str>,
+) -> (EndpointId, EndpointRecord) {
+    let id = EndpointId::random();
+    let wanted = ip.map(|ip| ip.parse().unwrap());
+    let reservation = store.reserve_address(&network(to), &node(at), &id, Some(name), wanted).await.unwrap();
+    let record = endpoint_record(at, &reservation, &[name]);
+    store.bind_endpoint(&reservation, &record).await.unwrap();
+    (id, record)
+}

@@ -1,0 +1,209 @@
+//! Following the store, against a real etcd and what happens to it.
+
+mod etcd;
+
+use std::time::Duration;
+
+use etcd::*;
+use overlay_user::store::{Followed, StoreHealth};
+use tokio_util::sync::CancellationToken;
+
+const BLUE: &str = r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","colour":"unknown"}"#;
+
+fn synced(followed: &Followed) -> bool {
+    followed.health == StoreHealth::Synced
+}
+
+fn has(followed: &Followed, name: &str) -> bool {
+    followed.state.networks.contains_key(&network(name))
+}
+
+/// A network record that clashes with no other of another number.
+fn numbered(n: u32) -> String {
+    format!(r#"{{"vni":{},"subnet":"10.0.9.0/24","gateway":"10.0.9.1"}}"#, n + 1000)
+}
+
+#[tokio::test]
+async fn changes_are_followed() {
+    let etcd = Etcd::start().await;
+    etcd.put("networks/blue", BLUE).await;
+    etcd.put("networks/bad", "{").await;
+    let mut followed = etcd.store().follow(CancellationToken::new());
+    let first = until(&mut followed, "the first read", synced).await;
+    assert!(has(&first, "blue"));
+    assert!(first.state.rejected["networks/bad"].contains("EOF"));
+
+    etcd.put("networks/bad", numbered(1)).await;
+    let mended = until(&mut followed, "the mended record", |f| has(f, "bad")).await;
+    assert!(mended.state.rejected.is_empty() && mended.state.revision > first.state.revision);
+    etcd.put("networks/blue", r#"{"vni":"seven"}"#).await;
+    until(&mut followed, "the broken record", |f| !has(f, "blue") && has(f, "bad")).await;
+    etcd.delete("networks/bad").await;
+    until(&mut followed, "the deletion", |f| f.state.networks.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_cancelled_follower_ends() {
+    let etcd = Etcd::start().await;
+    let cancel = CancellationToken::new();
+    let mut followed = etcd.store().follow(cancel.clone());
+    until(&mut followed, "the first read", synced).await;
+    cancel.cancel();
+    while tokio::time::timeout(PATIENCE, followed.changed()).await.unwrap().is_ok() {}
+}
+
+#[tokio::test]
+async fn many_and_large_records_are_read_in_pages() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    for chunk in 0..25 {
+        let puts: Vec<_> = (0..100)
+            .map(|n| n + 100 * chunk)
+            .map(|n| etcd_client::TxnOp::put(format!("{PREFIX}networks/n{n}"), numbered(n), None))
+            .collect();
+        client.txn(etcd_client::Txn::new().and_then(puts)).await.unwrap();
+    }
+    // The largest value etcd takes, often enough to fill more than one message.
+    for n in 0..50 {
+        client.put(format!("{PREFIX}networks/large{n}"), vec![b' '; 1_500_000], None).await.unwrap();
+    }
+    let mut followed = etcd.store().follow(CancellationToken::new());
+    let all = until(&mut followed, "all records", synced).await;
+    assert_eq!((all.state.networks.len(), all.state.rejected.len()), (2500, 50));
+    assert!(all.state.rejected["networks/large7"].contains("1500000 bytes"));
+    etcd.put("networks/large7", numbered(9000)).await;
+    until(&mut followed, "a change", |f| has(f, "large7")).await;
+}
+
+#[tokio::test]
+async fn the_state_outlives_etcd_and_follows_on_when_it_is_back() {
+    let mut etcd = Etcd::start().await;
+    etcd.put("networks/blue", BLUE).await;
+    let mut followed = etcd.store().follow(CancellationToken::new());
+    until(&mut followed, "the first read", synced).await;
+    etcd.kill();
+    let lost = until(&mut followed, "the loss", |f| matches!(f.health, StoreHealth::Lost(_))).await;
+    assert!(has(&lost, "blue"));
+    etcd.restart().await;
+    until(&mut followed, "the return", synced).await;
+    etcd.put("networks/red", numbered(1)).await;
+    until(&mut followed, "a change", |f| has(f, "red") && has(f, "blue")).await;
+}
+
+#[tokio::test]
+async fn etcd_may_come_later() {
+    let mut etcd = Etcd::unstarted();
+    let mut followed = etcd.store().follow(CancellationToken::new());
+    until(
+        &mut followed,
+        "the reason",
+        |f| matches!(&f.health, StoreHealth::Connecting(Some(why)) if why.contains("Connection refused")),
+    )
+    .await;
+    etcd.restart().await;
+    until(&mut followed, "the first read", synced).await;
+}
+
+#[tokio::test]
+async fn deletions_that_were_compacted_away_are_seen() {
+    let mut etcd = Etcd::start().await;
+    etcd.put("networks/blue", BLUE).await;
+    etcd.put("networks/red", numbered(1)).await;
+    let mut followed = etcd.store().follow(CancellationToken::new());
+    until(&mut followed, "the first read", |f| synced(f) && has(f, "red")).await;
+    etcd.kill();
+    until(&mut followed, "the loss", |f| !synced(f)).await;
+
+    // Where the follower cannot see it: the same data behind other ports.
+    let mut elsewhere = Etcd::unstarted();
+    std::fs::rename(etcd.data(), elsewhere.data()).unwrap();
+    elsewhere.restart().await;
+    elsewhere.delete("networks/blue").await;
+    for n in 0..50 {
+        elsewhere.put("networks/green", numbered(n)).await;
+    }
+    let mut client = elsewhere.client().await;
+    let revision = client.get("x", None).await.unwrap().header().unwrap().revision();
+    client.compact(revision, None).await.unwrap();
+    elsewhere.kill();
+    std::fs::rename(elsewhere.data(), etcd.data()).unwrap();
+    etcd.restart().await;
+    let found = until(&mut followed, "the new state", |f| synced(f) && has(f, "green")).await;
+    assert!(has(&found, "red") && !has(&found, "blue"));
+}
+
+#[tokio::test]
+async fn a_wiped_etcd_freezes_the_state() {
+    let mut etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    etcd.put("networks/blue", BLUE).await;
+    let mut followed = store.follow(CancellationToken::new());
+    until(&mut followed, "the first read", |f| synced(f) && has(f, "blue")).await;
+    etcd.wipe().await;
+    let frozen = until(&mut followed, "the freeze", |f| matches!(f.health, StoreHealth::Frozen(_))).await;
+    assert!(has(&frozen, "blue"));
+    let StoreHealth::Frozen(why) = &frozen.health else { unreachable!() };
+    assert!(why.contains("is gone") && why.contains("restart overlayd"), "{why}");
+
+    // Nothing written since is applied, and this node does not make a new cluster of it.
+    etcd.put("networks/red", numbered(1)).await;
+    assert!(store.join(&node("node1"), node_record("192.0.2.1")).await.is_err());
+    assert_eq!(etcd.get("meta").await, None);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(followed.borrow().state, frozen.state);
+
+    // Another cluster in its place is not ours either.
+    etcd.store().join(&node("node2"), node_record("192.0.2.2")).await.unwrap();
+    until(
+        &mut followed,
+        "the other cluster",
+        |f| matches!(&f.health, StoreHealth::Frozen(why) if why.contains("another cluster")),
+    )
+    .await;
+    assert_eq!(followed.borrow().state, frozen.state);
+}
+
+#[tokio::test]
+async fn a_cluster_record_that_is_deleted_freezes_until_it_is_back() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    let mut followed = store.follow(CancellationToken::new());
+    until(&mut followed, "the first read", synced).await;
+    let meta = etcd.get("meta").await.unwrap();
+    etcd.delete("meta").await;
+    until(&mut followed, "the freeze", |f| matches!(f.health, StoreHealth::Frozen(_))).await;
+    etcd.put("networks/blue", BLUE).await;
+    etcd.put("meta", meta).await;
+    until(&mut followed, "the thaw", |f| synced(f) && has(f, "blue")).await;
+}
+
+#[tokio::test]
+async fn an_older_copy_freezes_the_state_and_stays_so() {
+    let mut etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    let mut followed = store.follow(CancellationToken::new());
+    until(&mut followed, "the first read", synced).await;
+    etcd.kill();
+    let copy = tempfile::tempdir().unwrap();
+    let copied =
+        std::process::Command::new("cp").arg("-a").args([etcd.data(), copy.path().join("data")]).status();
+    assert!(copied.unwrap().success());
+    etcd.restart().await;
+    etcd.put("networks/blue", BLUE).await;
+    until(&mut followed, "a change", |f| has(f, "blue")).await;
+    etcd.kill();
+    std::fs::remove_dir_all(etcd.data()).unwrap();
+    std::fs::rename(copy.path().join("data"), etcd.data()).unwrap();
+    etcd.restart().await;
+    let frozen = until(&mut followed, "the freeze", |f| matches!(f.health, StoreHealth::Frozen(_))).await;
+    assert!(matches!(&frozen.health, StoreHealth::Frozen(why) if why.contains("back in time")));
+    for n in 0..10 {
+        etcd.put("networks/red", numbered(n)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let now = followed.borrow().clone();
+    assert!(matches!(now.health, StoreHealth::Frozen(_)) && has(&now, "blue"), "{now:?}");
+}
