@@ -1,7 +1,5 @@
 //! A real etcd of a test's own, and what tests ask of it.
 
-#![allow(dead_code, reason = "each test file uses a part")]
-
 use std::{
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt as _,
@@ -10,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::Client;
+use etcd_client::{Client, ConnectOptions, TlsOptions};
 use overlay_user::{
     MacAddr,
     state::{EndpointId, EndpointRecord, NetworkName, NodeName, NodeRecord},
@@ -30,20 +28,23 @@ pub struct Etcd {
     dir: TempDir,
     client_port: u16,
     peer_port: u16,
-    extra: Vec<String>,
+    /// What clients need for TLS, and the flags etcd needs for it.
+    tls: Option<(TlsOptions, Vec<String>)>,
     process: Option<Child>,
 }
 
 impl Etcd {
     /// Starts one and waits until it answers.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        let mut etcd = Self::unstarted();
+        etcd.restart().await;
+        etcd
     }
 
-    /// Starts one with more flags.
-    pub async fn start_with(extra: &[&str]) -> Self {
+    /// Starts one that is reached by TLS.
+    pub async fn start_tls(client: TlsOptions, flags: Vec<String>) -> Self {
         let mut etcd = Self::unstarted();
-        etcd.extra = extra.iter().map(|&flag| flag.to_owned()).collect();
+        etcd.tls = Some((client, flags));
         etcd.restart().await;
         etcd
     }
@@ -51,11 +52,12 @@ impl Etcd {
     /// Only the ports; nothing listens there.
     pub fn unstarted() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, client_port: free_port(), peer_port: free_port(), extra: Vec::new(), process: None }
+        Self { dir, client_port: free_port(), peer_port: free_port(), tls: None, process: None }
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client_port)
     }
 
     /// Kills it and starts it on the same data and ports.
@@ -70,7 +72,7 @@ impl Etcd {
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("test={peer}")])
-            .args(&self.extra)
+            .args(self.tls.iter().flat_map(|(_, flags)| flags))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         // SAFETY: prctl is async-signal-safe and touches only the child.
@@ -114,7 +116,7 @@ impl Etcd {
 
     /// A client that goes past the code under test.
     pub async fn client(&self) -> Client {
-        Client::connect([self.url()], None).await.unwrap()
+        self.connect().await.unwrap()
     }
 
     pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) {
@@ -143,8 +145,13 @@ impl Etcd {
         Store::new(self.options()).unwrap()
     }
 
+    async fn connect(&self) -> Result<Client, etcd_client::Error> {
+        let options = self.tls.as_ref().map(|(tls, _)| ConnectOptions::new().with_tls(tls.clone()));
+        Client::connect([self.url()], options).await
+    }
+
     async fn answers(&self) -> bool {
-        let Ok(mut client) = Client::connect([self.url()], None).await else {
+        let Ok(mut client) = self.connect().await else {
             return false;
         };
         tokio::time::timeout(Duration::from_secs(1), client.get("ready", None)).await.is_ok_and(|r| r.is_ok())
@@ -158,7 +165,7 @@ impl Drop for Etcd {
 }
 
 /// A port nobody listens on.
-pub fn free_port() -> u16 {
+fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
