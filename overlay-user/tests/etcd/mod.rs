@@ -1,10 +1,11 @@
 //! A real etcd of a test's own, and what tests ask of it.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
@@ -23,11 +24,10 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The prefix of all keys of the tests' cluster.
 pub const PREFIX: &str = "/overlay/v1/default/";
 
-/// An etcd in a directory of its own on free ports; killed when dropped.
+/// An etcd in a directory and on a loopback address of its own; killed when dropped.
 pub struct Etcd {
     dir: TempDir,
-    client_port: u16,
-    peer_port: u16,
+    ip: Ipv4Addr,
     /// What clients need for TLS, and the flags etcd needs for it.
     tls: Option<(TlsOptions, Vec<String>)>,
     process: Option<Child>,
@@ -41,29 +41,33 @@ impl Etcd {
         etcd
     }
 
-    /// Starts one that is reached by TLS.
-    pub async fn start_tls(client: TlsOptions, flags: Vec<String>) -> Self {
-        let mut etcd = Self::unstarted();
-        etcd.tls = Some((client, flags));
-        etcd.restart().await;
-        etcd
+    /// Only the address; nothing listens there.
+    pub fn unstarted() -> Self {
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        let [.., b, c, d] = std::process::id().to_be_bytes();
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let ip = Ipv4Addr::new(127, 1 + (b.wrapping_add(c) % 250), d, n);
+        Self { dir: tempfile::tempdir().unwrap(), ip, tls: None, process: None }
     }
 
-    /// Only the ports; nothing listens there.
-    pub fn unstarted() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self { dir, client_port: free_port(), peer_port: free_port(), tls: None, process: None }
+    /// From the next start on it is reached by TLS.
+    pub fn set_tls(&mut self, client: TlsOptions, flags: Vec<String>) {
+        self.tls = Some((client, flags));
+    }
+
+    pub fn ip(&self) -> Ipv4Addr {
+        self.ip
     }
 
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}", self.client_port)
+        format!("{scheme}://{}:2379", self.ip)
     }
 
-    /// Kills it and starts it on the same data and ports.
+    /// Kills it and starts it on the same data and address.
     pub async fn restart(&mut self) {
         self.kill();
-        let (url, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer_port));
+        let (url, peer) = (self.url(), format!("http://{}:2380", self.ip));
         let mut command = Command::new("etcd");
         command
             .args(["--name", "test", "--log-level", "error"])
@@ -162,11 +166,6 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// A port nobody listens on.
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until what is followed is as `is` says.

@@ -115,7 +115,7 @@ async fn deletions_that_were_compacted_away_are_seen() {
     etcd.kill();
     until(&mut followed, "the loss", |f| !synced(f)).await;
 
-    // Where the follower cannot see it: the same data behind other ports.
+    // Where the follower cannot see it: the same data behind another address.
     let mut elsewhere = Etcd::unstarted();
     std::fs::rename(etcd.data(), elsewhere.data()).unwrap();
     elsewhere.restart().await;

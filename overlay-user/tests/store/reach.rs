@@ -17,7 +17,7 @@ async fn an_etcd_that_is_away_is_told_in_time() {
     let error = etcd.store().create_network(new_network("blue")).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let text = error.to_string();
-    assert!(text.contains("etcd is unreachable: http://127.0.0.1:"), "{text}");
+    assert!(text.contains(&format!("etcd is unreachable: {}", etcd.url())), "{text}");
     assert!(text.contains("Connection refused"), "{text}");
     assert!(text.contains("running endpoints are not affected"), "{text}");
 }
@@ -73,6 +73,7 @@ async fn user_and_password_are_used_and_asked_for() {
 
 #[tokio::test]
 async fn tls_is_used_with_certificates_of_both_sides() {
+    let mut etcd = Etcd::unstarted();
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -81,7 +82,7 @@ async fn tls_is_used_with_certificates_of_both_sides() {
     std::fs::write(path("ca.pem"), ca.pem()).unwrap();
     for name in ["server", "client"] {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let params = CertificateParams::new([etcd.ip().to_string()]).unwrap();
         std::fs::write(path(&format!("{name}.pem")), params.signed_by(&key, &ca).unwrap().pem()).unwrap();
         std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
@@ -96,7 +97,8 @@ async fn tls_is_used_with_certificates_of_both_sides() {
         flag("trusted-ca-file", "ca.pem"),
         "--client-cert-auth".to_owned(),
     ];
-    let etcd = Etcd::start_tls(tls, flags).await;
+    etcd.set_tls(tls, flags);
+    etcd.restart().await;
 
     let identity = Some((path("client.pem"), path("client.key")));
     let store = |tls| Store::new(StoreOptions { tls: Some(tls), ..etcd.options() }).unwrap();
