@@ -159,11 +159,11 @@ async fn a_wiped_etcd_freezes_the_state() {
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(followed.borrow().state, frozen.state);
-    alive.1.cancel();
-    staying.await.unwrap();
     let left = etcd.client().await.get(PREFIX, Some(GetOptions::new().with_prefix())).await.unwrap();
     let left: Vec<_> = left.kvs().iter().map(|kv| kv.key_str().unwrap()).collect();
     assert_eq!(left, [format!("{PREFIX}networks/red")]);
+    alive.1.cancel();
+    staying.await.unwrap();
 
     // Another cluster in its place is not ours either.
     etcd.store().join(&node("node2"), node_record("192.0.2.2")).await.unwrap();

@@ -1,10 +1,11 @@
 //! Creating and removing networks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::join_all;
 use overlay_user::{
     Vni,
+    state::EndpointId,
     store::{NewNetwork, StoreError},
 };
 
@@ -88,4 +89,31 @@ async fn a_network_in_use_is_not_removed_and_its_users_are_named() {
         left.kvs().iter().map(|kv| kv.key_str().unwrap().strip_prefix(PREFIX).unwrap()).collect();
     assert_eq!(left, ["alive/node2", "meta", "nodes/node2", "subnets/guard"]);
     assert_eq!(store.create_network(new_network("blue")).await.unwrap().vni, 4096);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_is_removed_or_joined_but_not_both() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    let blue = network("blue");
+    for delay in (0..80).map(|n| Duration::from_micros(50 * n)) {
+        store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+        let id = EndpointId::random();
+        let reservation = store.reserve_address(&blue, &node("node1"), &id, None, None).await.unwrap();
+        let record = endpoint_record("node1", &reservation, &[]);
+        let bind = async {
+            tokio::time::sleep(delay).await;
+            store.bind_endpoint(&reservation, &record).await
+        };
+        let (bound, removed) = tokio::join!(bind, store.remove_network(&blue));
+        match (bound, removed) {
+            (Ok(_), Err(StoreError::Conflict(_))) => {
+                store.remove_endpoint(&blue, &id).await.unwrap();
+                store.remove_network(&blue).await.unwrap();
+            }
+            (Err(StoreError::NotFound(_)), Ok(())) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
