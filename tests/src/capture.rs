@@ -26,7 +26,7 @@ const FRAME_MAX: usize = 1 << 18;
 /// Bytes of frames that wait to be received.
 const QUEUE: usize = 1 << 24;
 
-/// A packet socket (packet(7)) on one interface. It sees frames of both directions, but none that an
+/// A packet socket (packet(7)) on one interface. It sees frames that arrive there, but none that an
 /// XDP program took.
 pub struct PacketSocket(OwnedFd);
 
@@ -38,6 +38,7 @@ impl PacketSocket {
             let fd =
                 socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
             setsockopt(&fd, sockopt::RcvBufForce, &QUEUE)?;
+            ignore_outgoing(&fd)?;
             bind(&fd, if_nametoindex(name.as_str())?)?;
             Ok(fd)
         });
@@ -79,6 +80,17 @@ impl PacketSocket {
             }
         }
     }
+}
+
+/// Has a packet socket not see what leaves by the interface (Linux 4.20).
+fn ignore_outgoing(fd: &OwnedFd) -> Result<()> {
+    let yes: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
+    let (level, option) = (libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING);
+    // SAFETY: the pointer is to an int that lives until the call returns, and `length` is its size.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const yes).cast(), length) };
+    ensure!(result == 0, "cannot ignore outgoing frames: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 /// Binds a packet socket to an interface and all protocols.

@@ -32,18 +32,19 @@ pub struct Network<'a> {
 impl Cluster {
     /// Starts a cluster with a node `n1`, `n2`, … for each data path, and waits until all are healthy.
     pub fn start(datapaths: &[Datapath]) -> Result<Self> {
-        let nodes: Vec<_> = datapaths.iter().map(|datapath| (Card::Veth, *datapath)).collect();
-        Self::start_with(&nodes)
+        let names: Vec<_> = (1..=datapaths.len()).map(|number| format!("n{number}")).collect();
+        let nodes =
+            names.iter().zip(datapaths).map(|(name, datapath)| (name.as_str(), Card::Veth, *datapath));
+        Self::start_with(&nodes.collect::<Vec<_>>())
     }
 
-    /// As [`Self::start`], with a choice of cards.
-    pub fn start_with(nodes: &[(Card, Datapath)]) -> Result<Self> {
+    /// As [`Self::start`], with a choice of names and cards.
+    pub fn start_with(nodes: &[(&str, Card, Datapath)]) -> Result<Self> {
         let wire = Wire::new()?;
         let etcd = Etcd::start(&wire)?;
         let mut cluster = Self { nodes: Vec::new(), etcd, wire };
-        for (index, (card, datapath)) in nodes.iter().enumerate() {
-            let name = format!("n{}", index + 1);
-            cluster.nodes.push(Node::start(&cluster.wire, &name, *card, *datapath, &[])?);
+        for (name, card, datapath) in nodes {
+            cluster.nodes.push(Node::start(&cluster.wire, name, *card, *datapath, &[])?);
         }
         for node in &cluster.nodes {
             node.wait_ready()?;

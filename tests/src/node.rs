@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::{
     mount::{MsFlags, mount},
     sys::{
@@ -23,13 +23,13 @@ use serde_json::Value;
 use crate::{
     cleanup::{self, BPFFS, Resource, Undo},
     etcd::Etcd,
-    exec::{self, Process},
+    exec::{self, Process, eventually},
     netns::Netns,
     wire::{Card, Port, UPLINK, Wire},
 };
 
-/// How long a daemon may take to become healthy, in seconds.
-const READY: &str = "30";
+/// How long a daemon may take to become healthy on a busy machine.
+const READY: Duration = Duration::from_secs(30);
 
 /// What is asked for with `--datapath`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +144,15 @@ impl Node {
 
     /// Waits until the daemon says that it is healthy.
     pub fn wait_ready(&self) -> Result<()> {
-        let waited = self.ctl(&["status", "--wait", READY]).map(|_| ());
-        waited.with_context(|| format!("{} did not become healthy; its log:\n{}", self.name, self.log()))
+        let waited = eventually(READY, || {
+            if let Some(status) = self.daemon()?.ended()? {
+                return Ok(Err(anyhow!("overlayd ended with {status}")));
+            }
+            self.ctl(&["status", "--wait", "2"]).map(|_| Ok(()))
+        });
+        waited
+            .flatten()
+            .with_context(|| format!("{} did not become healthy; its log:\n{}", self.name, self.log()))
     }
 
     /// Kills the daemon with signal 9.
@@ -223,7 +230,8 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("---- overlayd of {}, {}:\n{}", self.name, self.addr(), self.log());
+            let status = self.ctl(&["status"]).unwrap_or_else(|error| format!("{error:#}"));
+            eprintln!("---- overlayd of {}, {}:\n{}\n{status}", self.name, self.addr(), self.log());
         }
         self.daemon = None;
     }

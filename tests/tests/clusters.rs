@@ -87,7 +87,7 @@ fn containers_of_one_node_reach_each_other_on_every_data_path() {
 
 #[test]
 fn a_card_without_native_xdp_gets_tc_and_status_says_why() {
-    let cluster = Cluster::start_with(&[(Card::Macvlan, Auto), (Card::Veth, Xdp)]).unwrap();
+    let cluster = Cluster::start_with(&[("n1", Card::Macvlan, Auto), ("n2", Card::Veth, Xdp)]).unwrap();
     cluster.create_network(BLUE).unwrap();
     let containers: Vec<_> = cluster
         .nodes

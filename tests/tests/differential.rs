@@ -190,6 +190,7 @@ fn underlay() -> Result<Underlay> {
         mac: HERE_MAC,
         mtu: 1500,
         port: 4789,
+        peers: [there].into(),
         routes: [(there, route)].into(),
     })
 }

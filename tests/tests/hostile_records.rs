@@ -57,6 +57,8 @@ fn hostile_records(victim: &Container) -> Vec<Hostile> {
         network("zero", 0, "10.9.0.0/24", "10.9.0.1", "VNI"),
         network("wide", 1 << 24, "10.9.0.0/24", "10.9.0.1", "VNI"),
         network("twice", BLUE.vni, "10.9.0.0/24", "10.9.0.1", "blue"),
+        // Who comes first in the alphabet but later in time is still the second.
+        network("aaa", BLUE.vni, "10.9.0.0/24", "10.9.0.1", "blue"),
         network("bits", 901, "10.9.0.7/24", "10.9.0.1", "host bits"),
         network("world", 902, "0.0.0.0/0", "10.9.0.1", "size"),
         network("loop", 903, "127.0.0.0/8", "127.0.0.1", "no host"),
@@ -71,7 +73,9 @@ fn hostile_records(victim: &Container) -> Vec<Hostile> {
         endpoint("000000000002", "01:00:5e:00:00:01", "10.1.0.201", "multicast"),
         endpoint("000000000003", "zz", "10.1.0.202", "MAC"),
         endpoint("ffffffffff04", &mac, "10.1.0.203", "MAC"),
+        endpoint("000000000004", &mac, "10.1.0.203", "MAC"),
         endpoint("ffffffffff05", "02:00:00:00:00:05", &addr, "address"),
+        endpoint("000000000005", "02:00:00:00:00:05", &addr, "address"),
         endpoint("000000000006", "02:00:00:00:00:06", "10.1.0.255", "broadcast"),
         endpoint("not-an-id", "02:00:00:00:00:07", "10.1.0.204", "endpoint id"),
         record(
@@ -79,7 +83,7 @@ fn hostile_records(victim: &Container) -> Vec<Hostile> {
             &json!({ "node": "n2", "mac": mac, "addresses": [] }),
             "network",
         ),
-        hostile("alive/n9/more", "{}", "no record"),
+        hostile("alive/n9/more", "{}", "name"),
         hostile("something/else", "{}", "no record"),
         hostile("../../etc/passwd", "root", "no record"),
     ]

@@ -86,6 +86,7 @@ impl Daemon {
             mac: "02:00:00:00:00:01".parse().unwrap(),
             mtu: 1500,
             port: 4789,
+            peers: [].into(),
             routes: [].into(),
         });
         let (progress, progress_seen) = watch::channel(progress);

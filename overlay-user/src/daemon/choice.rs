@@ -5,6 +5,7 @@ use crate::{
     datapath::{
         Datapath, DatapathError, Mode, Underlay,
         ebpf::{self, EbpfDatapath},
+        kernel::{self, KernelDatapath},
     },
 };
 
@@ -25,9 +26,9 @@ pub struct Chosen {
 pub async fn choose(config: &Config, underlay: &Underlay) -> Result<Chosen, DatapathError> {
     let asked = |choice: DatapathChoice| format!("--datapath {choice}");
     match config.datapath {
-        DatapathChoice::Kernel => kernel(config, asked(DatapathChoice::Kernel)).await,
-        DatapathChoice::Xdp => bpf(config, Mode::Xdp, underlay, asked(DatapathChoice::Xdp)),
-        DatapathChoice::Tc => bpf(config, Mode::Tc, underlay, asked(DatapathChoice::Tc)),
+        DatapathChoice::Kernel => fall_back(config, asked(DatapathChoice::Kernel)),
+        DatapathChoice::Xdp => bpf(config, Mode::Xdp, underlay, asked(DatapathChoice::Xdp)).await,
+        DatapathChoice::Tc => bpf(config, Mode::Tc, underlay, asked(DatapathChoice::Tc)).await,
         DatapathChoice::Auto => automatic(config, underlay).await,
     }
 }
@@ -36,16 +37,18 @@ async fn automatic(config: &Config, underlay: &Underlay) -> Result<Chosen, Datap
     let Underlay { name, driver, .. } = underlay;
     let why_tc = match better_without_xdp(driver) {
         Some(why) => format!("{name} is a {driver}: {why}"),
-        None => match bpf(config, Mode::Xdp, underlay, format!("native XDP works on {name} ({driver})")) {
-            Ok(chosen) => return Ok(chosen),
-            Err(error) => format!("no native XDP on {name} ({driver}): {error}"),
-        },
+        None => {
+            match bpf(config, Mode::Xdp, underlay, format!("native XDP works on {name} ({driver})")).await {
+                Ok(chosen) => return Ok(chosen),
+                Err(error) => format!("no native XDP on {name} ({driver}): {error}"),
+            }
+        }
     };
-    match bpf(config, Mode::Tc, underlay, why_tc.clone()) {
+    match bpf(config, Mode::Tc, underlay, why_tc.clone()).await {
         Ok(chosen) => Ok(chosen),
         Err(error) => {
             tracing::warn!(%error, "BPF programs do not run here: falling back to kernel VXLAN");
-            kernel(config, format!("{why_tc}; BPF programs do not run here: {error}")).await
+            fall_back(config, format!("{why_tc}; BPF programs do not run here: {error}"))
         }
     }
 }
@@ -58,22 +61,29 @@ fn better_without_xdp(driver: &str) -> Option<&'static str> {
         .then_some("native XDP would have every super-packet cut up and copied there, tc does not")
 }
 
-fn bpf(config: &Config, mode: Mode, underlay: &Underlay, reason: String) -> Result<Chosen, DatapathError> {
+async fn bpf(
+    config: &Config,
+    mode: Mode,
+    underlay: &Underlay,
+    reason: String,
+) -> Result<Chosen, DatapathError> {
     let options = ebpf::Options {
         bpffs: config.bpffs.clone(),
         max_endpoints: config.max_endpoints,
         ignore_reserved_bits: config.reserved_bits == ReservedBits::Ignore,
     };
     let datapath = EbpfDatapath::start(options, mode, underlay)?;
+    kernel::leave().await?;
     Ok(Chosen { datapath: Box::new(datapath), mode, reason })
 }
 
-async fn kernel(config: &Config, _reason: String) -> Result<Chosen, DatapathError> {
-    ebpf::remove(&config.bpffs).await?;
-    Err(DatapathError::Unsupported("the kernel data path is not built in".into()))
+fn fall_back(config: &Config, reason: String) -> Result<Chosen, DatapathError> {
+    ebpf::leave(&config.bpffs)?;
+    Ok(Chosen { datapath: Box::new(KernelDatapath::new()), mode: Mode::Kernel, reason })
 }
 
 /// Takes whatever any data path left in the kernel out of it. Returns what could not be removed.
 pub async fn remove_all(config: &Config) -> Vec<String> {
-    ebpf::remove(&config.bpffs).await.err().map(|error| error.to_string()).into_iter().collect()
+    let removed = [ebpf::remove(&config.bpffs).await, KernelDatapath::new().remove().await];
+    removed.into_iter().filter_map(|result| Some(result.err()?.to_string())).collect()
 }

@@ -1,10 +1,10 @@
 //! The reconciler: brings the data path to what the store and the underlay say, again and again.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,9 @@ use crate::{
     state::{NodeName, State},
     underlay::UnderlayFollower,
 };
+
+/// How long looking up routes may take.
+const LOOK_UP: Duration = Duration::from_secs(2);
 
 /// Owns the data path.
 pub struct Reconciler {
@@ -56,10 +59,8 @@ impl Reconciler {
             if state.revision == 0 {
                 continue;
             }
-            let underlay = self.underlay.borrow_and_update().clone();
             let plan = plan(&state, &self.node);
-            let peers: BTreeSet<_> = plan.vteps.values().map(|vtep| vtep.addr).collect();
-            self.underlay_follower.set_peers(peers);
+            let underlay = self.routed(&plan).await;
             let target = (plan, underlay);
             if reached.as_ref() == Some(&target) {
                 self.progress.send_modify(|progress| progress.applied = Some(state.revision));
@@ -70,6 +71,18 @@ impl Reconciler {
             let wait = if well { pace.after_success() } else { pace.after_failure() };
             due = Some(Instant::now() + wait);
         }
+    }
+
+    /// The underlay, once it says how the plan's nodes are reached: without that, what is forwarded to
+    /// them already would stop until it does.
+    async fn routed(&mut self, plan: &Plan) -> Underlay {
+        let peers: BTreeSet<_> = plan.vteps.values().map(|vtep| vtep.addr).collect();
+        self.underlay_follower.set_peers(peers.clone());
+        let looked_up = self.underlay.wait_for(|underlay| underlay.peers.is_superset(&peers));
+        if timeout(LOOK_UP, looked_up).await.is_err() {
+            tracing::warn!("the kernel does not say how other nodes are reached");
+        }
+        self.underlay.borrow_and_update().clone()
     }
 
     /// Brings the data path to `plan`. Returns whether all of it was done.

@@ -9,7 +9,7 @@ pub mod vxlan_device;
 mod vxlan_fdb;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -39,6 +39,8 @@ pub struct Underlay {
     pub mtu: u16,
     /// UDP port of VXLAN.
     pub port: u16,
+    /// The tunnel addresses that `routes` was looked up for.
+    pub peers: BTreeSet<IpAddr>,
     /// How other nodes are reached, by their tunnel address; absent while there is no route.
     pub routes: BTreeMap<IpAddr, Route>,
 }

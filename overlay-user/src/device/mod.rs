@@ -46,8 +46,8 @@ pub struct EndpointDevice {
 #[error("{0}")]
 pub struct DeviceError(pub String);
 
-/// Makes the pair, one end of it in the container's namespace, configures that end and sets both
-/// up. On error nothing is left.
+/// Makes the pair, one end of it in the container's namespace, configures that end and sets it up.
+/// The host's end stays down until a data path guards it. On error nothing is left.
 ///
 /// # Errors
 /// If the namespace is none, a name is taken or not one Linux accepts, or the kernel refuses; the
@@ -62,11 +62,8 @@ pub async fn create(device: &EndpointDevice) -> Result<(), DeviceError> {
         return Err(DeviceError(format!("interface {} exists already", device.host)));
     }
     make_pair(&kernel, device, &netns).await?;
-    let result = match set_up_host_end(&kernel, device).await {
-        Ok(()) => inside::configure(device, netns).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
+    ipv6::disable(&device.host);
+    if let Err(error) = inside::configure(device, netns).await {
         // Removing one end removes the other.
         return Err(match remove(&device.host).await {
             Ok(()) => error,
@@ -121,13 +118,6 @@ async fn make_pair(kernel: &Connection, device: &EndpointDevice, netns: &File) -
             _ => format!("make interfaces {host} and {ifname}: {error}"),
         })
     })
-}
-
-async fn set_up_host_end(kernel: &Connection, device: &EndpointDevice) -> Result<(), DeviceError> {
-    ipv6::disable(&device.host);
-    let message = LinkUnspec::new_with_name(&device.host).up().build();
-    let result = kernel.link().set(message).execute().await.map_err(into_io);
-    result.map_err(|error| DeviceError(format!("set up {}: {error}", device.host)))
 }
 
 /// The kernel's rule for names (`dev_valid_name`).

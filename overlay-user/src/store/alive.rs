@@ -106,7 +106,8 @@ impl Store {
         }
     }
 
-    /// Writes the key if it is not as it should be, unless a later incarnation has.
+    /// Writes the key if it is not as it should be, unless a later incarnation has. In a store that
+    /// does not know the node nothing is written.
     async fn give_sign(
         &self,
         node: &NodeName,
@@ -127,10 +128,16 @@ impl Store {
                 }
             }
             let revision = found.as_ref().map_or(0, KeyValue::mod_revision);
-            let unchanged = Compare::mod_revision(key.as_str(), CompareOp::Equal, revision);
+            let compares = vec![
+                Compare::mod_revision(key.as_str(), CompareOp::Equal, revision),
+                Compare::create_revision(self.keys().node(node), CompareOp::Greater, 0),
+            ];
             let put = TxnOp::put(key.as_str(), value.clone(), Some(PutOptions::new().with_lease(lease)));
-            if call.commit(vec![unchanged], vec![put], None).await?.is_some() {
+            if call.commit(compares, vec![put], None).await?.is_some() {
                 return Ok(None);
+            }
+            if call.get(&self.keys().node(node)).await?.is_none() {
+                return Err(StoreError::NotFound(format!("there is no node {node}")));
             }
         }
     }

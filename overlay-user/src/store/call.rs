@@ -15,8 +15,8 @@ const DEADLINE: Duration = Duration::from_secs(8);
 /// Of which one member gets this much before the next is asked.
 const ATTEMPT: Duration = Duration::from_millis(3500);
 
-/// When nothing listens at any member's address, this long is waited for one to come.
-const REFUSED: Duration = Duration::from_secs(3);
+/// When no member can be connected to, this long is waited for one to come.
+const UNCONNECTED: Duration = Duration::from_secs(3);
 
 /// The largest answer taken, in bytes: more than one request can have put there.
 const LARGEST_ANSWER: usize = 64 << 20;
@@ -169,21 +169,24 @@ impl<'a> Call<'a> {
     {
         let begun = Instant::now();
         let deadline = self.deadline.unwrap_or(begun + DEADLINE);
-        let (mut refusals, mut repeated) = (0, false);
+        let (mut unconnected, mut repeated, mut why) = (0, false, None);
         loop {
-            let failure = match self.attempt(deadline, &request).await {
+            match self.attempt(deadline, &request).await {
                 Ok(answer) => return Ok(Answer { answer, repeated }),
                 Err(Attempt::Answered(error)) => return Err(error),
-                Err(Attempt::Failed { text, refused }) => {
-                    refusals += usize::from(refused);
-                    repeated |= !refused;
-                    text
+                Err(Attempt::Failed { text, unsent }) => {
+                    unconnected += usize::from(unsent);
+                    repeated |= !unsent;
+                    // The last attempt may have had no time to fail by itself.
+                    if why.is_none() || Instant::now() < deadline {
+                        why = Some(text);
+                    }
                 }
-            };
-            let none_listens = refusals >= self.connection.members() && begun.elapsed() >= REFUSED;
-            if none_listens || Instant::now() >= deadline {
+            }
+            let none_there = unconnected >= self.connection.members() && begun.elapsed() >= UNCONNECTED;
+            if none_there || Instant::now() >= deadline {
                 let silent = self.connection.silent_for().await.as_secs().max(1);
-                return Err(CallError::NoAnswer(format!("{failure} (for {silent} s)")));
+                return Err(CallError::NoAnswer(format!("{} (for {silent} s)", why.unwrap_or_default())));
             }
             sleep(Duration::from_millis(rand::random_range(50..250))).await;
         }
@@ -204,12 +207,12 @@ impl<'a> Call<'a> {
                 return Ok(answer);
             }
             Ok(Err(error)) => Attempt::from(error),
-            Err(_) => Attempt::Failed { text: "no answer".to_owned(), refused: false },
+            Err(_) => Attempt::Failed { text: "no answer".to_owned(), unsent: false },
         };
         match failure {
-            Attempt::Failed { text, refused } => {
+            Attempt::Failed { text, unsent } => {
                 self.connection.failed(&member).await;
-                Err(Attempt::Failed { text: format!("{}: {text}", member.url), refused })
+                Err(Attempt::Failed { text: format!("{}: {text}", member.url), unsent })
             }
             answered @ Attempt::Answered(_) => {
                 self.connection.answered().await;

@@ -116,12 +116,12 @@ async fn dial(options: &StoreOptions, url: &str) -> Result<Client, Attempt> {
     match timeout(LOGIN_TIMEOUT, Client::connect([url], Some(connect))).await {
         Ok(Ok(client)) => Ok(client),
         Ok(Err(error)) => match Attempt::from(error) {
-            Attempt::Failed { text, refused } => {
-                Err(Attempt::Failed { text: format!("{url}: {text}"), refused })
+            Attempt::Failed { text, unsent } => {
+                Err(Attempt::Failed { text: format!("{url}: {text}"), unsent })
             }
             answered @ Attempt::Answered(_) => Err(answered),
         },
-        Err(_) => Err(Attempt::Failed { text: format!("{url}: no answer"), refused: false }),
+        Err(_) => Err(Attempt::Failed { text: format!("{url}: no answer"), unsent: false }),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Why the store did not do what was asked, and what of etcd's errors may pass by itself.
 
-use std::{error::Error, io};
+use std::error::Error;
 
 use etcd_client::Error as EtcdError;
-use tonic::Code;
+use tonic::{Code, ConnectError};
 
 use crate::state::shown;
 
@@ -53,8 +53,8 @@ pub(super) enum Attempt {
     Failed {
         /// The chain of causes as one text.
         text: String,
-        /// Nothing listens there: the request was not sent.
-        refused: bool,
+        /// There was no connection: the request was not sent.
+        unsent: bool,
     },
     /// The request itself was answered with an error.
     Answered(CallError),
@@ -88,7 +88,7 @@ impl From<EtcdError> for Attempt {
             | Code::Aborted
             | Code::Internal
             | Code::Unknown
-            | Code::Ok => Self::Failed { text, refused: was_refused(&error) },
+            | Code::Ok => Self::Failed { text, unsent: was_unsent(&error) },
             Code::NotFound if text.contains("lease not found") => Self::Answered(CallError::LeaseEnded),
             _ => Self::Answered(CallError::Refused { code, text: with_cure(code, text) }),
         }
@@ -111,6 +111,9 @@ fn with_cure(code: Code, text: String) -> String {
     format!("{text}: {cure}")
 }
 
+/// What the client says of every failure to send.
+const NO_NEWS: &str = "transport error";
+
 /// The chain of causes as one text, each said once.
 pub(super) fn explain(error: &EtcdError) -> String {
     let mut text = match error {
@@ -123,19 +126,17 @@ pub(super) fn explain(error: &EtcdError) -> String {
         } else {
             cause.to_string()
         };
-        if text.is_empty() {
+        if text.is_empty() || text == NO_NEWS {
             text = cause;
-        } else if !text.contains(&cause) {
+        } else if cause != NO_NEWS && !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }
     shown(&text)
 }
 
-fn was_refused(error: &EtcdError) -> bool {
-    causes(error)
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+fn was_unsent(error: &EtcdError) -> bool {
+    causes(error).any(<dyn Error>::is::<ConnectError>)
 }
 
 /// The causes below an error; the client's own type does not lead to them.
@@ -166,11 +167,11 @@ mod tests {
             Status::unknown("transport error"),
             Status::deadline_exceeded("late"),
         ] {
-            assert!(matches!(attempt(status), Attempt::Failed { refused: false, .. }));
+            assert!(matches!(attempt(status), Attempt::Failed { unsent: false, .. }));
         }
-        let io = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let refused = Attempt::from(EtcdError::IoError(io));
-        assert!(matches!(refused, Attempt::Failed { refused: true, .. }));
+        let refused = ConnectError(Box::from("refused"));
+        let unsent = attempt(Status::from_error(Box::new(refused)));
+        assert!(matches!(&unsent, Attempt::Failed { unsent: true, text } if text == "refused"), "{unsent:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod address;
 mod alive;
 mod call;
+mod cluster;
 mod connection;
 mod endpoint;
 mod error;

@@ -71,6 +71,7 @@ impl Store {
     /// Creates a network in one transaction.
     pub async fn create_network(&self, new: NewNetwork) -> Result<NetworkRecord, StoreError> {
         let call = self.call();
+        self.check_cluster(&call).await?;
         for attempt in 1..=TRIES {
             if let Some(record) = self.try_create(&call, &new).await? {
                 return Ok(record);

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, TxnOp};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use uuid::Uuid;
 
 use super::{
     Store, StoreError,
@@ -14,8 +13,7 @@ use super::{
     value::{decoded, encoded, replaced},
 };
 use crate::state::{
-    AliveRecord, EndpointId, EndpointRecord, MetaRecord, NetworkName, Node, NodeName, NodeRecord, RecordKey,
-    SCHEMA,
+    AliveRecord, EndpointId, EndpointRecord, NetworkName, Node, NodeName, NodeRecord, RecordKey,
 };
 
 /// How often a change of a node's record that met another is tried again.
@@ -41,14 +39,43 @@ impl Store {
     pub async fn join(&self, node: &NodeName, record: NodeRecord) -> Result<u64, StoreError> {
         Node::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
         let call = self.call();
-        self.check_meta(&call).await?;
+        self.found_cluster(&call).await?;
         for attempt in 1..=TRIES {
             if let Some(incarnation) = self.try_join(&call, node, &record).await? {
                 return Ok(incarnation);
             }
             wait_in_a_race(attempt).await;
         }
-        Err(StoreError::Conflict(format!("node {node} did not join: its record keeps changing; try again")))
+        Err(keeps_changing(node, "joined"))
+    }
+
+    /// Changes the record of this node, as its underlay or its data path has changed. Refuses if a
+    /// later incarnation has taken over.
+    pub async fn update_node(
+        &self,
+        node: &NodeName,
+        incarnation: u64,
+        record: NodeRecord,
+    ) -> Result<(), StoreError> {
+        Node::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
+        let record = NodeRecord { incarnation, ..record };
+        let call = self.call();
+        self.check_others(&call, node, &record).await?;
+        let key = self.keys().node(node);
+        for attempt in 1..=TRIES {
+            let found = call.get(&key).await?;
+            let found = found.ok_or_else(|| StoreError::NotFound(format!("there is no node {node}")))?;
+            let other = decoded::<NodeRecord>(found.value()).map_or(0, |other| other.incarnation);
+            if other > incarnation {
+                return Err(StoreError::Conflict(format!("another overlayd has taken node {node} over")));
+            }
+            let put = TxnOp::put(key.as_str(), replaced(found.value(), &record)?, None);
+            if call.commit(vec![unchanged(&key, Some(&found))], vec![put], None).await?.is_some() {
+                return Ok(());
+            }
+            wait_in_a_race(attempt).await;
+        }
+        Err(keeps_changing(node, "changed"))
     }
 
     /// Enters a third party's VTEP as a node.
@@ -65,6 +92,7 @@ impl Store {
         };
         Node::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
         let call = self.call();
+        self.check_cluster(&call).await?;
         self.check_others(&call, name, &record).await?;
         let (key, value) = (self.keys().node(name), encoded(&record)?);
         let is_new = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
@@ -99,9 +127,7 @@ impl Store {
             }
             wait_in_a_race(attempt).await;
         }
-        Err(StoreError::Conflict(format!(
-            "node {name} was not removed: its record keeps changing; try again"
-        )))
+        Err(keeps_changing(name, "removed"))
     }
 
     async fn withdraw_all_of(&self, call: &Call<'_>, node: &NodeName) -> Result<(), StoreError> {
@@ -120,28 +146,6 @@ impl Store {
             .buffer_unordered(AT_A_TIME)
             .try_for_each(async |_| Ok(()))
             .await
-    }
-
-    /// Checks that this is the cluster we know, and makes it one if it is new.
-    async fn check_meta(&self, call: &Call<'_>) -> Result<(), StoreError> {
-        let key = self.keys().meta();
-        let found = match call.get(&key).await? {
-            Some(found) => found.value().to_vec(),
-            None if self.seen().cluster.is_some() => {
-                return Err(StoreError::Conflict(self.inner.identity.gone(&key)));
-            }
-            None => {
-                let value = encoded(&MetaRecord { schema: SCHEMA, cluster: Uuid::new_v4() })?;
-                let is_new = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
-                let put = TxnOp::put(key.as_str(), value.clone(), None);
-                if call.commit(vec![is_new], vec![put], None).await?.is_some() {
-                    return Ok(());
-                }
-                // Another node was first.
-                call.get(&key).await?.map(|kv| kv.value().to_vec()).unwrap_or_default()
-            }
-        };
-        self.inner.identity.check_meta(&key, decoded(&found).as_ref()).map_err(StoreError::Conflict)
     }
 
     async fn try_join(
@@ -235,6 +239,10 @@ impl Standing {
         }
         Ok(Some(old))
     }
+}
+
+fn keeps_changing(name: &NodeName, done: &str) -> StoreError {
+    StoreError::Conflict(format!("node {name} was not {done}: its record keeps changing; try again"))
 }
 
 /// Compares a key with what was read of it.

@@ -69,7 +69,7 @@ impl Follower {
             Selector::DefaultRoute => Selector::Interface(uplink.name.clone()),
             chosen => chosen,
         };
-        let (current, receiver) = watch::channel(with_routes(uplink, port, BTreeMap::new()));
+        let (current, receiver) = watch::channel(with_routes(uplink, port, BTreeSet::new(), BTreeMap::new()));
         Ok((Self { selector, port, peers, current, events, kept: BTreeSet::new(), lost: false }, receiver))
     }
 
@@ -148,8 +148,9 @@ impl Follower {
             info!(uplink = uplink.name, "the uplink is back");
         }
         self.lost = false;
-        let routes = self.routes(&kernel, uplink.addr).await?;
-        let underlay = with_routes(uplink, self.port, routes);
+        let peers = self.peers.borrow_and_update().clone();
+        let routes = self.routes(&kernel, uplink.addr, &peers).await?;
+        let underlay = with_routes(uplink, self.port, peers, routes);
         self.current.send_if_modified(|current| {
             let changed = *current != underlay;
             if changed {
@@ -161,14 +162,18 @@ impl Follower {
         Ok(())
     }
 
-    async fn routes(&mut self, kernel: &Handle, from: Ipv4Addr) -> io::Result<BTreeMap<IpAddr, Route>> {
-        let peers = self.peers.borrow_and_update().clone();
+    async fn routes(
+        &mut self,
+        kernel: &Handle,
+        from: Ipv4Addr,
+        peers: &BTreeSet<IpAddr>,
+    ) -> io::Result<BTreeMap<IpAddr, Route>> {
         let mut ways = BTreeMap::new();
         for peer in peers {
             // The tunnel is over IPv4: there is no way to other addresses.
-            let IpAddr::V4(addr) = peer else { continue };
+            let IpAddr::V4(addr) = *peer else { continue };
             if let Some(way) = peer::way(kernel, from, addr).await? {
-                ways.insert(peer, way);
+                ways.insert(*peer, way);
             }
         }
         let hops: BTreeSet<_> = ways.values().map(|way| way.hop).collect();
@@ -230,7 +235,12 @@ impl Drop for Events {
     }
 }
 
-fn with_routes(uplink: uplink::Uplink, port: u16, routes: BTreeMap<IpAddr, Route>) -> Underlay {
+fn with_routes(
+    uplink: uplink::Uplink,
+    port: u16,
+    peers: BTreeSet<IpAddr>,
+    routes: BTreeMap<IpAddr, Route>,
+) -> Underlay {
     let uplink::Uplink { ifindex, name, driver, addr, mac, mtu } = uplink;
-    Underlay { ifindex, name, driver, addr, mac, mtu, port, routes }
+    Underlay { ifindex, name, driver, addr, mac, mtu, port, peers, routes }
 }

@@ -1,16 +1,15 @@
 //! A real etcd of a test's own, and what tests ask of it.
 
-#![allow(dead_code, reason = "each test file uses a part")]
-
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
-use etcd_client::Client;
+use etcd_client::{Client, ConnectOptions, TlsOptions};
 use overlay_user::{
     MacAddr,
     state::{EndpointId, EndpointRecord, NetworkName, NodeName, NodeRecord},
@@ -25,43 +24,50 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The prefix of all keys of the tests' cluster.
 pub const PREFIX: &str = "/overlay/v1/default/";
 
-/// An etcd in a directory of its own on free ports; killed when dropped.
+/// An etcd in a directory and on a loopback address of its own; killed when dropped.
 pub struct Etcd {
     dir: TempDir,
-    client_port: u16,
-    peer_port: u16,
-    extra: Vec<String>,
+    ip: Ipv4Addr,
+    /// What clients need for TLS, and the flags etcd needs for it.
+    tls: Option<(TlsOptions, Vec<String>)>,
     process: Option<Child>,
 }
 
 impl Etcd {
     /// Starts one and waits until it answers.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
-    }
-
-    /// Starts one with more flags.
-    pub async fn start_with(extra: &[&str]) -> Self {
         let mut etcd = Self::unstarted();
-        etcd.extra = extra.iter().map(|&flag| flag.to_owned()).collect();
         etcd.restart().await;
         etcd
     }
 
-    /// Only the ports; nothing listens there.
+    /// Only the address; nothing listens there.
     pub fn unstarted() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self { dir, client_port: free_port(), peer_port: free_port(), extra: Vec::new(), process: None }
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        let [.., b, c, d] = std::process::id().to_be_bytes();
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let ip = Ipv4Addr::new(127, 1 + (b.wrapping_add(c) % 250), d, n);
+        Self { dir: tempfile::tempdir().unwrap(), ip, tls: None, process: None }
+    }
+
+    /// From the next start on it is reached by TLS.
+    pub fn set_tls(&mut self, client: TlsOptions, flags: Vec<String>) {
+        self.tls = Some((client, flags));
+    }
+
+    pub fn ip(&self) -> Ipv4Addr {
+        self.ip
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}:2379", self.ip)
     }
 
-    /// Kills it and starts it on the same data and ports.
+    /// Kills it and starts it on the same data and address.
     pub async fn restart(&mut self) {
         self.kill();
-        let (url, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer_port));
+        let (url, peer) = (self.url(), format!("http://{}:2380", self.ip));
         let mut command = Command::new("etcd");
         command
             .args(["--name", "test", "--log-level", "error"])
@@ -70,7 +76,7 @@ impl Etcd {
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("test={peer}")])
-            .args(&self.extra)
+            .args(self.tls.iter().flat_map(|(_, flags)| flags))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         // SAFETY: prctl is async-signal-safe and touches only the child.
@@ -114,7 +120,7 @@ impl Etcd {
 
     /// A client that goes past the code under test.
     pub async fn client(&self) -> Client {
-        Client::connect([self.url()], None).await.unwrap()
+        self.connect().await.unwrap()
     }
 
     pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) {
@@ -143,8 +149,13 @@ impl Etcd {
         Store::new(self.options()).unwrap()
     }
 
+    async fn connect(&self) -> Result<Client, etcd_client::Error> {
+        let options = self.tls.as_ref().map(|(tls, _)| ConnectOptions::new().with_tls(tls.clone()));
+        Client::connect([self.url()], options).await
+    }
+
     async fn answers(&self) -> bool {
-        let Ok(mut client) = Client::connect([self.url()], None).await else {
+        let Ok(mut client) = self.connect().await else {
             return false;
         };
         tokio::time::timeout(Duration::from_secs(1), client.get("ready", None)).await.is_ok_and(|r| r.is_ok())
@@ -155,11 +166,6 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// A port nobody listens on.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until what is followed is as `is` says.

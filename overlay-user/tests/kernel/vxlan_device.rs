@@ -22,6 +22,7 @@ fn underlay(port: u16) -> Underlay {
         mac: MacAddr::default(),
         mtu: 1500,
         port,
+        peers: BTreeSet::new(),
         routes: BTreeMap::new(),
     }
 }

@@ -284,12 +284,21 @@ impl Datapath for EbpfDatapath {
     }
 }
 
+/// Takes the programs off all interfaces and removes the maps, for another data path to begin. The
+/// kernel's VXLAN devices stay: it adopts them.
+///
+/// # Errors
+/// If something is left.
+pub fn leave(bpffs: &Path) -> Result<(), DatapathError> {
+    if bpffs.exists() { Pins::open(bpffs)?.remove_all() } else { Ok(()) }
+}
+
 /// Takes everything of the BPF data path out of the kernel, whether or not a daemon runs.
 ///
 /// # Errors
 /// If something is left.
 pub async fn remove(bpffs: &Path) -> Result<(), DatapathError> {
-    Pins::open(bpffs)?.remove_all()?;
+    leave(bpffs)?;
     let netlink = connect()?;
     slow_path::remove_others(&netlink, &Plan::default()).await?;
     Ok(())

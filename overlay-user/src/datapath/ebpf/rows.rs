@@ -231,6 +231,7 @@ mod tests {
             mac: mac(0xf1),
             mtu: 1500,
             port: 4789,
+            peers: [addr].into(),
             routes: [(addr, route)].into(),
         }
     }

@@ -52,7 +52,7 @@ pub(super) async fn ensure(
     mtu: u16,
 ) -> Result<Ensured, DatapathError> {
     let name = name(vni);
-    let failed = |source| DatapathError::Io { what: format!("set up the bridge {name}"), source };
+    let failed = |cause| DatapathError::Io { what: format!("set up the bridge {name}"), cause };
     let mut changed = 0;
     let found = links.iter().find(|link| link.name == name).cloned();
     let link = match found {

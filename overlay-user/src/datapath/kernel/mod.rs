@@ -127,6 +127,21 @@ impl KernelDatapath {
     }
 }
 
+/// Takes what a kernel data path left behind out of the kernel, for another data path to begin. Without
+/// one, nothing is touched.
+///
+/// # Errors
+/// If something is left; the text names it.
+pub async fn leave() -> Result<(), DatapathError> {
+    let mut left_behind = KernelDatapath::new();
+    let kernel = connect()?;
+    let links = list(&kernel).await?;
+    if links.iter().any(|link| bridge::vni_of(link).is_some()) {
+        return left_behind.remove().await;
+    }
+    left_behind.guard.remove().await.map_err(|error| DatapathError::Unsupported(error.to_string()))
+}
+
 #[async_trait]
 impl Datapath for KernelDatapath {
     fn mode(&self) -> Mode {
@@ -230,10 +245,10 @@ fn bridge_rows(network: &Network, devices: &Devices) -> BTreeMap<MacAddr, u32> {
 }
 
 fn connect() -> Result<netlink::Connection, DatapathError> {
-    netlink::connect().map_err(|source| DatapathError::Io { what: "open a routing socket".into(), source })
+    netlink::connect().map_err(|cause| DatapathError::Io { what: "open a routing socket".into(), cause })
 }
 
 async fn list(kernel: &Handle) -> Result<Vec<Link>, DatapathError> {
     let links = netlink::links(kernel).await;
-    links.map_err(|source: io::Error| DatapathError::Io { what: "list interfaces".into(), source })
+    links.map_err(|cause: io::Error| DatapathError::Io { what: "list interfaces".into(), cause })
 }

@@ -34,7 +34,7 @@ pub(super) async fn read(kernel: &Handle) -> Result<Vec<NeighbourMessage>, Datap
     let entries = kernel.neighbours().get().set_address_family(AddressFamily::Inet).execute();
     let entries: Result<_, _> = entries.try_collect().await;
     entries
-        .map_err(|error| DatapathError::Io { what: "read neighbour entries".into(), source: into_io(error) })
+        .map_err(|error| DatapathError::Io { what: "read neighbour entries".into(), cause: into_io(error) })
 }
 
 /// The entries a network needs.

@@ -4,11 +4,9 @@ use anyhow::Result;
 use overlay_tests::{
     cluster::{Cluster, Network},
     container::Container,
-    node::{
-        Datapath::{Kernel, Tc, Xdp},
-        Node,
-    },
+    node::{Datapath, Node},
     probe,
+    wire::Card,
 };
 
 /// Two networks that have nothing but their VNI to tell them apart.
@@ -17,8 +15,12 @@ pub const NETWORKS: [Network<'static>; 2] = [
     Network { name: "red", vni: 4097, subnet: "10.10.0.0/24" },
 ];
 
-/// Names of the nodes, which are those of their data paths.
-const NODES: [&str; 3] = ["xdp", "tc", "kernel"];
+/// The nodes, each named after its data path.
+const NODES: [(&str, Card, Datapath); 3] = [
+    ("xdp", Card::Veth, Datapath::Xdp),
+    ("tc", Card::Veth, Datapath::Tc),
+    ("kernel", Card::Veth, Datapath::Kernel),
+];
 
 /// Containers of each network on each node.
 const PER_NODE: usize = 2;
@@ -33,7 +35,7 @@ impl Stage {
     /// Sets everything up, and says what.
     pub fn set() -> Result<(Self, String)> {
         println!("    a real etcd, and a node for each data path on a bridge");
-        let cluster = Cluster::start(&[Xdp, Tc, Kernel])?;
+        let cluster = Cluster::start_with(&NODES)?;
         let mut containers = [Vec::new(), Vec::new()];
         for (network, containers) in NETWORKS.into_iter().zip(&mut containers) {
             println!(
@@ -43,7 +45,7 @@ impl Stage {
             cluster.create_network(network)?;
             for (index, node) in cluster.nodes.iter().enumerate() {
                 for number in 0..PER_NODE {
-                    containers.push(attach(node, NODES[index], network, index * PER_NODE + number)?);
+                    containers.push(attach(node, network, index * PER_NODE + number)?);
                 }
             }
         }
@@ -64,8 +66,8 @@ pub fn first(containers: &[Container], node: usize) -> &Container {
 }
 
 /// A container whose address has a twin in the other network.
-fn attach(node: &Node, kind: &str, network: Network<'_>, number: usize) -> Result<Container> {
-    let name = format!("{}-{kind}-{}", network.name, number % PER_NODE + 1);
+fn attach(node: &Node, network: Network<'_>, number: usize) -> Result<Container> {
+    let name = format!("{}-{}-{}", network.name, node.name(), number % PER_NODE + 1);
     let ip = format!("10.10.0.{}", number + 10);
     let container = Container::attach(node, network.name, &name, &["--ip", &ip])?;
     println!("    {name:16} {ip:12} {} MTU {}", container.mac, container.mtu);

@@ -1,12 +1,13 @@
 //! Following the store, against a real etcd and what happens to it.
 
-mod etcd;
-
 use std::time::Duration;
 
-use etcd::*;
-use overlay_user::store::{Followed, StoreHealth};
+use etcd_client::GetOptions;
+use overlay_user::store::{Followed, Seen, StoreError, StoreHealth};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+use crate::etcd::*;
 
 const BLUE: &str = r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","colour":"unknown"}"#;
 
@@ -114,7 +115,7 @@ async fn deletions_that_were_compacted_away_are_seen() {
     etcd.kill();
     until(&mut followed, "the loss", |f| !synced(f)).await;
 
-    // Where the follower cannot see it: the same data behind other ports.
+    // Where the follower cannot see it: the same data behind another address.
     let mut elsewhere = Etcd::unstarted();
     std::fs::rename(etcd.data(), elsewhere.data()).unwrap();
     elsewhere.restart().await;
@@ -149,9 +150,20 @@ async fn a_wiped_etcd_freezes_the_state() {
     // Nothing written since is applied, and this node does not make a new cluster of it.
     etcd.put("networks/red", numbered(1)).await;
     assert!(store.join(&node("node1"), node_record("192.0.2.1")).await.is_err());
-    assert_eq!(etcd.get("meta").await, None);
+    assert!(store.create_network(new_network("green")).await.is_err());
+    let alive = (store.clone(), CancellationToken::new());
+    let (_applied, receiver) = watch::channel(0);
+    let staying = tokio::spawn({
+        let (store, cancel) = alive.clone();
+        async move { store.stay_alive(node("node1"), 1, receiver, cancel).await }
+    });
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(followed.borrow().state, frozen.state);
+    let left = etcd.client().await.get(PREFIX, Some(GetOptions::new().with_prefix())).await.unwrap();
+    let left: Vec<_> = left.kvs().iter().map(|kv| kv.key_str().unwrap()).collect();
+    assert_eq!(left, [format!("{PREFIX}networks/red")]);
+    alive.1.cancel();
+    staying.await.unwrap();
 
     // Another cluster in its place is not ours either.
     etcd.store().join(&node("node2"), node_record("192.0.2.2")).await.unwrap();
@@ -203,7 +215,55 @@ async fn an_older_copy_freezes_the_state_and_stays_so() {
     for n in 0..10 {
         etcd.put("networks/red", numbered(n)).await;
     }
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    // Its revision is beyond what was seen again, its content is not.
+    let mut second = store.follow(CancellationToken::new());
+    until(&mut second, "the freeze", |f| matches!(f.health, StoreHealth::Frozen(_))).await;
     let now = followed.borrow().clone();
     assert!(matches!(now.health, StoreHealth::Frozen(_)) && has(&now, "blue"), "{now:?}");
+}
+
+#[tokio::test]
+async fn an_etcd_that_falls_silent_is_told_in_time_and_followed_on() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.create_network(new_network("red")).await.unwrap();
+    let mut followed = store.follow(CancellationToken::new());
+    until(&mut followed, "the first read", synced).await;
+    // SAFETY: a signal to a process of this test's own.
+    unsafe { libc::kill(etcd.pid(), libc::SIGSTOP) };
+    let begun = Instant::now();
+    let command = async {
+        let error = store.create_network(new_network("green")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    };
+    let loss = until(&mut followed, "the loss", |f| matches!(f.health, StoreHealth::Lost(_)));
+    futures::join!(command, loss);
+    // SAFETY: as above.
+    unsafe { libc::kill(etcd.pid(), libc::SIGCONT) };
+    etcd.put("networks/blue", BLUE).await;
+    until(&mut followed, "the return", |f| synced(f) && has(f, "blue")).await;
+    store.remove_network(&network("red")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_saw_counts() {
+    let etcd = Etcd::start().await;
+    let first = etcd.store();
+    first.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    let mut followed = first.follow(CancellationToken::new());
+    until(&mut followed, "the first read", synced).await;
+    let seen = first.seen();
+    assert!(seen.cluster.is_some() && seen.revision > 0);
+
+    let next = etcd.store();
+    next.expect(Seen { revision: seen.revision + 1000, ..seen });
+    let mut followed = next.follow(CancellationToken::new());
+    let frozen = until(&mut followed, "the freeze", |f| matches!(f.health, StoreHealth::Frozen(_))).await;
+    assert!(frozen.state.nodes.is_empty());
+
+    let next = etcd.store();
+    next.expect(seen);
+    until(&mut next.follow(CancellationToken::new()), "the read", |f| synced(f) && f.state.nodes.len() == 1)
+        .await;
 }

@@ -1,0 +1,148 @@
+//! Reserving addresses, and publishing and withdrawing endpoints.
+
+use std::collections::BTreeSet;
+
+use etcd_client::GetOptions;
+use futures::future::join_all;
+use overlay_user::{
+    state::{AddressRecord, AddressState, EndpointId, EndpointRecord},
+    store::StoreError,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{assert_conflict, assert_invalid, etcd::*, subnet};
+
+#[tokio::test]
+async fn addresses_that_cannot_be_given_are_refused() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node2"), node_record("192.0.2.2")).await.unwrap();
+    store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+    attach(&store, "blue", "node2", "web", Some("10.0.9.4")).await;
+    let reserve = async |to: &str, ip: &str| {
+        let id = EndpointId::random();
+        store.reserve_address(&network(to), &node("node1"), &id, None, Some(ip.parse().unwrap())).await
+    };
+    assert_conflict(reserve("blue", "10.0.9.4").await, "10.0.9.4 is used by web on node2");
+    assert_invalid(reserve("blue", "10.0.8.4").await, "not in the subnet");
+    assert_invalid(reserve("blue", "10.0.9.0").await, "network address");
+    assert_invalid(reserve("blue", "10.0.9.255").await, "broadcast");
+    assert_invalid(reserve("blue", "10.0.9.1").await, "gateway");
+    assert!(
+        matches!(reserve("red", "10.0.9.4").await, Err(StoreError::NotFound(t)) if t == "there is no network red")
+    );
+    reserve("blue", "10.0.9.5").await.unwrap();
+    assert_conflict(reserve("blue", "10.0.9.5").await, "is being given to");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_asked_for_at_once_are_given_once() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    // 14 hosts less the gateway: 13 addresses for 16 askers, all of one node so that they collide.
+    store.create_network(subnet("blue", "10.0.9.0/28")).await.unwrap();
+    let tasks = (0..16).map(|_| {
+        let store = etcd.store();
+        tokio::spawn(async move {
+            store.reserve_address(&network("blue"), &node("node1"), &EndpointId::random(), None, None).await
+        })
+    });
+    let got: Vec<_> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+    let (got, refused): (Vec<_>, Vec<_>) = got.into_iter().partition(Result::is_ok);
+    let got: Vec<_> = got.into_iter().map(Result::unwrap).collect();
+    assert_eq!(got.iter().map(|r| r.address).collect::<BTreeSet<_>>().len(), 13);
+    assert_eq!(got.len(), 13);
+    for refused in refused {
+        assert_conflict(
+            refused,
+            "network blue is full: 10.0.9.0/28 has 13 addresses to give; 13 are used, 0 cooling",
+        );
+    }
+    for reservation in got {
+        store.release(reservation).await.unwrap();
+    }
+    let leases = etcd.client().await.leases().await.unwrap();
+    assert!(leases.leases().is_empty(), "{leases:?}");
+    store.reserve_address(&network("blue"), &node("node1"), &EndpointId::random(), None, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_made_at_once_share_nothing() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+    for n in 0..4 {
+        store.join(&node(&format!("node{n}")), node_record(&format!("192.0.2.1{n}"))).await.unwrap();
+    }
+    let tasks = (0..16).map(|n| {
+        let store = etcd.store();
+        tokio::spawn(async move { attach(&store, "blue", &format!("node{}", n % 4), "x", None).await })
+    });
+    let made: Vec<_> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(made.iter().map(|(_, record)| record.addresses[0]).collect::<BTreeSet<_>>().len(), 16);
+    let mut followed = store.follow(CancellationToken::new());
+    let followed = until(&mut followed, "16 endpoints", |f| f.state.endpoints.len() == 16).await;
+    assert!(followed.state.rejected.is_empty(), "{:?}", followed.state.rejected);
+}
+
+#[tokio::test]
+async fn an_endpoint_is_bound_once_and_only_on_its_reservation() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+    let reserve = async || {
+        store
+            .reserve_address(&network("blue"), &node("node1"), &EndpointId::random(), None, None)
+            .await
+            .unwrap()
+    };
+    let first = reserve().await;
+    let record = endpoint_record("node1", &first, &["web"]);
+    let revision = store.bind_endpoint(&first, &record).await.unwrap();
+    assert!(revision > 0);
+    assert_conflict(store.bind_endpoint(&first, &record).await, "there is an endpoint");
+
+    let second = reserve().await;
+    let same_mac = EndpointRecord { mac: record.mac.clone(), ..endpoint_record("node1", &second, &["two"]) };
+    assert_conflict(store.bind_endpoint(&second, &same_mac).await, "is used by web on node1");
+    let elsewhere = endpoint_record("ghost", &second, &[]);
+    assert!(matches!(store.bind_endpoint(&second, &elsewhere).await, Err(StoreError::NotFound(_))));
+    let bad_name = endpoint_record("node1", &second, &["a b"]);
+    assert_invalid(store.bind_endpoint(&second, &bad_name).await, "is not a name");
+    let other_address = endpoint_record("node1", &first, &[]);
+    assert_invalid(store.bind_endpoint(&second, &other_address).await, "not the one reserved");
+
+    // As if the lease had ended before the endpoint was bound.
+    let prefix = format!("{PREFIX}addresses/blue/");
+    let kept = etcd.client().await.get(prefix, Some(GetOptions::new().with_prefix())).await.unwrap();
+    let leased = kept.kvs().iter().find(|kv| kv.lease() != 0).unwrap();
+    etcd.client().await.lease_revoke(leased.lease()).await.unwrap();
+    let late = endpoint_record("node1", &second, &[]);
+    assert_conflict(store.bind_endpoint(&second, &late).await, "the reservation of");
+    let unleased = kept.kvs().iter().filter(|kv| kv.lease() == 0).count();
+    assert_eq!(unleased, 1, "a bound address has no lease");
+}
+
+#[tokio::test]
+async fn a_removed_endpoints_address_cools() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    store.create_network(subnet("blue", "10.0.9.0/30")).await.unwrap();
+    let (id, _) = attach(&store, "blue", "node1", "web", None).await;
+    assert!(store.remove_endpoint(&network("blue"), &id).await.unwrap() > 0);
+    assert_eq!(store.remove_endpoint(&network("blue"), &id).await.unwrap(), 0);
+    let record: AddressRecord =
+        serde_json::from_str(&etcd.get("addresses/blue/0a000902").await.unwrap()).unwrap();
+    assert_eq!(record.state, AddressState::Cooling);
+    assert_eq!(etcd.get("macs/blue/02420a000902").await, None);
+
+    let ask = async |at: &str, name: &str, wanted: Option<&str>| {
+        let wanted = wanted.map(|ip| ip.parse().unwrap());
+        store.reserve_address(&network("blue"), &node(at), &EndpointId::random(), Some(name), wanted).await
+    };
+    assert_conflict(ask("node1", "web", None).await, "1 cooling (free again within a minute)");
+    assert_conflict(ask("node2", "db", Some("10.0.9.2")).await, "was used by web on node1 until just now");
+    ask("node2", "web", Some("10.0.9.2")).await.unwrap();
+}

@@ -1,0 +1,119 @@
+//! Creating and removing networks.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::future::join_all;
+use overlay_user::{
+    Vni,
+    state::EndpointId,
+    store::{NewNetwork, StoreError},
+};
+
+use crate::{assert_conflict, assert_invalid, etcd::*, subnet};
+
+#[tokio::test]
+async fn a_network_gets_what_it_does_not_ask_for() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let blue = store.create_network(new_network("blue")).await.unwrap();
+    assert_eq!((blue.vni, blue.subnet.to_string().as_str()), (4096, "10.64.0.0/24"));
+    assert_eq!(blue.gateway.to_string(), "10.64.0.1");
+    let red = store.create_network(new_network("red")).await.unwrap();
+    assert_eq!((red.vni, red.subnet.to_string().as_str()), (4097, "10.64.1.0/24"));
+    assert_eq!(etcd.get("vnis/00004097").await.as_deref(), Some("red"));
+    assert_eq!(etcd.get("subnets/guard").await.as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn what_another_network_has_is_refused_by_its_name() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let blue = NewNetwork { vni: Some(Vni::new(77).unwrap()), ..subnet("blue", "10.0.9.0/24") };
+    store.create_network(blue.clone()).await.unwrap();
+    assert_conflict(store.create_network(blue.clone()).await, "blue exists already (VNI 77, 10.0.9.0/24)");
+    let same_vni = NewNetwork { subnet: None, name: network("red"), ..blue.clone() };
+    assert_conflict(store.create_network(same_vni).await, "VNI 77 is used by network blue");
+    let over = subnet("red", "10.0.8.0/23");
+    assert_conflict(store.create_network(over.clone()).await, "overlaps 10.0.9.0/24 of network blue");
+    store.create_network(NewNetwork { allow_overlap: true, ..over }).await.unwrap();
+    assert_invalid(store.create_network(subnet("six", "fd00::/64")).await, "not supported yet");
+    assert_invalid(store.create_network(subnet("host", "10.0.9.7/24")).await, "write 10.0.9.0/24");
+    let outside = NewNetwork { gateway: Some([10, 1, 1, 1].into()), ..subnet("gw", "10.5.0.0/24") };
+    assert_invalid(store.create_network(outside).await, "gateway");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn networks_created_at_once_share_nothing() {
+    let etcd = Etcd::start().await;
+    let tasks = (0..16).map(|n| {
+        let store = etcd.store();
+        tokio::spawn(async move { store.create_network(new_network(&format!("net{n}"))).await })
+    });
+    let made: Vec<_> = join_all(tasks).await.into_iter().map(|made| made.unwrap().unwrap()).collect();
+    assert_eq!(made.iter().map(|n| n.vni).collect::<BTreeSet<_>>().len(), 16);
+    assert_eq!(made.iter().map(|n| n.subnet).collect::<BTreeSet<_>>().len(), 16);
+
+    let tasks = (0..8).map(|n| {
+        let store = etcd.store();
+        tokio::spawn(async move { store.create_network(subnet("one", &format!("10.{n}.0.0/16"))).await })
+    });
+    let made: Vec<_> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+    let (won, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    for lost in lost {
+        assert_conflict(lost, "network one exists already");
+    }
+}
+
+#[tokio::test]
+async fn a_network_in_use_is_not_removed_and_its_users_are_named() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node2"), node_record("192.0.2.2")).await.unwrap();
+    store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+    let (web, _) = attach(&store, "blue", "node2", "web", Some("10.0.9.4")).await;
+    assert_conflict(store.remove_network(&network("blue")).await, "in use by web on node2 (10.0.9.4)");
+    let mut others = Vec::new();
+    for n in 0..4 {
+        others.push(attach(&store, "blue", "node2", &format!("db{n}"), None).await.0);
+    }
+    assert_conflict(store.remove_network(&network("blue")).await, " and 2 more");
+    for id in others.iter().chain([&web]) {
+        store.remove_endpoint(&network("blue"), id).await.unwrap();
+    }
+    store.remove_network(&network("blue")).await.unwrap();
+    assert!(matches!(store.remove_network(&network("blue")).await, Err(StoreError::NotFound(_))));
+    let left =
+        etcd.client().await.get(PREFIX, Some(etcd_client::GetOptions::new().with_prefix())).await.unwrap();
+    let left: Vec<_> =
+        left.kvs().iter().map(|kv| kv.key_str().unwrap().strip_prefix(PREFIX).unwrap()).collect();
+    assert_eq!(left, ["alive/node2", "meta", "nodes/node2", "subnets/guard"]);
+    assert_eq!(store.create_network(new_network("blue")).await.unwrap().vni, 4096);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_is_removed_or_joined_but_not_both() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    let blue = network("blue");
+    for delay in (0..80).map(|n| Duration::from_micros(50 * n)) {
+        store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+        let id = EndpointId::random();
+        let reservation = store.reserve_address(&blue, &node("node1"), &id, None, None).await.unwrap();
+        let record = endpoint_record("node1", &reservation, &[]);
+        let bind = async {
+            tokio::time::sleep(delay).await;
+            store.bind_endpoint(&reservation, &record).await
+        };
+        let (bound, removed) = tokio::join!(bind, store.remove_network(&blue));
+        match (bound, removed) {
+            (Ok(_), Err(StoreError::Conflict(_))) => {
+                store.remove_endpoint(&blue, &id).await.unwrap();
+                store.remove_network(&blue).await.unwrap();
+            }
+            (Err(StoreError::NotFound(_)), Ok(())) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
