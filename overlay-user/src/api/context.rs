@@ -60,6 +60,13 @@ impl Context {
         let _ = tokio::time::timeout(ECHO_PATIENCE, state.wait_for(|state| seen(state))).await;
     }
 
+    /// Waits until the data path has done what was written at `revision`, for a while.
+    pub async fn applied(&self, revision: i64) {
+        let mut progress = self.progress.clone();
+        let done = progress.wait_for(|progress| progress.applied.is_some_and(|applied| applied >= revision));
+        let _ = tokio::time::timeout(ECHO_PATIENCE, done).await;
+    }
+
     /// Reads the counters.
     pub async fn counters(&self) -> Result<Counters, ApiError> {
         let fail = |why: String| {

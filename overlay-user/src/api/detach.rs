@@ -35,12 +35,12 @@ pub async fn detach(
         );
         return Err(ApiError::new(Kind::Conflict, error));
     }
-    context.store.remove_endpoint(network, id).await?;
+    let revision = context.store.remove_endpoint(network, id).await?;
+    // The data path lets go of the interface before it goes.
+    context.applied(revision).await;
     if !elsewhere {
         device::remove(&id.host_device()).await?;
     }
-    let key = (network.clone(), id.clone());
-    context.echo(|state| !state.endpoints.contains_key(&key)).await;
     tracing::info!(endpoint = %id, %network, "endpoint detached");
     Ok(Json(Named { name: id.as_str().to_owned() }))
 }

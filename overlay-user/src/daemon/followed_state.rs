@@ -28,9 +28,10 @@ pub fn follow(
     kept: Option<State>,
 ) -> watch::Receiver<Arc<State>> {
     let (state, seen) = watch::channel(Arc::default());
-    let mut publisher = Publisher { state, kept: kept.map(Arc::new), logged: None };
+    let mut publisher = Publisher { state, kept: kept.map(Arc::new) };
     tasks.spawn(async move {
         let start = Instant::now();
+        let mut silent = true;
         followed.mark_changed();
         loop {
             tokio::select! {
@@ -38,9 +39,12 @@ pub fn follow(
                     Ok(()) => publisher.take(followed.borrow_and_update().clone()),
                     Err(_) => return,
                 },
-                () = sleep_until(start + PATIENCE), if publisher.could_use_kept() => publisher.use_kept(),
-                () = sleep_until(start + SILENCE), if publisher.is_silent() => {
-                    publisher.log(&StoreHealth::Connecting(Some("no answer yet".to_owned())));
+                () = sleep_until(start + PATIENCE), if publisher.kept.is_some() => publisher.use_kept(),
+                () = sleep_until(start + SILENCE), if silent => {
+                    silent = false;
+                    if followed.borrow().health == StoreHealth::Connecting(None) {
+                        tracing::warn!("etcd has not answered yet, trying on: is it running, and is --etcd right?");
+                    }
                 }
             }
         }
@@ -52,13 +56,10 @@ struct Publisher {
     state: watch::Sender<Arc<State>>,
     /// Until the store has answered.
     kept: Option<Arc<State>>,
-    /// The last health that was logged.
-    logged: Option<StoreHealth>,
 }
 
 impl Publisher {
     fn take(&mut self, now: Followed) {
-        self.log(&now.health);
         match now.health {
             StoreHealth::Synced | StoreHealth::Lost(_) => {
                 self.kept = None;
@@ -73,39 +74,10 @@ impl Publisher {
         }
     }
 
-    fn could_use_kept(&self) -> bool {
-        self.kept.is_some()
-    }
-
     fn use_kept(&mut self) {
         if let Some(kept) = self.kept.take() {
             tracing::warn!(revision = kept.revision, "forwarding by the state kept from the last run");
             self.state.send_replace(kept);
-        }
-    }
-
-    fn is_silent(&self) -> bool {
-        self.logged == Some(StoreHealth::Connecting(None))
-    }
-
-    /// One line each time something is new.
-    fn log(&mut self, health: &StoreHealth) {
-        if self.logged.as_ref() == Some(health) {
-            return;
-        }
-        self.logged = Some(health.clone());
-        match health {
-            StoreHealth::Connecting(None) => tracing::debug!("connecting to etcd"),
-            StoreHealth::Connecting(Some(reason)) => {
-                tracing::warn!(reason, "etcd cannot be read, trying on: is it running, and is --etcd right?");
-            }
-            StoreHealth::Synced => tracing::info!("in step with etcd"),
-            StoreHealth::Lost(reason) => {
-                tracing::warn!(reason, "etcd is away, trying on: forwarding goes on with the last state");
-            }
-            StoreHealth::Frozen(reason) => {
-                tracing::error!(reason, "this is not the etcd it was: nothing is applied");
-            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! This node's own records: who it is, and that it lives.
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -9,7 +10,7 @@ use super::{Membership, Progress};
 use crate::{
     datapath::{Mode, Underlay},
     state::{NodeName, NodeRecord},
-    store::Store,
+    store::{Store, StoreError},
 };
 
 /// Waits between attempts to join, with jitter: all nodes of a cluster find etcd back at once.
@@ -81,18 +82,19 @@ impl Member {
                 joined = self.store.join(&self.node, record.clone()) => joined,
                 () = cancel.cancelled() => return None,
             };
-            let reason = match joined {
+            let error = match joined {
                 Ok(incarnation) => {
                     tracing::info!(incarnation, vtep = %record.vtep, "this node is in the cluster");
                     self.membership.send_replace(Membership::Joined(incarnation));
                     return Some(incarnation);
                 }
-                Err(error) => error.to_string(),
+                Err(error) => error,
             };
-            if logged.as_ref() != Some(&reason) {
+            let reason = error.to_string();
+            if is_news(logged.as_ref(), &error) {
                 tracing::warn!(reason, "this node could not join the cluster: trying on");
-                logged = Some(reason.clone());
             }
+            logged = Some(error);
             self.membership.send_replace(Membership::Joining(Some(reason)));
             let wait = backoff.next().unwrap_or(Duration::from_secs(5));
             tokio::select! { () = sleep(wait) => {}, () = cancel.cancelled() => return None }
@@ -110,6 +112,15 @@ impl Member {
                 return true;
             }
         }
+    }
+}
+
+/// Whether an error is worth a line after the last one. How long the store has been away is not.
+fn is_news(last: Option<&StoreError>, error: &StoreError) -> bool {
+    match (last, error) {
+        (Some(StoreError::Unreachable(_)), StoreError::Unreachable(_)) => false,
+        (Some(last), error) => last.to_string() != error.to_string(),
+        (None, _) => true,
     }
 }
 
