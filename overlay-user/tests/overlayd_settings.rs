@@ -67,8 +67,8 @@ fn mistakes_are_said_in_one_line() {
          For more information, try '--help'."
     );
     assert_eq!(
-        refusal(overlayd().args(["--node=n1", "--etcd=localhost"])),
-        "overlayd: --etcd \"localhost\": give client URLs, as http://10.0.0.1:2379 or https://…"
+        refusal(overlayd().args(["--node=n1", "--etcd=http://localhost/v3"])),
+        "overlayd: --etcd: \"http://localhost/v3\" is not an etcd URL: it must end after the port"
     );
     assert_eq!(
         refusal(overlayd().env("OVERLAY_MTU", "1").args(["--node", "n1"])),

@@ -10,7 +10,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hyper::Uri;
 use nix::unistd::gethostname;
 
 pub use choice::{DatapathChoice, Mtu, ReservedBits};
@@ -18,7 +17,7 @@ pub use options::Options;
 
 use crate::{
     state::{InterfaceName, NameError, NodeName},
-    store::{StoreOptions, TlsFiles},
+    store::{Store, StoreOptions, TlsFiles},
     underlay::Selector,
 };
 
@@ -88,6 +87,9 @@ pub enum ConfigError {
         /// What is wrong there.
         message: String,
     },
+    /// The store's addresses cannot be used.
+    #[error("--etcd: {0}")]
+    Etcd(String),
     /// A value cannot be used.
     #[error("--{flag} {value:?}: {cure}")]
     Value {
@@ -193,23 +195,6 @@ fn store_options(options: &Options, password: Option<String>) -> Result<StoreOpt
     if let Err(error) = cluster.parse::<NodeName>() {
         return Err(value("cluster", cluster, error.rule()));
     }
-    let endpoints = options.etcd.clone().unwrap_or_else(|| vec!["http://127.0.0.1:2379".to_owned()]);
-    let endpoints: Vec<_> = endpoints.iter().map(|url| url.trim().to_owned()).collect();
-    if endpoints.is_empty() {
-        return Err(value("etcd", "", "give at least one URL, as http://10.0.0.1:2379"));
-    }
-    for url in &endpoints {
-        let parsed = url.parse::<Uri>().ok();
-        let scheme = parsed.as_ref().and_then(Uri::scheme_str);
-        let plain = parsed.as_ref().is_some_and(|uri| matches!(uri.path(), "" | "/"));
-        if !plain || !matches!(scheme, Some("http" | "https")) {
-            return Err(value("etcd", url, "give client URLs, as http://10.0.0.1:2379 or https://…"));
-        }
-        let files = [&options.etcd_ca, &options.etcd_cert, &options.etcd_key];
-        if scheme == Some("http") && files.into_iter().any(Option::is_some) {
-            return Err(value("etcd", url, "certificates were given: use https:// or leave them out"));
-        }
-    }
     let identity = match (&options.etcd_cert, &options.etcd_key) {
         (Some(cert), Some(key)) => Some((readable("etcd-cert", cert)?, readable("etcd-key", key)?)),
         (None, None) => None,
@@ -222,13 +207,12 @@ fn store_options(options: &Options, password: Option<String>) -> Result<StoreOpt
         }
     };
     let ca = options.etcd_ca.as_deref().map(|ca| readable("etcd-ca", ca)).transpose()?;
-    let https = endpoints.iter().any(|url| url.starts_with("https://"));
-    Ok(StoreOptions {
-        tls: https.then_some(TlsFiles { ca, identity }),
-        credentials: credentials(options, password)?,
-        endpoints,
-        cluster,
-    })
+    let tls = (ca.is_some() || identity.is_some()).then_some(TlsFiles { ca, identity });
+    let endpoints = options.etcd.clone().unwrap_or_else(|| vec!["127.0.0.1:2379".to_owned()]);
+    let store = StoreOptions { endpoints, cluster, tls, credentials: credentials(options, password)? };
+    // It knows best what it can connect to.
+    Store::new(store.clone()).map_err(|error| ConfigError::Etcd(error.to_string()))?;
+    Ok(store)
 }
 
 fn credentials(options: &Options, password: Option<String>) -> Result<Option<(String, String)>, ConfigError> {

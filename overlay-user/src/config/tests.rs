@@ -143,17 +143,10 @@ fn values_that_cannot_be_used_name_the_flag_and_the_cure() {
             "--underlay \"fd00::1\": an IPv6 underlay is not supported: give an IPv4 address",
         ),
         (
-            &["--etcd", "10.0.0.1:2379"],
-            "--etcd \"10.0.0.1:2379\": give client URLs, as http://10.0.0.1:2379 or https://…",
-        ),
-        (
             &["--etcd", "ftp://x"],
-            "--etcd \"ftp://x\": give client URLs, as http://10.0.0.1:2379 or https://…",
+            "--etcd: \"ftp://x\" is not an etcd URL: it must begin with http:// or https://",
         ),
-        (
-            &["--etcd-ca", "x"],
-            "--etcd \"http://127.0.0.1:2379\": certificates were given: use https:// or leave them out",
-        ),
+        (&["--etcd", ""], "--etcd: no etcd URL was given; give one as http://10.0.0.1:2379"),
         (
             &["--etcd", "https://x", "--etcd-cert", "c"],
             "--etcd-cert \"c\": give the key as well, with --etcd-key FILE",
@@ -190,8 +183,18 @@ fn the_password_comes_from_its_file_or_the_environment() {
 }
 
 #[test]
-fn tls_is_used_for_https_alone() {
-    let tls = |arguments| Config::new(flags(arguments), None).unwrap().store.tls;
-    assert!(tls(&["--node=n", "--etcd=http://x:1"]).is_none());
-    assert!(tls(&["--node=n", "--etcd=https://x:1"]).is_some_and(|tls| tls.ca.is_none()));
+fn files_for_tls_go_with_https_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    fs::write(&ca, "").unwrap();
+    let store = |etcd: &str| {
+        let arguments = ["--node=n", "--etcd-ca", ca.to_str().unwrap(), "--etcd", etcd];
+        Config::new(flags(&arguments), None).map(|config| config.store)
+    };
+    assert_eq!(store("https://x:1").unwrap().tls.unwrap().ca, Some(ca.clone()));
+    assert_eq!(
+        store("http://x:1").unwrap_err().to_string(),
+        "--etcd: \"http://x:1\" is not an etcd URL: TLS files were given, so it must begin with https://"
+    );
+    assert!(Config::new(flags(&["--node=n", "--etcd=https://x:1"]), None).unwrap().store.tls.is_none());
 }

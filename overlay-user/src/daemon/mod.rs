@@ -77,7 +77,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let node = &config.node;
     tracing::info!(
         %node, cluster = config.store.cluster, uplink = uplink.name, address = %uplink.addr, mtu = uplink.mtu,
-        datapath = mode.name(), reason, "overlayd {} starts", env!("CARGO_PKG_VERSION")
+        datapath = mode.name(), reason, etcd = config.store.endpoints.join(","), "overlayd {} starts", env!("CARGO_PKG_VERSION")
     );
 
     let state = followed_state::follow(&tasks, followed.clone(), kept);
