@@ -1,6 +1,8 @@
 //! The same inner frame through our encapsulation and through a kernel VXLAN device: the outer
 //! packets are the same bytes, but for what the RFCs leave to the sender.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,

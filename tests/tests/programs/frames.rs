@@ -1,6 +1,9 @@
 //! Frames for the fixtures, built by an independent packet library.
 
-use etherparse::{ArpEthIpv4Packet, ArpOperation, EtherType, IpNumber, Ipv4Header, PacketBuilder};
+use etherparse::{
+    ArpEthIpv4Packet, ArpOperation, EtherType, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder,
+};
+use overlay_ebpf::wire::checksum;
 
 /// The network of the fixtures.
 pub const VNI: u32 = 42;
@@ -45,7 +48,7 @@ pub fn udp_tos(from: Host, to: Host, dst_port: u16, payload: &[u8], tos: u8) -> 
     ip.dscp = (tos >> 2).try_into().unwrap();
     ip.ecn = (tos & 3).try_into().unwrap();
     let builder = PacketBuilder::ethernet2(from.mac, to.mac)
-        .ip(etherparse::IpHeaders::Ipv4(ip, Default::default()))
+        .ip(etherparse::IpHeaders::Ipv4(ip, Ipv4Extensions::default()))
         .udp(5000, dst_port);
     let mut frame = Vec::new();
     builder.write(&mut frame, payload).unwrap();
@@ -76,9 +79,9 @@ pub fn arp(operation: ArpOperation, from: Host, to: Host, wanted: Host) -> Vec<u
     let arp = ArpEthIpv4Packet {
         operation,
         sender_mac: from.mac,
-        sender_ipv4: from.ip.into(),
+        sender_ipv4: from.ip,
         target_mac: target,
-        target_ipv4: wanted.ip.into(),
+        target_ipv4: wanted.ip,
     };
     raw(from, to, EtherType::ARP.0, &arp.to_bytes())
 }
@@ -109,8 +112,7 @@ pub fn patched(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
 pub fn fix_ipv4(frame: &mut [u8]) {
     let len = usize::from(frame[14] & 0xf) * 4;
     frame[24..26].fill(0);
-    let sum: u32 = frame[14..14 + len].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    frame[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    let words = frame[14..14 + len].chunks(2);
+    let sum = words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    frame[24..26].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
 }
