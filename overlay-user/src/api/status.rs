@@ -29,7 +29,10 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
     if let Some(reason) = &store.reason {
         degraded.push(format!("etcd: {reason}"));
     }
-    if let Membership::Joining(reason) = &*context.membership.borrow() {
+    // Without the store nobody joins: said once is enough.
+    if store.reason.is_none()
+        && let Membership::Joining(reason) = &*context.membership.borrow()
+    {
         let reason = reason.as_deref().unwrap_or("under way");
         degraded.push(format!("this node is not in the cluster yet: {reason}"));
     }

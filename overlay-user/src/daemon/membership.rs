@@ -1,6 +1,6 @@
 //! This node's own records: who it is, and that it lives.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
@@ -9,16 +9,19 @@ use tokio_util::sync::CancellationToken;
 use super::{Membership, Progress};
 use crate::{
     datapath::{Mode, Underlay},
-    state::{NodeName, NodeRecord},
+    state::{NodeName, NodeRecord, State},
     store::{Store, StoreError},
 };
 
-/// Waits between attempts to join, with jitter: all nodes of a cluster find etcd back at once.
+/// Waits between attempts, with jitter: all nodes of a cluster find etcd back at once.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(500))
-    .with_max_delay(Duration::from_secs(5))
+    .with_max_delay(GREATEST_WAIT)
     .without_max_times()
     .with_jitter();
+
+/// The longest wait between two attempts.
+const GREATEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Keeps this node in the cluster.
 pub struct Member {
@@ -27,38 +30,141 @@ pub struct Member {
     pub mode: Mode,
     pub reason: String,
     pub store: Store,
+    pub state: watch::Receiver<Arc<State>>,
     pub underlay: watch::Receiver<Underlay>,
     pub progress: watch::Receiver<Progress>,
     pub membership: watch::Sender<Membership>,
 }
 
+/// What ends a membership, or its record's truth.
+enum Change {
+    /// The record does not say any more what is.
+    Outdated,
+    /// Somebody removed the record.
+    Removed,
+    /// A later incarnation of this node runs elsewhere.
+    TakenOver,
+}
+
+// === impl Member ===
+
 impl Member {
-    /// Joins, and joins again when what the record says has changed, until `cancel`.
+    /// Joins and stays a member until `cancel`.
     pub async fn run(mut self, cancel: CancellationToken) {
         let (applied, applied_seen) = watch::channel(0);
         let forward = forward_applied(self.progress.clone(), applied);
-        let joined = async {
-            loop {
-                let record = self.record();
-                let Some(incarnation) = self.join(&record, &cancel).await else { return };
-                let leave = cancel.child_token();
-                let alive: JoinHandle<()> = tokio::spawn({
-                    let (store, node, leave) = (self.store.clone(), self.node.clone(), leave.clone());
-                    let applied = applied_seen.clone();
-                    async move { store.stay_alive(node, incarnation, applied, leave).await }
-                });
-                let changed = self.outdated(&record, &cancel).await;
-                leave.cancel();
-                if alive.await.is_err() || !changed {
-                    return;
-                }
-                tracing::info!("this node's address or MTU has changed: announcing it");
-            }
-        };
-        tokio::select! { () = joined => {}, () = forward => {} }
+        tokio::select! {
+            () = self.stay(&applied_seen, &cancel) => {}
+            () = forward => {}
+        }
     }
 
-    /// The record as it should be now. `join` fills in the incarnation.
+    async fn stay(&mut self, applied: &watch::Receiver<i64>, cancel: &CancellationToken) {
+        loop {
+            let Some((incarnation, record)) = self.join(cancel).await else { return };
+            let leave = cancel.child_token();
+            let mut alive = tokio::spawn({
+                let (store, node) = (self.store.clone(), self.node.clone());
+                let (applied, leave) = (applied.clone(), leave.clone());
+                async move { store.stay_alive(node, incarnation, applied, leave).await }
+            });
+            let over = self.keep_true(incarnation, record, &mut alive, cancel).await;
+            leave.cancel();
+            match over {
+                Some(Change::Removed) => {
+                    tracing::warn!("somebody removed this node: joining again");
+                    alive.abort();
+                }
+                Some(Change::TakenOver) => {
+                    let reason = "another overlayd has taken this node's name over: stop one of the two";
+                    self.membership.send_replace(Membership::Joining(Some(reason.to_owned())));
+                    return;
+                }
+                Some(Change::Outdated) | None => {
+                    let _ = alive.await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Joins, however often it takes, and says as what. `None` if cancelled.
+    async fn join(&mut self, cancel: &CancellationToken) -> Option<(u64, NodeRecord)> {
+        let mut attempts = Attempts::new("this node could not join the cluster: trying on");
+        loop {
+            let record = self.record();
+            let error = tokio::select! {
+                joined = self.store.join(&self.node, record.clone()) => match joined {
+                    Ok(incarnation) => {
+                        tracing::info!(incarnation, "this node is in the cluster");
+                        self.membership.send_replace(Membership::Joined(incarnation));
+                        return Some((incarnation, record));
+                    }
+                    Err(error) => error,
+                },
+                () = cancel.cancelled() => return None,
+            };
+            self.membership.send_replace(Membership::Joining(Some(error.to_string())));
+            cancel.run_until_cancelled(attempts.failed(error)).await?;
+        }
+    }
+
+    /// Keeps the record at what is, until the membership is over. `None` if cancelled.
+    async fn keep_true(
+        &mut self,
+        incarnation: u64,
+        mut written: NodeRecord,
+        alive: &mut JoinHandle<()>,
+        cancel: &CancellationToken,
+    ) -> Option<Change> {
+        loop {
+            let change = cancel.run_until_cancelled(self.change(&written, alive)).await?;
+            let Change::Outdated = change else { return Some(change) };
+            tracing::info!("this node's address or MTU has changed: announcing it");
+            let mut attempts = Attempts::new("the change could not be announced: trying on");
+            loop {
+                let record = self.record();
+                let updated = self.store.update_node(&self.node, incarnation, record.clone());
+                let error = match cancel.run_until_cancelled(updated).await? {
+                    Ok(()) => {
+                        written = record;
+                        break;
+                    }
+                    Err(StoreError::NotFound(_)) => return Some(Change::Removed),
+                    Err(error) => error,
+                };
+                let reason = format!("its change of address or MTU is not announced yet: {error}");
+                self.membership.send_replace(Membership::Joining(Some(reason)));
+                cancel.run_until_cancelled(attempts.failed(error)).await?;
+            }
+            self.membership.send_replace(Membership::Joined(incarnation));
+        }
+    }
+
+    /// Waits for a change.
+    async fn change(&mut self, written: &NodeRecord, alive: &mut JoinHandle<()>) -> Change {
+        // What is followed lags behind: until the record was seen, it is not missed.
+        let mut seen = false;
+        loop {
+            tokio::select! {
+                Ok(()) = self.underlay.changed() => {
+                    if self.record() != *written {
+                        return Change::Outdated;
+                    }
+                }
+                Ok(()) = self.state.changed() => {
+                    let there = self.state.borrow_and_update().nodes.contains_key(&self.node);
+                    if seen && !there {
+                        return Change::Removed;
+                    }
+                    seen |= there;
+                }
+                _ = &mut *alive => return Change::TakenOver,
+            }
+        }
+    }
+
+    /// The record as it should be now. The store counts the incarnation.
     fn record(&mut self) -> NodeRecord {
         let underlay = self.underlay.borrow_and_update();
         NodeRecord {
@@ -72,55 +178,33 @@ impl Member {
             is_static: false,
         }
     }
-
-    /// Joins, however often it takes. `None` if cancelled.
-    async fn join(&mut self, record: &NodeRecord, cancel: &CancellationToken) -> Option<u64> {
-        let mut backoff = BACKOFF.build();
-        let mut logged = None;
-        loop {
-            let joined = tokio::select! {
-                joined = self.store.join(&self.node, record.clone()) => joined,
-                () = cancel.cancelled() => return None,
-            };
-            let error = match joined {
-                Ok(incarnation) => {
-                    tracing::info!(incarnation, vtep = %record.vtep, "this node is in the cluster");
-                    self.membership.send_replace(Membership::Joined(incarnation));
-                    return Some(incarnation);
-                }
-                Err(error) => error,
-            };
-            let reason = error.to_string();
-            if is_news(logged.as_ref(), &error) {
-                tracing::warn!(reason, "this node could not join the cluster: trying on");
-            }
-            logged = Some(error);
-            self.membership.send_replace(Membership::Joining(Some(reason)));
-            let wait = backoff.next().unwrap_or(Duration::from_secs(5));
-            tokio::select! { () = sleep(wait) => {}, () = cancel.cancelled() => return None }
-        }
-    }
-
-    /// Waits until `record` no longer is what it should be; false if that will not happen any more.
-    async fn outdated(&mut self, record: &NodeRecord, cancel: &CancellationToken) -> bool {
-        loop {
-            tokio::select! {
-                changed = self.underlay.changed() => if changed.is_err() { return false },
-                () = cancel.cancelled() => return false,
-            }
-            if self.record() != *record {
-                return true;
-            }
-        }
-    }
 }
 
-/// Whether an error is worth a line after the last one. How long the store has been away is not.
-fn is_news(last: Option<&StoreError>, error: &StoreError) -> bool {
-    match (last, error) {
-        (Some(StoreError::Unreachable(_)), StoreError::Unreachable(_)) => false,
-        (Some(last), error) => last.to_string() != error.to_string(),
-        (None, _) => true,
+/// Attempts at one thing: waits between them, and a line when there is something new to say.
+struct Attempts {
+    what: &'static str,
+    waits: backon::ExponentialBackoff,
+    last: Option<StoreError>,
+}
+
+impl Attempts {
+    fn new(what: &'static str) -> Self {
+        Self { what, waits: BACKOFF.build(), last: None }
+    }
+
+    /// Logs the error if it is news, and waits.
+    async fn failed(&mut self, error: StoreError) {
+        let known = match (&self.last, &error) {
+            // How long the store has been away is no news.
+            (Some(StoreError::Unreachable(_)), StoreError::Unreachable(_)) => true,
+            (Some(last), error) => last.to_string() == error.to_string(),
+            (None, _) => false,
+        };
+        if !known {
+            tracing::warn!(reason = %error, "{}", self.what);
+        }
+        self.last = Some(error);
+        sleep(self.waits.next().unwrap_or(GREATEST_WAIT)).await;
     }
 }
 

@@ -104,6 +104,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         mode,
         reason: reason.clone(),
         store: store.clone(),
+        state: state.clone(),
         underlay: underlay.clone(),
         progress: progress_seen.clone(),
         membership,
