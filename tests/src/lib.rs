@@ -5,6 +5,7 @@
 //! [`cleanup::undo_all_and_exit`] when a signal ends the program; what a killed run left behind is removed by
 //! the next one.
 
+pub mod bench;
 pub mod capture;
 pub mod cleanup;
 pub mod cluster;

@@ -2,8 +2,8 @@
 
 mod artifact;
 mod build;
-mod demo;
 mod ebpf;
+mod lab;
 mod requirement;
 mod setup;
 mod step;
@@ -37,6 +37,12 @@ enum Command {
     },
     /// Show three nodes forwarding for each other (root)
     Demo,
+    /// Measure our data paths beside no overlay, kernel VXLAN and flannel's way (root)
+    Bench {
+        /// Fewer and shorter rounds
+        #[arg(long)]
+        quick: bool,
+    },
     /// Check format and lints, run all tests (root)
     Test {
         /// Run only the tests whose names contain this, and no format or lint checks
@@ -50,7 +56,11 @@ fn main() -> ExitCode {
         Command::Setup => setup::setup(),
         Command::BuildEbpf => setup::ensure().and_then(|()| ebpf::build()).map(|_| ()),
         Command::Build { release } => setup::ensure().and_then(|()| build::build(release.into())),
-        Command::Demo => setup::ensure().and_then(|()| demo::demo()),
+        Command::Demo => setup::ensure().and_then(|()| lab::run("overlay-demo", &[])),
+        Command::Bench { quick } => {
+            let options: &[&str] = if quick { &["--quick"] } else { &[] };
+            setup::ensure().and_then(|()| lab::run("overlay-bench", options))
+        }
         Command::Test { filter } => setup::ensure().and_then(|()| test::test(filter.as_deref())),
     };
     match result {
