@@ -76,8 +76,7 @@ mod tests {
 
     #[test]
     fn tags_are_refused_and_the_rest_is_told_apart() {
-        let of =
-            |t: u16| kind(&EthHdr { ether_type: t.to_be(), ..EthHdr::new([0; 6], [0; 6], EtherType::Arp) });
+        let of = |t| kind(&Ethernet::new(MacAddr::default(), MacAddr::default(), t));
         assert_eq!(of(0x0800), Ok(Kind::Ipv4));
         assert_eq!(of(0x86dd), Ok(Kind::Ipv6));
         assert_eq!(of(0x0806), Ok(Kind::Arp));
