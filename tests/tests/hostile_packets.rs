@@ -332,6 +332,22 @@ fn a_container_cannot_inject_into_another_network_by_sending_vxlan() {
 }
 
 #[test]
+fn vxlan_in_another_vlan_of_the_wire_is_not_the_underlays() {
+    for datapath in [Xdp, Tc, Kernel] {
+        let scene = Scene::new(datapath);
+        let good = scene.packet(&scene.inner());
+        scene.wire.send(&good).unwrap();
+        assert!(scene.delivered(SOON), "the same packet without a tag is not delivered");
+        // The tag travels beside the frame, as from a card that takes it off.
+        scene.attacker.exec(&format!("ip link add link {UPLINK} name vlan7 type vlan id 7")).unwrap();
+        scene.attacker.exec("ip link set vlan7 up").unwrap();
+        PacketSocket::open(&scene.attacker, "vlan7").unwrap().send(&good).unwrap();
+        assert!(!scene.delivered(Duration::from_millis(300)), "{datapath:?}: delivered");
+        accounted(scene.node()).unwrap();
+    }
+}
+
+#[test]
 fn the_attacker_on_the_wire_gets_no_answer_through_the_overlay() {
     let scene = Scene::new(Xdp);
     let reached = ping(&scene.attacker, scene.victim.addr, 3, &[]).unwrap();

@@ -11,6 +11,8 @@ use crate::abi::{MacAddr, Outcome};
 /// The shortest UDP datagram that holds a frame.
 const LEAST_UDP: u32 = 8 + 8 + 14;
 const _: () = assert!(LEAST_UDP as usize == UDP_LEN + VXLAN_LEN + ETH_LEN);
+const ETHERNET: u32 = 14;
+const _: () = assert!(ETHERNET as usize == ETH_LEN);
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -54,7 +56,7 @@ pub fn kind(eth: &Ethernet, ip: &Ipv4Hdr, mac: MacAddr, own: [u8; 4]) -> Kind {
 #[inline(always)]
 #[must_use]
 pub const fn trailer(ip: &Ipv4Hdr, frame_len: u32) -> u32 {
-    frame_len.saturating_sub(u16::from_be_bytes(ip.tot_len) as u32 + ETH_LEN as u32)
+    frame_len.saturating_sub(u16::from_be_bytes(ip.tot_len) as u32 + ETHERNET)
 }
 
 /// Checks lengths and the VXLAN header, and returns the VNI. `frame_len` is the length of the whole
@@ -75,7 +77,7 @@ pub fn validate(
 ) -> Result<u32, Outcome> {
     let ip_len = u32::from(u16::from_be_bytes(ip.tot_len));
     let udp_len = u32::from(u16::from_be_bytes(udp.len));
-    if udp_len < LEAST_UDP || ip_len != udp_len + 20 || frame_len < ip_len + 14 {
+    if udp_len < LEAST_UDP || ip_len != udp_len + 20 || frame_len < ip_len + ETHERNET {
         return Err(Outcome::Truncated);
     }
     if vxlan.flags & VXLAN_FLAGS == 0 {
