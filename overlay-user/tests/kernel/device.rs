@@ -101,6 +101,13 @@ fn a_file_that_is_no_network_namespace_is_refused() {
     assert!(error.contains("not a network namespace"), "{error}");
     let error = error_for(Target::Path(PathBuf::from("/run/netns/no-such-namespace")));
     assert!(error.contains("/run/netns/no-such-namespace: No such file"), "{error}");
+    let error = error_for(Target::Path(host.path()));
+    assert!(error.contains("the host's own"), "{error}");
+    let pipe = std::env::temp_dir().join(format!("ovt{}-pipe", std::process::id()));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let error = error_for(Target::Path(pipe.clone()));
+    std::fs::remove_file(&pipe).unwrap();
+    assert!(error.contains("not bound to a namespace"), "{error}");
     let error = error_for(Target::Pid(u32::MAX));
     assert!(error.contains("is the process still running?"), "{error}");
 }

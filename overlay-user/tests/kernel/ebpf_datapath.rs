@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use aya::programs::{SchedClassifier, TcAttachType};
 use overlay_user::{
     datapath::{
-        Datapath as _, Mode, Underlay,
+        Counters, Datapath as _, Mode, Underlay,
         ebpf::{self, EbpfDatapath, Options},
     },
     plan::Plan,
@@ -86,6 +86,37 @@ fn an_endpoint_that_is_withdrawn_does_not_reach_the_host() {
     // It is no more than withdrawn.
     apply_once(node, &bpffs, Mode::Tc, &underlay, &plan);
     assert!(pings(&one, 2));
+}
+
+#[test]
+fn every_copy_of_a_broadcast_counts_for_its_receiver() {
+    let mut cluster = Cluster::new(2);
+    let containers = [cluster.attach(0, 1), cluster.attach(0, 2), cluster.attach(1, 3)];
+    let plans = [cluster.plan(0), cluster.plan(1)];
+    let underlays = [cluster.underlay(0), cluster.underlay(1)];
+    let bpffs = [Bpffs::new("copies0"), Bpffs::new("copies1")];
+    let mut datapaths = Vec::new();
+    for (n, node) in cluster.nodes.iter().enumerate() {
+        datapaths.push(node.netns.run(async || {
+            let mut datapath = EbpfDatapath::start(bpffs[n].options(), Mode::Tc, &underlays[n]).unwrap();
+            datapath.apply(&plans[n], &underlays[n]).await.unwrap();
+            datapath
+        }));
+    }
+    let mut counters = |n: usize| {
+        let datapath = &mut datapaths[n];
+        cluster.nodes[n].netns.run(async || datapath.counters().await.unwrap())
+    };
+    let before = [counters(0), counters(1)];
+    // By the kernel's device, which learns of the other node by itself.
+    containers[0].succeeds("ping -q -b -c 1 -W 0.3 -s 1000 10.0.9.255");
+    let after = [counters(0), counters(1)];
+    for (node, number) in [(0, 2), (1, 3)] {
+        let bytes = |counters: &Counters| counters.endpoints[&id(number)].rx.bytes;
+        assert_eq!(bytes(&after[node]) - bytes(&before[node]), 1042, "endpoint {number}");
+    }
+    let from_peer = |counters: &Counters| counters.peers[&"node0".parse().unwrap()].tx.bytes;
+    assert_eq!(from_peer(&after[1]) - from_peer(&before[1]), 1042);
 }
 
 #[test]

@@ -18,7 +18,9 @@ use overlay_ebpf::{
 
 use super::{arrived, count_both};
 use crate::program::{
-    Step, config, count, deliver, dropped, maps, packet,
+    Step, config,
+    count::{self, Direction},
+    deliver, dropped, maps, packet,
     tunnel::{self, Arrival, INNER, Target},
 };
 
@@ -35,7 +37,7 @@ pub fn run(ctx: &TcContext) -> i32 {
         return deliver_stripped(ctx, &meta);
     }
     let Some(config) = config() else { return TC_ACT_UNSPEC };
-    match judge(ctx, config).and_then(|arrival| strip(ctx, &arrival)) {
+    match judge(ctx, config).and_then(|arrival| taken(ctx, &arrival)) {
         Ok(Delivery { outcome, action }) => {
             count_both(outcome, bytes);
             action
@@ -109,6 +111,13 @@ fn deliver_stripped(ctx: &TcContext, meta: &XdpMeta) -> i32 {
 fn flood_ports(vni: u32) -> u32 {
     // SAFETY: the value is copied at once.
     unsafe { maps::networks.get(vni).copied() }.map_or(0, |Network { flood_ports, .. }| flood_ports)
+}
+
+/// Counts for the peer what comes from it, whichever way it goes from here.
+#[inline(always)]
+fn taken(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
+    count::peer(arrival.vtep, Direction::Tx, ctx.len() - OUTER_LEN as u32 - arrival.trailer);
+    strip(ctx, arrival)
 }
 
 /// Takes the outer headers off and delivers. An error before anything is changed leaves the packet to

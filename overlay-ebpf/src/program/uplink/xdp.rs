@@ -15,7 +15,9 @@ use overlay_ebpf::{
 
 use super::{arrived, count_both};
 use crate::program::{
-    config, count, dropped,
+    config,
+    count::{self, Direction},
+    dropped,
     packet::{self, Packet},
     tunnel::{self, Arrival, INNER_NET, Target},
 };
@@ -74,7 +76,9 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
     };
     write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex });
     count::outcome(Hook::Uplink, Outcome::Received, bytes);
-    count::outcome(Hook::Uplink, arrived(arrival, bytes - OUTER_LEN as u32 - arrival.trailer), bytes);
+    let frame_len = bytes - OUTER_LEN as u32 - arrival.trailer;
+    count::peer(arrival.vtep, Direction::Tx, frame_len);
+    count::outcome(Hook::Uplink, arrived(arrival, frame_len), bytes);
     XDP_PASS
 }
 
