@@ -332,6 +332,21 @@ fn a_container_cannot_inject_into_another_network_by_sending_vxlan() {
 }
 
 #[test]
+fn vxlan_in_another_vlan_of_the_wire_is_not_the_underlays() {
+    for datapath in [Xdp, Tc, Kernel] {
+        let scene = Scene::new(datapath);
+        let good = scene.packet(&scene.inner());
+        scene.wire.send(&good).unwrap();
+        assert!(scene.delivered(SOON), "the same packet without a tag is not delivered");
+        // The wire's bridge takes the tag off into the packet's metadata, as a card does.
+        let tagged = [&good[..12], &[0x81, 0, 0, 7], &good[12..]].concat();
+        scene.wire.send(&tagged).unwrap();
+        assert!(!scene.delivered(Duration::from_millis(300)), "{datapath:?}: delivered");
+        accounted(scene.node()).unwrap();
+    }
+}
+
+#[test]
 fn the_attacker_on_the_wire_gets_no_answer_through_the_overlay() {
     let scene = Scene::new(Xdp);
     let reached = ping(&scene.attacker, scene.victim.addr, 3, &[]).unwrap();

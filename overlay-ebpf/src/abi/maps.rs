@@ -42,6 +42,10 @@ pub struct Config {
     pub mtu: u16,
     /// [`RESERVED_BITS_IGNORE`] and the like.
     pub flags: u32,
+    /// The uplink's MAC address.
+    pub mac: MacAddr,
+    #[doc(hidden)]
+    pub _pad: [u8; 2],
 }
 
 /// `ports`, by interface index: what the endpoint behind an interface may send.
@@ -223,7 +227,7 @@ macro_rules! layout {
 }
 
 layout! {
-    Config: 32, sum of [u8; 16], [u8; 4], u32, u16, u16, u32;
+    Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
     Port: 20, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4];
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
     Endpoint: 16, sum of u32, u32, u32, [u8; 4];

@@ -136,6 +136,8 @@ outcomes! {
     Unbound = 54, Drop, "unbound";
     /// The underlay has no route to the other node.
     NoRoute = 55, Drop, "no_route";
+    /// VXLAN from another VLAN on the uplink, whose tag the driver hid from XDP.
+    OuterVlan = 56, Drop, "outer_vlan";
 }
 
 /// Room for outcomes at each hook in the counters map.

@@ -7,7 +7,10 @@ use aya_ebpf::{
 };
 use overlay_ebpf::abi::{FloodKey, MAX_FLOOD_PORTS};
 
-use super::maps;
+use super::{
+    count::{self, Direction},
+    maps,
+};
 
 const PACKET_HOST: u32 = 0;
 
@@ -34,9 +37,12 @@ pub fn to_all(ctx: &TcContext, vni: u32, count: u32, except: u32) {
         let Some(ifindex) = (unsafe { maps::flood_ports.get(FloodKey { vni, slot }).copied() }) else {
             continue;
         };
-        if ifindex != except {
-            // A copy that fails is the target's loss alone (its device is going away).
-            let _ = ctx.clone_redirect(ifindex, 0);
+        // A copy that fails is the target's loss alone (its device is going away).
+        if ifindex != except && ctx.clone_redirect(ifindex, 0).is_ok() {
+            // SAFETY: the value is copied at once.
+            if let Some(port) = unsafe { maps::ports.get(ifindex).copied() } {
+                count::endpoint(port.slot, Direction::Rx, ctx.len());
+            }
         }
     }
 }

@@ -70,9 +70,10 @@ pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
     let bytes = ctx.len();
     check_size(ctx, vtep.mtu)?;
+    // Also for what is left to the slow path now.
+    count::peer(index, Direction::Rx, bytes);
     let mut front = make_room(ctx, inner.kind)?;
     write_headers(ctx, &mut front, vtep, inner, bytes)?;
-    count::peer(index, Direction::Rx, bytes);
 
     // SAFETY: plain helper calls; the parameters live on the stack for the call.
     let action = unsafe {

@@ -48,7 +48,7 @@ pub fn run(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
-    pull_headers(ctx);
+    packet::pull(ctx, READ);
     // SAFETY: a field of the context: a tag the container's device left to the hardware.
     if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
         return Err(Outcome::InnerVlan);
@@ -77,19 +77,6 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     if destination.is_multicast() { flood(ctx, inner, ifindex) } else { unicast(ctx, inner, destination) }
 }
 
-/// Headers of packets the container built itself may lie outside the linear part. A super-packet's
-/// never do, and pulling one beyond it has crashed kernels (fraglist GSO, before 6.16).
-#[inline(always)]
-fn pull_headers(ctx: &TcContext) {
-    let wanted = if ctx.len() < READ { ctx.len() } else { READ };
-    // SAFETY: a field of the context.
-    let segment = unsafe { (*ctx.skb.skb).gso_size };
-    if ctx.data() + wanted as usize > ctx.data_end() && segment == 0 {
-        // If it fails, the checks that follow see too short a packet.
-        let _ = ctx.pull_data(wanted);
-    }
-}
-
 /// Checks an IPv4 packet's source and that it is no VXLAN to a node; returns its traffic class.
 #[inline(always)]
 fn check_ipv4(ctx: &TcContext, port: &Port) -> Step<u8> {
@@ -98,7 +85,7 @@ fn check_ipv4(ctx: &TcContext, port: &Port) -> Step<u8> {
     if !owns(port, ip.src_addr) {
         return Err(Outcome::SpoofedAddress);
     }
-    if packet::is_vxlan_to_a_node(ctx, ETH_LEN, ip) {
+    if packet::is_vxlan_to_a_node(ctx, ETH_LEN, ip)? {
         return Err(Outcome::EncapProhibited);
     }
     Ok(ip.tos)

@@ -5,9 +5,12 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use network_types::ip::Ipv4Hdr;
-use overlay_ebpf::{abi::Addr, wire::inner};
+use overlay_ebpf::{
+    abi::{Addr, Outcome},
+    wire::inner,
+};
 
-use super::maps;
+use super::{Step, maps};
 
 /// A packet whose first bytes lie between two addresses.
 pub trait Packet {
@@ -79,18 +82,37 @@ pub fn at_mut<T: Header>(packet: &impl Packet, offset: usize) -> Option<&mut T> 
     Some(unsafe { &mut *(start as *mut T) })
 }
 
-/// Whether the IPv4 packet at `offset` is VXLAN to the tunnel address of a node of ours.
+/// Makes the first `wanted` bytes, or all there are, directly readable. References taken before are
+/// void.
+///
+/// A super-packet's headers always are, and pulling one beyond its linear part has crashed kernels
+/// (fraglist GSO, before 6.16).
 #[inline(always)]
-pub fn is_vxlan_to_a_node(packet: &impl Packet, offset: usize, ip: &Ipv4Hdr) -> bool {
-    let Some(config) = super::config() else { return false };
-    let Some(port) = inner::udp_port_offset(ip).and_then(|port| at::<[u8; 2]>(packet, offset + port)) else {
-        return false;
-    };
-    if u16::from_be_bytes(*port) != config.port {
-        return false;
+pub fn pull(ctx: &TcContext, wanted: u32) {
+    let wanted = if ctx.len() < wanted { ctx.len() } else { wanted };
+    // SAFETY: a field of the context.
+    let segment = unsafe { (*ctx.skb.skb).gso_size };
+    if ctx.data() + wanted as usize > ctx.data_end() && segment == 0 {
+        // If it fails, the checks that follow see too short a packet.
+        let _ = ctx.pull_data(wanted);
     }
+}
+
+/// Whether the IPv4 packet at `offset` is VXLAN to the tunnel address of a node of ours.
+///
+/// # Errors
+/// [`Outcome::InnerMalformed`] if it is UDP whose port cannot be read: nothing tells that it is not.
+#[inline(always)]
+pub fn is_vxlan_to_a_node(packet: &impl Packet, offset: usize, ip: &Ipv4Hdr) -> Step<bool> {
+    let Some(config) = super::config() else { return Ok(false) };
+    let Some(port) = inner::udp_port_offset(ip) else { return Ok(false) };
+    let port = at::<[u8; 2]>(packet, offset + port).ok_or(Outcome::InnerMalformed)?;
+    if u16::from_be_bytes(*port) != config.port {
+        return Ok(false);
+    }
+    let own = ip.dst_addr == config.addr4;
     // SAFETY: only asked whether it is there.
-    ip.dst_addr == config.addr4 || unsafe { maps::vtep_addrs.get(Addr::from_v4(ip.dst_addr)).is_some() }
+    Ok(own || unsafe { maps::vtep_addrs.get(Addr::from_v4(ip.dst_addr)).is_some() })
 }
 
 /// Types that any bytes at any address are a value of.
@@ -115,5 +137,6 @@ headers! {
     network_types::vxlan::VxlanHdr,
     network_types::arp::ArpHdr,
     [u8; 2],
+    [u8; 4],
     [u8; 14]
 }

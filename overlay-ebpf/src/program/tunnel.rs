@@ -26,8 +26,8 @@ const VXLAN: usize = UDP + UDP_LEN;
 pub const INNER: usize = OUTER_LEN;
 /// Offset of the inner frame's payload.
 pub const INNER_NET: usize = INNER + ETH_LEN;
-/// Bytes the checks read directly: up to the ports behind an inner IPv4 header without options.
-pub const READ: u32 = (INNER_NET + IPV4_LEN + 8) as u32;
+/// Bytes the checks read directly: up to the ports behind an inner IPv4 header with all options.
+pub const READ: u32 = (INNER_NET + 60 + UDP_LEN) as u32;
 
 /// A packet from another node that may be delivered.
 #[derive(Clone, Copy)]
@@ -40,6 +40,8 @@ pub struct Arrival {
     pub kind: inner::Kind,
     /// ECN bits to write into the inner header, if they change.
     pub ecn: Option<u8>,
+    /// Bytes behind the end of the outer IPv4 packet, as of Ethernet padding: no part of the frame.
+    pub trailer: u32,
     /// Where it goes.
     pub target: Target,
 }
@@ -61,7 +63,7 @@ pub enum Target {
 pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
     let eth = packet::at::<Ethernet>(packet, 0).ok_or(Outcome::PassedUp)?;
     let ip = packet::at::<Ipv4Hdr>(packet, ETH_LEN).ok_or(Outcome::PassedUp)?;
-    match outer::kind(eth, ip, config.addr4) {
+    match outer::kind(eth, ip, config.mac, config.addr4) {
         outer::Kind::Foreign => return Err(Outcome::PassedUp),
         outer::Kind::Udp => {}
         outer::Kind::Flawed(reason) => {
@@ -94,7 +96,8 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
         None => None,
     };
     let target = target(vni, frame.destination)?;
-    Ok(Arrival { vni, vtep, kind, ecn, target })
+    let trailer = outer::trailer(ip, packet.length());
+    Ok(Arrival { vni, vtep, kind, ecn, trailer, target })
 }
 
 /// The row in `vteps` of an outer source that may send into the network.
@@ -127,7 +130,7 @@ fn check_inner(
             if !is_of(vni, ip.src_addr, source, first) {
                 return Err(Outcome::InnerSource);
             }
-            if packet::is_vxlan_to_a_node(packet, INNER_NET, ip) {
+            if packet::is_vxlan_to_a_node(packet, INNER_NET, ip)? {
                 return Err(Outcome::Nested);
             }
             Ok(Some(ip.tos))

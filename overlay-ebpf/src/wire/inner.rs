@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn tags_are_refused_and_the_rest_is_told_apart() {
-        let of = |t: u16| kind(&Ethernet::new(MacAddr([0; 6]), MacAddr([0; 6]), t));
+        let of = |t| kind(&Ethernet::new(MacAddr::default(), MacAddr::default(), t));
         assert_eq!(of(0x0800), Ok(Kind::Ipv4));
         assert_eq!(of(0x86dd), Ok(Kind::Ipv6));
         assert_eq!(of(0x0806), Ok(Kind::Arp));

@@ -6,11 +6,13 @@
 use network_types::{ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
 
 use super::{ETH_LEN, ETHERTYPE_IPV4, PROTO_UDP, UDP_LEN, VXLAN_LEN, encap::VXLAN_FLAGS, ethernet::Ethernet};
-use crate::abi::Outcome;
+use crate::abi::{MacAddr, Outcome};
 
 /// The shortest UDP datagram that holds a frame.
 const LEAST_UDP: u32 = 8 + 8 + 14;
 const _: () = assert!(LEAST_UDP as usize == UDP_LEN + VXLAN_LEN + ETH_LEN);
+const ETHERNET: u32 = 14;
+const _: () = assert!(ETHERNET as usize == ETH_LEN);
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -18,7 +20,8 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// What the Ethernet and IPv4 headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Not UDP over IPv4 to this node, or a later fragment, which has no ports to tell.
+    /// Not UDP over IPv4 to this node, a frame for another host that a switch flooded, or a later
+    /// fragment, which has no ports to tell.
     Foreign,
     /// UDP to this node in one piece.
     Udp,
@@ -26,15 +29,17 @@ pub enum Kind {
     Flawed(Outcome),
 }
 
-/// Sorts a packet by its Ethernet and IPv4 headers. `own` is this node's tunnel address.
+/// Sorts a packet by its Ethernet and IPv4 headers. `mac` is the uplink's address and `own` this
+/// node's tunnel address.
 #[inline(always)]
 #[must_use]
-pub fn kind(eth: &Ethernet, ip: &Ipv4Hdr, own: [u8; 4]) -> Kind {
+pub fn kind(eth: &Ethernet, ip: &Ipv4Hdr, mac: MacAddr, own: [u8; 4]) -> Kind {
     let fragment = u16::from_be_bytes(ip.frags);
     if eth.ether_type() != ETHERTYPE_IPV4
         || ip.vihl >> 4 != 4
         || ip.proto != PROTO_UDP
         || ip.dst_addr != own
+        || eth.destination.0 != mac.0
         || fragment & FRAGMENT_OFFSET != 0
     {
         Kind::Foreign
@@ -45,6 +50,13 @@ pub fn kind(eth: &Ethernet, ip: &Ipv4Hdr, own: [u8; 4]) -> Kind {
     } else {
         Kind::Udp
     }
+}
+
+/// Bytes of a frame of `frame_len` behind the end of its IPv4 packet.
+#[inline(always)]
+#[must_use]
+pub const fn trailer(ip: &Ipv4Hdr, frame_len: u32) -> u32 {
+    frame_len.saturating_sub(u16::from_be_bytes(ip.tot_len) as u32 + ETHERNET)
 }
 
 /// Checks lengths and the VXLAN header, and returns the VNI. `frame_len` is the length of the whole
@@ -65,7 +77,7 @@ pub fn validate(
 ) -> Result<u32, Outcome> {
     let ip_len = u32::from(u16::from_be_bytes(ip.tot_len));
     let udp_len = u32::from(u16::from_be_bytes(udp.len));
-    if udp_len < LEAST_UDP || ip_len != udp_len + 20 || frame_len < ip_len + 14 {
+    if udp_len < LEAST_UDP || ip_len != udp_len + 20 || frame_len < ip_len + ETHERNET {
         return Err(Outcome::Truncated);
     }
     if vxlan.flags & VXLAN_FLAGS == 0 {
@@ -89,9 +101,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::abi::MacAddr;
 
     const OWN: [u8; 4] = [10, 0, 0, 1];
+    const MAC: MacAddr = MacAddr([2; 6]);
 
     fn headers(inner_len: u16) -> (Ethernet, Ipv4Hdr, UdpHdr, VxlanHdr) {
         let ip = Ipv4Hdr {
@@ -108,19 +120,23 @@ mod tests {
         };
         let udp =
             UdpHdr { src: [0xc0, 0], dst: [0x12, 0xb5], len: (inner_len + 16).to_be_bytes(), check: [0; 2] };
-        (Ethernet::new(MacAddr([2; 6]), MacAddr([4; 6]), 0x0800), ip, udp, VxlanHdr::new(42))
+        (Ethernet::new(MAC, MacAddr([4; 6]), 0x0800), ip, udp, VxlanHdr::new(42))
     }
 
     #[test]
     fn only_whole_udp_to_this_node_is_looked_into() {
         let (eth, ip, ..) = headers(60);
-        assert_eq!(kind(&eth, &ip, OWN), Kind::Udp);
-        assert_eq!(kind(&eth, &ip, [10, 0, 0, 3]), Kind::Foreign);
-        assert_eq!(kind(&eth, &Ipv4Hdr { proto: 6, ..ip }, OWN), Kind::Foreign);
-        assert_eq!(kind(&Ethernet::new(MacAddr([2; 6]), MacAddr([4; 6]), 0x86dd), &ip, OWN), Kind::Foreign);
-        assert_eq!(kind(&eth, &Ipv4Hdr { frags: [0x20, 0], ..ip }, OWN), Kind::Flawed(Outcome::Fragment));
-        assert_eq!(kind(&eth, &Ipv4Hdr { frags: [0, 1], ..ip }, OWN), Kind::Foreign);
-        assert_eq!(kind(&eth, &Ipv4Hdr { vihl: 0x46, ..ip }, OWN), Kind::Flawed(Outcome::OuterOptions));
+        assert_eq!(kind(&eth, &ip, MAC, OWN), Kind::Udp);
+        assert_eq!(kind(&eth, &ip, MAC, [10, 0, 0, 3]), Kind::Foreign);
+        assert_eq!(kind(&eth, &ip, MacAddr([4; 6]), OWN), Kind::Foreign);
+        assert_eq!(kind(&eth, &Ipv4Hdr { proto: 6, ..ip }, MAC, OWN), Kind::Foreign);
+        assert_eq!(kind(&Ethernet::new(MAC, MacAddr([4; 6]), 0x86dd), &ip, MAC, OWN), Kind::Foreign);
+        assert_eq!(
+            kind(&eth, &Ipv4Hdr { frags: [0x20, 0], ..ip }, MAC, OWN),
+            Kind::Flawed(Outcome::Fragment)
+        );
+        assert_eq!(kind(&eth, &Ipv4Hdr { frags: [0, 1], ..ip }, MAC, OWN), Kind::Foreign);
+        assert_eq!(kind(&eth, &Ipv4Hdr { vihl: 0x46, ..ip }, MAC, OWN), Kind::Flawed(Outcome::OuterOptions));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct Chosen {
 pub async fn choose(config: &Config, underlay: &Underlay) -> Result<Chosen, DatapathError> {
     let asked = |choice: DatapathChoice| format!("--datapath {choice}");
     match config.datapath {
-        DatapathChoice::Kernel => fall_back(config, asked(DatapathChoice::Kernel)),
+        DatapathChoice::Kernel => fall_back(config, asked(DatapathChoice::Kernel)).await,
         DatapathChoice::Xdp => bpf(config, Mode::Xdp, underlay, asked(DatapathChoice::Xdp)).await,
         DatapathChoice::Tc => bpf(config, Mode::Tc, underlay, asked(DatapathChoice::Tc)).await,
         DatapathChoice::Auto => automatic(config, underlay).await,
@@ -48,7 +48,7 @@ async fn automatic(config: &Config, underlay: &Underlay) -> Result<Chosen, Datap
         Ok(chosen) => Ok(chosen),
         Err(error) => {
             tracing::warn!(%error, "BPF programs do not run here: falling back to kernel VXLAN");
-            fall_back(config, format!("{why_tc}; BPF programs do not run here: {error}"))
+            fall_back(config, format!("{why_tc}; BPF programs do not run here: {error}")).await
         }
     }
 }
@@ -77,8 +77,8 @@ async fn bpf(
     Ok(Chosen { datapath: Box::new(datapath), mode, reason })
 }
 
-fn fall_back(config: &Config, reason: String) -> Result<Chosen, DatapathError> {
-    ebpf::leave(&config.bpffs)?;
+async fn fall_back(config: &Config, reason: String) -> Result<Chosen, DatapathError> {
+    ebpf::leave(&config.bpffs).await?;
     Ok(Chosen { datapath: Box::new(KernelDatapath::new()), mode: Mode::Kernel, reason })
 }
 

@@ -31,6 +31,8 @@ const TOS_INHERIT: u8 = 1;
 pub struct Ensured {
     /// Its interface index.
     pub ifindex: u32,
+    /// Whether it is set up.
+    pub up: bool,
     /// Requests that changed something; 0 if it was right already.
     pub changed: usize,
 }
@@ -41,11 +43,12 @@ pub fn name(vni: Vni) -> String {
     format!("ovv{:x}", vni.get())
 }
 
-/// Makes the VXLAN device of `vni`, or changes the one that is there where it differs, and sets it
-/// up. It is made anew only if it differs in what the kernel cannot change.
+/// Makes the VXLAN device of `vni`, or changes the one that is there where it differs. It is made
+/// anew only if it differs in what the kernel cannot change. A new one is down: it takes packets from
+/// anybody, so that what judges them has to be there before [`set_up`].
 ///
 /// # Errors
-/// If its name, its VNI or its UDP port is taken: the text says by what.
+/// If its name or its VNI is taken: the text says by what.
 pub async fn ensure(
     handle: &Handle,
     underlay: &Underlay,
@@ -81,22 +84,43 @@ pub async fn ensure(
         changed += 1;
         read(handle, &name).await?.ok_or_else(|| failed("find", &name)(io::ErrorKind::NotFound.into()))?
     };
-    if link.mtu != u32::from(mtu) || !link.up {
-        let message = LinkUnspec::new_with_index(link.ifindex).mtu(mtu.into()).up().build();
-        handle.link().set(message).execute().await.map_err(into_io).map_err(|error| {
-            if error.raw_os_error() == Some(libc::EADDRINUSE) {
-                DatapathError::Unsupported(format!(
-                    "{name}: UDP port {} is used by another program or by a VXLAN device with other \
-                     options: stop it, or give all nodes another --port",
-                    underlay.port
-                ))
-            } else {
-                failed("set up", &name)(error)
-            }
-        })?;
+    if link.mtu != u32::from(mtu) {
+        let message = LinkUnspec::new_with_index(link.ifindex).mtu(mtu.into()).build();
+        let done = handle.link().set(message).execute().await;
+        done.map_err(into_io).map_err(failed("set the MTU of", &name))?;
         changed += 1;
     }
-    Ok(Ensured { ifindex: link.ifindex, changed })
+    Ok(Ensured { ifindex: link.ifindex, up: link.up, changed })
+}
+
+/// Sets the VXLAN device of `vni` up, after [`ensure`] and after what judges its packets is there.
+/// Returns how many requests that took.
+///
+/// # Errors
+/// If its UDP port is taken.
+pub async fn set_up(
+    handle: &Handle,
+    underlay: &Underlay,
+    vni: Vni,
+    ensured: Ensured,
+) -> Result<usize, DatapathError> {
+    if ensured.up {
+        return Ok(0);
+    }
+    let name = name(vni);
+    let message = LinkUnspec::new_with_index(ensured.ifindex).up().build();
+    handle.link().set(message).execute().await.map_err(into_io).map_err(|error| {
+        if error.raw_os_error() == Some(libc::EADDRINUSE) {
+            DatapathError::Unsupported(format!(
+                "{name}: UDP port {} is used by another program or by a VXLAN device with other \
+                 options: stop it, or give all nodes another --port",
+                underlay.port
+            ))
+        } else {
+            failed("set up", &name)(error)
+        }
+    })?;
+    Ok(1)
 }
 
 /// The VXLAN devices of ours that are there: interface indices by VNI.

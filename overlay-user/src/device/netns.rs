@@ -1,6 +1,14 @@
 //! Opening a container's network namespace, and work done inside it.
 
-use std::{fs::File, future::Future, io, os::fd::AsRawFd as _};
+use std::{
+    fs::{self, File, OpenOptions},
+    future::Future,
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+};
 
 use nix::{
     sched::{CloneFlags, setns},
@@ -18,7 +26,9 @@ impl Netns {
             Self::Pid(pid) => (format!("/proc/{pid}/ns/net").into(), "is the process still running?"),
         };
         let wrong = |why: String| DeviceError(format!("network namespace {}: {why}; {cure}", path.display()));
-        let file = File::open(&path).map_err(|error| wrong(error.to_string()))?;
+        // A pipe would have us wait for who writes to it.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let file = file.map_err(|error| wrong(error.to_string()))?;
         let filesystem = fstatfs(&file).map_err(|error| wrong(error.to_string()))?;
         if filesystem.filesystem_type() != NSFS_MAGIC {
             return Err(wrong("this file is not bound to a namespace".into()));
@@ -27,6 +37,11 @@ impl Netns {
         let kind = unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) };
         if kind != libc::CLONE_NEWNET {
             return Err(wrong("this is a namespace, but not a network namespace".into()));
+        }
+        let identity = |of: fs::Metadata| (of.dev(), of.ino());
+        let own = fs::metadata("/proc/thread-self/ns/net").map(identity);
+        if own.is_ok_and(|own| file.metadata().is_ok_and(|file| identity(file) == own)) {
+            return Err(wrong("this is the host's own, which has no part in an overlay".into()));
         }
         Ok(file)
     }

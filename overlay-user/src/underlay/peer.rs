@@ -67,6 +67,8 @@ pub(super) async fn way(kernel: &Handle, from: Ipv4Addr, peer: Ipv4Addr) -> io::
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(index),
             RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => addr = gateway,
+            // A gateway of another family (RFC 8950): nobody on that link answers for the peer itself.
+            RouteAttribute::Via(_) => return Ok(None),
             RouteAttribute::Metrics(metrics) => {
                 mtu = metrics.iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),

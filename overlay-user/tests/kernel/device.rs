@@ -44,7 +44,8 @@ fn both_ends_are_as_asked_for_and_silent() {
     assert_eq!(container.exec("cat /proc/sys/net/ipv6/conf/eth0/accept_ra").trim(), "0");
 
     let outside = host.ip("addr show ov0123456789ab");
-    assert!(outside.contains("mtu 1450") && outside.contains(",UP"), "{outside}");
+    assert!(outside.contains("mtu 1450"), "{outside}");
+    assert!(!outside.contains("UP"), "down until a data path guards it: {outside}");
     assert!(!outside.contains("inet"), "no address: {outside}");
     assert!(host.run(async || device::exists("ov0123456789ab").await.unwrap()));
 
@@ -100,6 +101,13 @@ fn a_file_that_is_no_network_namespace_is_refused() {
     assert!(error.contains("not a network namespace"), "{error}");
     let error = error_for(Target::Path(PathBuf::from("/run/netns/no-such-namespace")));
     assert!(error.contains("/run/netns/no-such-namespace: No such file"), "{error}");
+    let error = error_for(Target::Path(host.path()));
+    assert!(error.contains("the host's own"), "{error}");
+    let pipe = std::env::temp_dir().join(format!("ovt{}-pipe", std::process::id()));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let error = error_for(Target::Path(pipe.clone()));
+    std::fs::remove_file(&pipe).unwrap();
+    assert!(error.contains("not bound to a namespace"), "{error}");
     let error = error_for(Target::Pid(u32::MAX));
     assert!(error.contains("is the process still running?"), "{error}");
 }

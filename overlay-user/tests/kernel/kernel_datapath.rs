@@ -96,7 +96,7 @@ fn what_changes_behind_its_back_is_mended() {
         ("nft flush chain netdev overlay_guard vxlan".into(), 1),
         // Its forwarding database and its port go with it.
         (format!("ip link set {port} nomaster"), 3),
-        (format!("ip link del {vxlan}"), 7),
+        (format!("ip link del {vxlan}"), 8),
         (format!("ip link del {bridge}"), 11),
     ] {
         netns(&cluster, &damage);
@@ -123,11 +123,16 @@ fn a_plan_that_shrinks_and_ends_leaves_nothing() {
     assert!(ports.contains(&id(1).host_device()) && !ports.contains(&id(3).host_device()), "{ports}");
     assert!(!pings(&three, 1));
     assert!(pings(&one, 2));
+    let is_up = |cluster: &Cluster, number| {
+        cluster.nodes[0].netns.ip(&format!("link show {}", id(number).host_device())).contains(",UP")
+    };
+    assert!(is_up(&cluster, 1) && !is_up(&cluster, 3), "out of the bridge it leads to the host's stack");
 
     let empty = Plan { protected: cluster.plan(0).protected, ..Plan::default() };
     assert!(cluster.apply(0, &empty).changed > 0);
     let links = cluster.nodes[0].netns.ip("link");
     assert!(!links.contains("ovb") && !links.contains("ovv"), "{links}");
+    assert!(!is_up(&cluster, 1));
 
     cluster.apply_all();
     let node = &mut cluster.nodes[0];

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod device;
+mod ebpf_datapath;
 mod kernel_datapath;
 mod netns;
 mod underlay;

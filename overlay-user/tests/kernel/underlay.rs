@@ -75,6 +75,19 @@ fn the_uplink_is_found_by_route_name_and_address() {
 }
 
 #[test]
+fn a_route_by_a_gateway_of_the_other_family_is_none() {
+    let wire = Wire::new();
+    wire.a.ip("route add 198.51.100.0/24 via inet6 fe80::2 dev eth0");
+    let wanted = peers(&["198.51.100.7", "192.0.2.2"]);
+    let found = wire.a.run(async || {
+        let follower = follow("eth0".parse().unwrap()).await.unwrap();
+        follower.set_peers(wanted.clone());
+        until(&mut follower.current(), |underlay| underlay.peers == wanted).await
+    });
+    assert_eq!(found.routes.keys().copied().collect::<BTreeSet<_>>(), peers(&["192.0.2.2"]));
+}
+
+#[test]
 fn an_uplink_that_is_not_there_is_explained() {
     let wire = Wire::new();
     wire.a.ip("link add bare type bridge");

@@ -51,11 +51,12 @@ fn a_device_is_made_once_and_mended_in_place() {
         underlay.addr = addr.into();
         node.run(async || {
             let handle = netlink::connect().unwrap();
-            vxlan_device::ensure(&handle, &underlay, vni, mtu).await.unwrap()
+            let ensured = vxlan_device::ensure(&handle, &underlay, vni, mtu).await.unwrap();
+            (ensured, vxlan_device::set_up(&handle, &underlay, vni, ensured).await.unwrap())
         })
     };
-    let made = ensure(underlay(4789), [192, 0, 2, 1], 1450);
-    assert!(made.changed > 0);
+    let (made, up) = ensure(underlay(4789), [192, 0, 2, 1], 1450);
+    assert!(made.changed > 0 && !made.up && up == 1, "down until it is guarded");
     let shown = node.ip("-d link show ovvabc");
     for part in ["mtu 1450", "vxlan id 2748", "local 192.0.2.1", "srcport 49152 65535", "dstport 4789"] {
         assert!(shown.contains(part), "{part} in {shown}");
@@ -65,15 +66,15 @@ fn a_device_is_made_once_and_mended_in_place() {
     }
     assert_eq!(node.exec("cat /proc/sys/net/ipv6/conf/ovvabc/disable_ipv6").trim(), "1");
 
-    let again = ensure(underlay(4789), [192, 0, 2, 1], 1450);
-    assert_eq!((again.ifindex, again.changed), (made.ifindex, 0));
+    let (again, up) = ensure(underlay(4789), [192, 0, 2, 1], 1450);
+    assert_eq!((again.ifindex, again.changed, up), (made.ifindex, 0, 0));
 
     // What the kernel can change is changed in place; a new port takes a new device.
-    let moved = ensure(underlay(4789), [192, 0, 2, 7], 1400);
+    let (moved, _) = ensure(underlay(4789), [192, 0, 2, 7], 1400);
     assert_eq!(moved.ifindex, made.ifindex);
     let shown = node.ip("-d link show ovvabc");
     assert!(shown.contains("local 192.0.2.7") && shown.contains("mtu 1400"), "{shown}");
-    let other_port = ensure(underlay(4790), [192, 0, 2, 7], 1400);
+    let (other_port, _) = ensure(underlay(4790), [192, 0, 2, 7], 1400);
     assert_ne!(other_port.ifindex, made.ifindex);
 
     node.run(async || {
@@ -93,7 +94,13 @@ fn a_vni_or_port_that_is_taken_is_explained() {
         node.run(async || {
             let handle = netlink::connect().unwrap();
             let vni = Vni::new(5).unwrap();
-            vxlan_device::ensure(&handle, &underlay(port), vni, 1450).await.unwrap_err().to_string()
+            let underlay = underlay(port);
+            match vxlan_device::ensure(&handle, &underlay, vni, 1450).await {
+                Ok(ensured) => vxlan_device::set_up(&handle, &underlay, vni, ensured).await.map(drop),
+                Err(error) => Err(error),
+            }
+            .unwrap_err()
+            .to_string()
         })
     };
     node.ip("link add theirs type vxlan id 5 dstport 4789 local 192.0.2.1");

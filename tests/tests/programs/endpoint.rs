@@ -145,6 +145,7 @@ fn dropped() -> Vec<Case> {
             patched(good.clone(), 14, &[0x44]),
             Outcome::InnerMalformed,
         ),
+        drop("UDP without a port", udp(A, C, 6000, b"x")[..34].to_vec(), Outcome::InnerMalformed),
         Case {
             setup: Setup { unbound: true, ..Setup::default() },
             ..drop("from an interface nothing is bound to", good, Outcome::Unbound)

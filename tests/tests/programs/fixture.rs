@@ -117,6 +117,8 @@ impl Fixture {
             port: 4789,
             mtu: 1500,
             flags: setup.flags,
+            mac: MacAddr(HERE.mac),
+            ..Config::default()
         };
         self.set("config", 0, config);
         if !setup.unbound {

@@ -102,10 +102,12 @@ fn delivered() -> Vec<Case> {
     let mut summed = good();
     summed[40..42].copy_from_slice(&[0x12, 0x34]);
     let reserved = patched(good(), 43, &[1]);
+    let padded = [good(), vec![0xee; 7]].concat();
     vec![
         deliver("to an endpoint", good(), inner.clone()),
         deliver("IPv6 inside", vxlan(THERE, HERE, VNI, &six), six),
         deliver("with a UDP checksum, which need not be verified", summed, inner.clone()),
+        deliver("with bytes behind it, which are no part of it", padded, inner.clone()),
         Case {
             setup: Setup { flags: RESERVED_BITS_IGNORE, ..Setup::default() },
             ..deliver("with reserved bits set, where they are ignored", reserved, inner)
@@ -166,6 +168,11 @@ fn passed() -> Vec<Case> {
         pass("ARP", arp(ArpOperation::REQUEST, THERE, ALL, HERE), Outcome::PassedUp),
         pass("another UDP port", udp(THERE, HERE, 53, b"x"), Outcome::PassedUp),
         pass("another address", vxlan(THERE, STRANGER, VNI, &udp(C, B, 6000, b"x")), Outcome::PassedUp),
+        pass(
+            "to another host's MAC, flooded by a switch",
+            patched(good(), 0, &STRANGER.mac),
+            Outcome::PassedUp,
+        ),
         pass("a later fragment has no port to tell it by", late_fragment, Outcome::PassedUp),
         pass("TCP", patched(good(), 23, &[6]), Outcome::PassedUp),
         pass("IPv6 of the host", udp6(THERE, HERE, b"x"), Outcome::PassedUp),
@@ -230,6 +237,7 @@ fn bad_inner() -> Vec<Case> {
             wrap(&raw(C, B, 0x0800, &[0x45; 10])),
             Outcome::InnerMalformed,
         ),
+        drop("UDP without a port", wrap(&udp(C, B, 6000, b"x")[..34]), Outcome::InnerMalformed),
         drop(
             "an inner IPv4 header that lies",
             wrap(&patched(udp(C, B, 6000, b"x"), 14, &[0x41])),

@@ -10,10 +10,10 @@ use super::{
     tunnel::{Arrival, Target},
 };
 
-/// Counts what is about to be delivered; returns its outcome.
+/// Counts what is about to be delivered; returns its outcome. A broadcast is counted for each endpoint
+/// as it is copied.
 #[inline(always)]
 fn arrived(arrival: &Arrival, frame_len: u32) -> Outcome {
-    count::peer(arrival.vtep, Direction::Tx, frame_len);
     match arrival.target {
         Target::Endpoint(endpoint) => {
             count::endpoint(endpoint.slot, Direction::Rx, frame_len);

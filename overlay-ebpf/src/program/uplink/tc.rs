@@ -2,33 +2,42 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_UNSPEC,
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
+    helpers::generated::bpf_skb_change_tail,
     programs::TcContext,
 };
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::ip::Ipv4Hdr;
 use overlay_ebpf::{
-    abi::{CHECKED_MARK, Class, Hook, META_MAGIC, Network, OUTER_LEN, Outcome, XDP_ATTACHED, XdpMeta},
+    abi::{
+        CHECKED_MARK, Class, Config, Hook, META_MAGIC, Network, OUTER_LEN, Outcome, XDP_ATTACHED, XdpMeta,
+    },
     wire::{ETH_LEN, ecn, inner},
 };
 
 use super::{arrived, count_both};
 use crate::program::{
-    Step, config, count, deliver, dropped, maps, packet,
+    Step, config,
+    count::{self, Direction},
+    deliver, dropped, maps, packet,
     tunnel::{self, Arrival, INNER, Target},
 };
 
 /// Delivers or judges one packet.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
+    let bytes = ctx.len();
     if let Some(meta) = metadata(ctx) {
+        if in_a_vlan(ctx) {
+            // XDP has counted it as delivered already: here it enters once more.
+            count::outcome(Hook::Uplink, Outcome::Received, bytes);
+            return dropped(ctx, Hook::Uplink, Outcome::OuterVlan, bytes);
+        }
         return deliver_stripped(ctx, &meta);
     }
     let Some(config) = config() else { return TC_ACT_UNSPEC };
-    pull_headers(ctx);
-    let bytes = ctx.len();
-    match tunnel::inspect(ctx, config).and_then(|arrival| strip(ctx, &arrival)) {
+    match judge(ctx, config).and_then(|arrival| taken(ctx, &arrival)) {
         Ok(Delivery { outcome, action }) => {
             count_both(outcome, bytes);
             action
@@ -50,6 +59,24 @@ pub fn run(ctx: &TcContext) -> i32 {
             dropped(ctx, Hook::Uplink, reason, bytes)
         }
     }
+}
+
+#[inline(always)]
+fn judge(ctx: &TcContext, config: &Config) -> Step<Arrival> {
+    if in_a_vlan(ctx) {
+        return Err(Outcome::PassedUp);
+    }
+    packet::pull(ctx, tunnel::READ);
+    tunnel::inspect(ctx, config)
+}
+
+/// Whether the frame is in a VLAN, its tag taken off by the hardware: not the underlay's then, but
+/// that of another interface on top of the uplink. VLAN 0 is none, only a priority (IEEE 802.1Q
+/// section 6.9).
+#[inline(always)]
+fn in_a_vlan(ctx: &TcContext) -> bool {
+    // SAFETY: fields of the context.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 && (*ctx.skb.skb).vlan_tci & 0xfff != 0 }
 }
 
 struct Delivery {
@@ -86,16 +113,11 @@ fn flood_ports(vni: u32) -> u32 {
     unsafe { maps::networks.get(vni).copied() }.map_or(0, |Network { flood_ports, .. }| flood_ports)
 }
 
-/// As in `endpoint`: never beyond the linear part of a super-packet.
+/// Counts for the peer what comes from it, whichever way it goes from here.
 #[inline(always)]
-fn pull_headers(ctx: &TcContext) {
-    let wanted = if ctx.len() < tunnel::READ { ctx.len() } else { tunnel::READ };
-    // SAFETY: a field of the context.
-    let segment = unsafe { (*ctx.skb.skb).gso_size };
-    if ctx.data() + wanted as usize > ctx.data_end() && segment == 0 {
-        // If it fails, the checks that follow see too short a packet.
-        let _ = ctx.pull_data(wanted);
-    }
+fn taken(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
+    count::peer(arrival.vtep, Direction::Tx, ctx.len() - OUTER_LEN as u32 - arrival.trailer);
+    strip(ctx, arrival)
 }
 
 /// Takes the outer headers off and delivers. An error before anything is changed leaves the packet to
@@ -107,6 +129,13 @@ fn strip(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
         inner::Kind::Ipv6 => u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6),
         inner::Kind::Arp | inner::Kind::Other => return Err(Outcome::SlowNotIp),
     };
+    if arrival.trailer != 0 {
+        // SAFETY: plain helper call.
+        let cut = unsafe { bpf_skb_change_tail(ctx.skb.skb, ctx.len() - arrival.trailer, 0) };
+        if cut != 0 {
+            return Err(Outcome::HelperFailed);
+        }
+    }
     let eth = *packet::at::<[u8; ETH_LEN]>(ctx, INNER).ok_or(Outcome::Truncated)?;
     ctx.adjust_room(-(OUTER_LEN as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::SlowEncapsulated)?;
     ctx.store(0, &eth, 0).map_err(|_| Outcome::HelperFailed)?;
@@ -130,8 +159,10 @@ fn set_ecn(ctx: &TcContext, kind: inner::Kind, bits: u8) -> Step<()> {
         let ip = packet::at_mut::<Ipv4Hdr>(ctx, ETH_LEN).ok_or(Outcome::HelperFailed)?;
         ecn::set_ipv4(&mut ip.tos, ip.vihl, &mut ip.check, bits);
     } else {
-        let ip = packet::at_mut::<Ipv6Hdr>(ctx, ETH_LEN).ok_or(Outcome::HelperFailed)?;
-        ecn::set_ipv6(&mut ip.vcf, bits);
+        let mut first = *packet::at::<[u8; 4]>(ctx, ETH_LEN).ok_or(Outcome::HelperFailed)?;
+        ecn::set_ipv6(&mut first, bits);
+        // No checksum in the header makes up for the change in a sum that the card took.
+        ctx.store(ETH_LEN, &first, u64::from(BPF_F_RECOMPUTE_CSUM)).map_err(|_| Outcome::HelperFailed)?;
     }
     Ok(())
 }

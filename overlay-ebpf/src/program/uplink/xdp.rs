@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -15,7 +15,9 @@ use overlay_ebpf::{
 
 use super::{arrived, count_both};
 use crate::program::{
-    config, count, dropped,
+    config,
+    count::{self, Direction},
+    dropped,
     packet::{self, Packet},
     tunnel::{self, Arrival, INNER_NET, Target},
 };
@@ -58,8 +60,12 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
     if let Some(bits) = arrival.ecn {
         set_ecn(ctx, arrival.kind, bits);
     }
-    // SAFETY: plain helper call; it moves the metadata along.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, OUTER_LEN as i32) } != 0 {
+    // SAFETY: plain helper calls; the first moves the metadata along.
+    let stripped = unsafe {
+        bpf_xdp_adjust_head(ctx.ctx, OUTER_LEN as i32) == 0
+            && (arrival.trailer == 0 || bpf_xdp_adjust_tail(ctx.ctx, -(arrival.trailer as i32)) == 0)
+    };
+    if !stripped {
         count::outcome(Hook::Uplink, Outcome::Received, bytes);
         dropped(ctx, Hook::Uplink, Outcome::HelperFailed, bytes);
         return XDP_ABORTED;
@@ -70,7 +76,9 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
     };
     write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex });
     count::outcome(Hook::Uplink, Outcome::Received, bytes);
-    count::outcome(Hook::Uplink, arrived(arrival, bytes - OUTER_LEN as u32), bytes);
+    let frame_len = bytes - OUTER_LEN as u32 - arrival.trailer;
+    count::peer(arrival.vtep, Direction::Tx, frame_len);
+    count::outcome(Hook::Uplink, arrived(arrival, frame_len), bytes);
     XDP_PASS
 }
 

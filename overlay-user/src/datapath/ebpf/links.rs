@@ -42,8 +42,10 @@ pub fn attach_tc(
     if let Ok(pinned) = PinnedLink::from_pin(&pin) {
         let link: Option<SchedClassifierLink> = FdLink::from(pinned).try_into().ok();
         if let Some(link) = link
-            && program.attach_to_link(link).is_ok()
+            && let Ok(id) = program.attach_to_link(link)
         {
+            // The pin alone holds it: without that it must be gone.
+            drop(program.take_link(id));
             return Ok(());
         }
         // Its interface is gone: the kernel has let go of the link already.
@@ -69,8 +71,9 @@ pub fn attach_xdp(ebpf: &mut Ebpf, pins: &Pins, device: &str, ifindex: u32) -> R
     if let Ok(pinned) = PinnedLink::from_pin(&pin) {
         let link: Option<XdpLink> = FdLink::from(pinned).try_into().ok();
         if let Some(link) = link
-            && program.attach_to_link(link).is_ok()
+            && let Ok(id) = program.attach_to_link(link)
         {
+            drop(program.take_link(id));
             return Ok(());
         }
         pins.unlink(UPLINK_XDP, ifindex)?;

@@ -23,10 +23,11 @@ use std::{
 use async_trait::async_trait;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use nix::net::if_::if_nametoindex;
-use overlay_ebpf::abi::{MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
+use nix::net::if_::{if_indextoname, if_nametoindex};
+use overlay_ebpf::abi::{Addr, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
 use rtnetlink::LinkUnspec;
 use tokio::io::unix::AsyncFd;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::object::OBJECT;
 use self::{
@@ -45,7 +46,7 @@ use crate::{
     state::{EndpointId, NodeName},
 };
 
-/// How often the maps are read back and compared in full.
+/// How often the maps are read back and compared in full, and the links updated.
 const VERIFY: Duration = Duration::from_secs(30);
 
 /// Settings of the BPF data path.
@@ -72,6 +73,8 @@ pub struct EbpfDatapath {
     /// Programs and interfaces this daemon has put its own programs on.
     attached: BTreeSet<(&'static str, u32)>,
     netlink: netlink::Connection,
+    /// Passes on what the programs log.
+    _log: Option<AbortOnDropHandle<()>>,
     adopted: bool,
     verified: Instant,
 }
@@ -93,9 +96,7 @@ impl EbpfDatapath {
         let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
         let log_level = if verbose { log::Level::Debug as u8 } else { 0 };
         let mut ebpf = object::load(&pins, options.max_endpoints, log_level, programs)?;
-        if verbose {
-            forward_log(&mut ebpf);
-        }
+        let log = if verbose { forward_log(&mut ebpf) } else { None };
         let tables = Tables::open(&mut ebpf)?;
         let counters = CounterMaps::open(&mut ebpf)?;
         let mut datapath = Self {
@@ -109,6 +110,7 @@ impl EbpfDatapath {
             slots: Indices::new(0, MAX_SLOTS),
             attached: BTreeSet::new(),
             netlink: connect()?,
+            _log: log,
             adopted: false,
             verified: Instant::now(),
         };
@@ -116,13 +118,15 @@ impl EbpfDatapath {
         Ok(datapath)
     }
 
+    /// tc first: without it, what XDP strips would go to the host's stack.
     fn attach_uplink(&mut self, underlay: &Underlay) -> Result<(), DatapathError> {
         let Underlay { ifindex, name, .. } = underlay;
+        self.attach(UPLINK_IN, name, *ifindex)?;
         if self.mode == Mode::Xdp && !self.attached.contains(&(UPLINK_XDP, *ifindex)) {
             links::attach_xdp(&mut self.ebpf, &self.pins, name, *ifindex)?;
             self.attached.insert((UPLINK_XDP, *ifindex));
         }
-        self.attach(UPLINK_IN, name, *ifindex)
+        Ok(())
     }
 
     fn attach(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
@@ -135,16 +139,18 @@ impl EbpfDatapath {
 
     /// Takes over the numbers that rows of a former daemon have, so that they need not change.
     fn adopt(&mut self, plan: &Plan, devices: &BTreeMap<EndpointId, u32>) {
+        let nodes: BTreeMap<Addr, _> =
+            plan.vteps.iter().map(|(node, vtep)| (vtep.addr.into(), node)).collect();
         for (index, row) in self.tables.vteps.rows() {
-            let node = plan.vteps.iter().find(|(_, vtep)| row.addr == vtep.addr.into());
-            match node {
-                Some((node, _)) => self.vteps.adopt(node.clone(), *index),
+            match nodes.get(&row.addr) {
+                Some(node) => self.vteps.adopt((*node).clone(), *index),
                 None => self.vteps.rest(*index),
             }
         }
+        let ids: BTreeMap<_, _> = devices.iter().map(|(id, ifindex)| (*ifindex, id)).collect();
         for row in self.tables.endpoints.rows().values().filter(|row| row.vtep == SELF_VTEP) {
-            match devices.iter().find(|(_, ifindex)| **ifindex == row.ifindex) {
-                Some((id, _)) => self.slots.adopt(id.clone(), row.slot),
+            match ids.get(&row.ifindex) {
+                Some(id) => self.slots.adopt((*id).clone(), row.slot),
                 None => self.slots.rest(row.slot),
             }
         }
@@ -181,11 +187,24 @@ impl EbpfDatapath {
         underlay: &Underlay,
         applied: &mut Applied,
     ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
-        let mut devices = slow_path::ensure(&self.netlink, plan, underlay, applied).await?;
-        devices.retain(|vni, ifindex| {
-            let attached = self.attach(SLOWPATH_IN, &vxlan_device::name(*vni), *ifindex);
-            attached.map_err(|error| applied.problems.push(error.to_string())).is_ok()
-        });
+        let mut devices = BTreeMap::new();
+        for (vni, device) in slow_path::ensure(&self.netlink, plan, underlay, applied).await? {
+            if let Err(error) = self.attach(SLOWPATH_IN, &vxlan_device::name(vni), device.ifindex) {
+                applied.problems.push(error.to_string());
+                if device.up {
+                    // It would take packets from anybody.
+                    self.set_link(device.ifindex, false, &mut applied.problems).await;
+                }
+                continue;
+            }
+            match vxlan_device::set_up(&self.netlink, underlay, vni, device).await {
+                Ok(changed) => {
+                    applied.changed += changed;
+                    devices.insert(vni, device.ifindex);
+                }
+                Err(error) => applied.problems.push(error.to_string()),
+            }
+        }
         applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
         Ok(devices)
     }
@@ -200,19 +219,26 @@ impl EbpfDatapath {
                 problems.push(format!("endpoint {id}: {error}"));
                 continue;
             }
-            let up = LinkUnspec::new_with_index(*ifindex).up().build();
-            if let Err(error) = self.netlink.link().change(up).execute().await {
-                problems.push(format!("endpoint {id}: cannot set its interface up: {error}"));
-            }
+            self.set_link(*ifindex, true, problems).await;
         }
     }
 
-    /// Takes our programs off interfaces that no longer need them.
+    async fn set_link(&self, ifindex: u32, up: bool, problems: &mut Vec<String>) {
+        let message = LinkUnspec::new_with_index(ifindex);
+        let message = if up { message.up() } else { message.down() };
+        if let Err(error) = self.netlink.link().change(message.build()).execute().await {
+            let way = if up { "up" } else { "down" };
+            problems.push(format!("cannot set interface {ifindex} {way}: {error}"));
+        }
+    }
+
+    /// Takes our programs off interfaces that no longer need them. An endpoint's that is there still
+    /// keeps its own: bound to nothing, it drops everything, which would else go to the host's stack.
     fn detach_others(&mut self, underlay: &Underlay, rows: &Rows) -> Result<usize, DatapathError> {
         let mut changed = 0;
         for (program, ifindex) in self.pins.linked()? {
             let needed = match program.as_str() {
-                ENDPOINT_IN => rows.ports.contains_key(&ifindex),
+                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || if_indextoname(ifindex).is_ok(),
                 SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
                 UPLINK_IN => ifindex == underlay.ifindex,
                 UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
@@ -238,6 +264,8 @@ impl Datapath for EbpfDatapath {
         let mut applied = Applied::default();
         if self.verified.elapsed() > VERIFY {
             self.tables.reread()?;
+            // Links too are what they should be only if looked at again.
+            self.attached.clear();
             self.verified = Instant::now();
         }
         let devices = local_devices(plan, &mut applied.problems);
@@ -259,12 +287,22 @@ impl Datapath for EbpfDatapath {
                 slots: &self.slots,
             },
         );
+        for (vni, network) in rows.networks.iter().filter(|(_, n)| n.flood_ports > MAX_FLOOD_PORTS) {
+            applied.problems.push(format!(
+                "VNI {vni} has {} endpoints on this node, broadcasts reach {MAX_FLOOD_PORTS} of them: put \
+                 the others on other nodes",
+                network.flood_ports
+            ));
+        }
         applied.changed += self.tables.add(&rows, &mut applied.problems);
         self.guard_endpoints(&devices, &mut applied.problems).await;
+        let problems = applied.problems.len();
         applied.changed += self.tables.remove(&rows, &mut applied.problems);
+        if applied.problems.len() == problems {
+            self.vteps.settle();
+            self.slots.settle();
+        }
         applied.changed += self.detach_others(underlay, &rows)?;
-        self.vteps.settle();
-        self.slots.settle();
         Ok(applied)
     }
 
@@ -285,12 +323,24 @@ impl Datapath for EbpfDatapath {
 }
 
 /// Takes the programs off all interfaces and removes the maps, for another data path to begin. The
-/// kernel's VXLAN devices stay: it adopts them.
+/// kernel's VXLAN devices stay: it adopts them. They and the endpoints' interfaces are set down until
+/// it guards them.
 ///
 /// # Errors
 /// If something is left.
-pub fn leave(bpffs: &Path) -> Result<(), DatapathError> {
-    if bpffs.exists() { Pins::open(bpffs)?.remove_all() } else { Ok(()) }
+pub async fn leave(bpffs: &Path) -> Result<(), DatapathError> {
+    let Some(pins) = Pins::existing(bpffs) else { return Ok(()) };
+    let netlink = connect()?;
+    for (program, ifindex) in pins.linked()? {
+        if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && if_indextoname(ifindex).is_ok() {
+            let down = LinkUnspec::new_with_index(ifindex).down().build();
+            netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
+                what: format!("cannot set interface {ifindex} down"),
+                cause,
+            })?;
+        }
+    }
+    pins.remove_all()
 }
 
 /// Takes everything of the BPF data path out of the kernel, whether or not a daemon runs.
@@ -298,7 +348,7 @@ pub fn leave(bpffs: &Path) -> Result<(), DatapathError> {
 /// # Errors
 /// If something is left.
 pub async fn remove(bpffs: &Path) -> Result<(), DatapathError> {
-    leave(bpffs)?;
+    leave(bpffs).await?;
     let netlink = connect()?;
     slow_path::remove_others(&netlink, &Plan::default()).await?;
     Ok(())
@@ -329,19 +379,20 @@ fn local_devices(plan: &Plan, problems: &mut Vec<String>) -> BTreeMap<EndpointId
 }
 
 /// Passes on what the programs log (drops, at debug level) until the data path ends.
-fn forward_log(ebpf: &mut Ebpf) {
+fn forward_log(ebpf: &mut Ebpf) -> Option<AbortOnDropHandle<()>> {
     let logger = EbpfLogger::init(ebpf).map_err(|e| e.to_string());
     // SAFETY: the logger owns its ring buffer's descriptor for as long as it lives.
     let register = |logger| unsafe { AsyncFd::register(logger) }.map_err(|e| e.to_string());
     match logger.and_then(register) {
-        Ok(mut logger) => {
-            tokio::spawn(async move {
-                while let Ok(mut ready) = logger.readable_mut().await {
-                    ready.get_inner_mut().flush();
-                    ready.clear_ready();
-                }
-            });
+        Ok(mut logger) => Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        }))),
+        Err(error) => {
+            tracing::warn!(error, "the programs' log cannot be read");
+            None
         }
-        Err(error) => tracing::warn!(error, "the programs' log cannot be read"),
     }
 }

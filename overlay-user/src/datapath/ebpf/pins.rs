@@ -11,6 +11,7 @@ use nix::{
 };
 use overlay_ebpf::abi::SCHEMA;
 
+use super::links::UPLINK_XDP;
 use crate::datapath::DatapathError;
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
@@ -37,6 +38,13 @@ impl Pins {
         Ok(pins)
     }
 
+    /// The directory of a former daemon, if there is one.
+    #[must_use]
+    pub fn existing(bpffs: &Path) -> Option<Self> {
+        let pins = Self { root: bpffs.join(format!("v{SCHEMA}")) };
+        pins.root.is_dir().then_some(pins)
+    }
+
     /// The pin of a map.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
@@ -55,20 +63,26 @@ impl Pins {
         self.links().join(format!("{program}-{ifindex}"))
     }
 
-    /// The programs and interfaces that have a pinned link.
+    /// The programs and interfaces that have a pinned link, in the order in which to take them off:
+    /// XDP before the tc program that takes up what it stripped.
     ///
     /// # Errors
     /// If the directory cannot be read.
     pub fn linked(&self) -> Result<Vec<(String, u32)>, DatapathError> {
         let dir = self.links();
-        let entries = fs::read_dir(&dir).map_err(failed("read", &dir))?;
-        Ok(entries
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(failed("read", &dir))?,
+        };
+        let mut linked: Vec<(String, u32)> = entries
             .filter_map(|entry| {
                 let name = entry.ok()?.file_name().into_string().ok()?;
                 let (program, ifindex) = name.rsplit_once('-')?;
                 Some((program.to_owned(), ifindex.parse().ok()?))
             })
-            .collect())
+            .collect();
+        linked.sort_by_key(|(program, _)| program != UPLINK_XDP);
+        Ok(linked)
     }
 
     /// Removes the link between a program and an interface: unpinned, it is detached once no daemon
@@ -81,11 +95,14 @@ impl Pins {
         remove_file(&path)
     }
 
-    /// Removes every pin of this schema.
+    /// Removes every pin of this schema, the links first.
     ///
     /// # Errors
     /// If one cannot be removed.
     pub fn remove_all(&self) -> Result<(), DatapathError> {
+        for (program, ifindex) in self.linked()? {
+            self.unlink(&program, ifindex)?;
+        }
         match fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("remove the pins in", &self.root)(error))

@@ -146,6 +146,8 @@ fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
         port: underlay.port,
         mtu: underlay.mtu,
         flags,
+        mac: underlay.mac,
+        ..Config::default()
     }
 }
 

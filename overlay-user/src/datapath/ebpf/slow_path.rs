@@ -11,7 +11,7 @@ use crate::{
     Vni,
     datapath::{
         Applied, DatapathError, Underlay,
-        vxlan_device::{self, Fdb},
+        vxlan_device::{self, Ensured, Fdb},
     },
     plan::Plan,
 };
@@ -21,8 +21,8 @@ fn inner_mtu(underlay: &Underlay) -> u16 {
     underlay.mtu.saturating_sub(overlay_ebpf::abi::OVERHEAD)
 }
 
-/// Makes and fills the device of every network of the plan; returns their interface indices. A network
-/// without a device is a problem, not an error: what the programs forward is not affected.
+/// Makes and fills the device of every network of the plan; new ones are left down. A network without
+/// a device is a problem, not an error: what the programs forward is not affected.
 ///
 /// # Errors
 /// If the kernel does not hand out its forwarding databases.
@@ -31,13 +31,13 @@ pub async fn ensure(
     plan: &Plan,
     underlay: &Underlay,
     applied: &mut Applied,
-) -> Result<BTreeMap<Vni, u32>, DatapathError> {
+) -> Result<BTreeMap<Vni, Ensured>, DatapathError> {
     let mut devices = BTreeMap::new();
     for (vni, network) in &plan.networks {
         match vxlan_device::ensure(netlink, underlay, *vni, inner_mtu(underlay)).await {
             Ok(ensured) => {
                 applied.changed += ensured.changed;
-                devices.insert(*vni, ensured.ifindex);
+                devices.insert(*vni, ensured);
             }
             Err(error) => applied.problems.push(format!(
                 "network {} has no slow path, so what is not IP is dropped there: {error}",
@@ -46,9 +46,9 @@ pub async fn ensure(
         }
     }
     let fdb = Fdb::read(netlink).await?;
-    for (vni, ifindex) in &devices {
+    for (vni, device) in &devices {
         let rows = vxlan_device::rows_of(plan, &plan.networks[vni]);
-        let done = fdb.reconcile(netlink, *ifindex, &rows).await;
+        let done = fdb.reconcile(netlink, device.ifindex, &rows).await;
         applied.changed += done.changed;
         applied.problems.extend(done.problems);
     }

@@ -89,7 +89,7 @@ pub(super) async fn ensure(
         kernel.link().set(message).execute().await.map_err(into_io).map_err(failed)?;
         changed += 1;
     }
-    Ok(Ensured { ifindex: link.ifindex, changed })
+    Ok(Ensured { ifindex: link.ifindex, up: true, changed })
 }
 
 /// Brings the bridge's forwarding database to `wanted`, the port of each MAC address. The addresses

@@ -14,7 +14,11 @@ mod guard;
 mod neighbours;
 mod port;
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+};
 
 use async_trait::async_trait;
 use rtnetlink::{Handle, LinkUnspec};
@@ -59,27 +63,37 @@ impl KernelDatapath {
         Self::default()
     }
 
-    /// Takes what is no longer planned out of the kernel: whole networks, and ports of networks that
-    /// stay.
+    /// Takes what is no longer planned out of the kernel: ports of bridges, which it leaves down, and
+    /// whole networks.
     async fn withdraw(kernel: &Handle, plan: &Plan, links: &[Link], done: &mut Reconciled) {
+        let bridges: BTreeMap<_, _> =
+            links.iter().filter_map(|link| Some((link.ifindex, bridge::vni_of(link)?))).collect();
+        let planned: BTreeSet<_> = plan
+            .networks
+            .iter()
+            .flat_map(|(vni, network)| {
+                let ports = local_endpoints(network).map(|(_, device)| device);
+                ports.chain([vxlan_device::name(*vni)]).map(|port| (*vni, port))
+            })
+            .collect();
+        for link in links {
+            let Some(vni) = link.controller.and_then(|controller| bridges.get(&controller)) else { continue };
+            if !planned.contains(&(*vni, link.name.clone())) {
+                // Down first: without the bridge, what comes from the container is the host's to take.
+                for message in [
+                    LinkUnspec::new_with_index(link.ifindex).down(),
+                    LinkUnspec::new_with_index(link.ifindex).nocontroller(),
+                ] {
+                    let result = kernel.link().set(message.build()).execute().await.map_err(into_io);
+                    done.note(result, || format!("take {} out of the bridge of VNI {vni}", link.name));
+                }
+            }
+        }
         for link in links {
             let vni = bridge::vni_of(link).or_else(|| vxlan_device::vni_of(link));
             if vni.is_some_and(|vni| !plan.networks.contains_key(&vni)) {
                 let result = kernel.link().del(link.ifindex).execute().await.map_err(into_io);
                 done.note(result, || format!("remove {}", link.name));
-            }
-        }
-        let bridges: BTreeMap<_, _> =
-            links.iter().filter_map(|link| Some((link.ifindex, bridge::vni_of(link)?))).collect();
-        for link in links {
-            let Some(vni) = link.controller.and_then(|controller| bridges.get(&controller)) else { continue };
-            let Some(network) = plan.networks.get(vni) else { continue };
-            let planned = link.name == vxlan_device::name(*vni)
-                || local_endpoints(network).any(|(_, device)| device == link.name);
-            if !planned {
-                let message = LinkUnspec::new_with_index(link.ifindex).nocontroller().build();
-                let result = kernel.link().set(message).execute().await.map_err(into_io);
-                done.note(result, || format!("take {} out of the bridge of VNI {vni}", link.name));
             }
         }
     }
@@ -96,6 +110,7 @@ impl KernelDatapath {
         let vxlan = vxlan_device::ensure(kernel, underlay, vni, mtu).await?;
         done.changed += vxlan.changed;
         port::ensure(kernel, vxlan.ifindex, bridge, port::Kind::Vxlan, done).await;
+        done.changed += vxlan_device::set_up(kernel, underlay, vni, vxlan).await?;
 
         let mut ports = BTreeMap::new();
         for (mac, device) in local_endpoints(network) {

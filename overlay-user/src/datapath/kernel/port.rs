@@ -17,7 +17,7 @@ pub(super) enum Kind {
     Vxlan,
 }
 
-/// Makes `ifindex` a port of `bridge` with the right options.
+/// Makes `ifindex` a port of `bridge` with the right options; then sets an endpoint's up.
 pub(super) async fn ensure(kernel: &Handle, ifindex: u32, bridge: u32, kind: Kind, done: &mut Reconciled) {
     match bring(kernel, ifindex, bridge, kind).await {
         Ok(changed) => done.changed += changed,
@@ -46,7 +46,7 @@ async fn bring(kernel: &Handle, ifindex: u32, bridge: u32, kind: Kind) -> io::Re
         netlink::change_link(kernel, message).await?;
         changed += 1;
     }
-    if !link.up {
+    if !link.up && kind == Kind::Endpoint {
         kernel
             .link()
             .set(LinkUnspec::new_with_index(ifindex).up().build())
