@@ -13,8 +13,12 @@ use crate::node::Node;
 /// What of the overlay's is in a node's kernel, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traces {
-    /// Interfaces: bridges `ovb…`, VXLAN devices `ovv…`, the host's ends of endpoints `ov…`.
-    pub interfaces: BTreeSet<String>,
+    /// Bridges.
+    pub bridges: BTreeSet<String>,
+    /// VXLAN devices.
+    pub vxlan_devices: BTreeSet<String>,
+    /// The host's ends of endpoints' interfaces.
+    pub endpoint_devices: BTreeSet<String>,
     /// Tables of nftables.
     pub tables: BTreeSet<String>,
     /// Links between programs and interfaces, as they are pinned: `<program>-<ifindex>`.
@@ -26,11 +30,11 @@ pub struct Traces {
 impl Traces {
     /// Looks for them.
     pub fn of(node: &Node) -> Result<Self> {
-        let interfaces = node.netns().exec("ip -brief link")?;
-        let names = interfaces.lines().filter_map(|line| line.split(['@', ' ']).next());
         let tables = node.netns().exec("nft list tables")?;
         let mut traces = Self {
-            interfaces: names.filter(|name| name.starts_with("ov")).map(str::to_owned).collect(),
+            bridges: interfaces(node, "bridge")?,
+            vxlan_devices: interfaces(node, "vxlan")?,
+            endpoint_devices: interfaces(node, "veth")?,
             tables: tables.lines().map(str::to_owned).collect(),
             ..Self::default()
         };
@@ -38,17 +42,11 @@ impl Traces {
         Ok(traces)
     }
 
-    /// The interfaces whose names begin with `prefix`.
+    /// How many interfaces a program is on.
     #[must_use]
-    pub fn interfaces(&self, prefix: &str) -> Vec<&str> {
-        self.interfaces.iter().map(String::as_str).filter(|name| name.starts_with(prefix)).collect()
-    }
-
-    /// The interfaces that `program` is on, by index.
-    #[must_use]
-    pub fn interfaces_of(&self, program: &str) -> Vec<&str> {
-        let on = |link: &'_ str| link.rsplit_once('-').is_some_and(|(name, _)| name == program);
-        self.links.iter().map(String::as_str).filter(|link| on(link)).collect()
+    pub fn interfaces_of(&self, program: &str) -> usize {
+        let on = |link: &&String| link.rsplit_once('-').is_some_and(|(name, _)| name == program);
+        self.links.iter().filter(on).count()
     }
 
     fn look_below(&mut self, directory: &Path) -> Result<()> {
@@ -66,6 +64,13 @@ impl Traces {
         }
         Ok(())
     }
+}
+
+/// Names of the overlay's interfaces of a kind.
+fn interfaces(node: &Node, kind: &str) -> Result<BTreeSet<String>> {
+    let listed = node.netns().exec(&format!("ip -brief link show type {kind}"))?;
+    let names = listed.lines().filter_map(|line| line.split(['@', ' ']).next());
+    Ok(names.filter(|name| name.starts_with("ov")).map(str::to_owned).collect())
 }
 
 /// The programs and maps of a node by the kernel's ids, which outlive their pins if anything holds them.
