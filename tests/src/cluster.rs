@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use crate::{
+    container::Container,
     etcd::Etcd,
     node::{Datapath, Node},
     wire::{Card, Wire},
@@ -40,16 +41,30 @@ impl Cluster {
 
     /// As [`Self::start`], with a choice of names and cards.
     pub fn start_with(nodes: &[(&str, Card, Datapath)]) -> Result<Self> {
+        let mut cluster = Self::empty()?;
+        for (name, card, datapath) in nodes {
+            cluster.add(name, *card, *datapath, &[])?;
+        }
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// A wire and a store without nodes.
+    pub fn empty() -> Result<Self> {
         let wire = Wire::new()?;
         let etcd = Etcd::start(&wire)?;
-        let mut cluster = Self { nodes: Vec::new(), etcd, wire };
-        for (name, card, datapath) in nodes {
-            cluster.nodes.push(Node::start(&cluster.wire, name, *card, *datapath, &[])?);
-        }
-        for node in &cluster.nodes {
-            node.wait_ready()?;
-        }
-        Ok(cluster)
+        Ok(Self { nodes: Vec::new(), etcd, wire })
+    }
+
+    /// Starts one more node; `more` goes to its daemon.
+    pub fn add(&mut self, name: &str, card: Card, datapath: Datapath, more: &[&str]) -> Result<()> {
+        self.nodes.push(Node::start(&self.wire, name, card, datapath, more)?);
+        Ok(())
+    }
+
+    /// Waits until all nodes are healthy.
+    pub fn wait_ready(&self) -> Result<()> {
+        self.nodes.iter().try_for_each(Node::wait_ready)
     }
 
     /// Creates a network, whatever other networks' subnets are.
@@ -59,5 +74,11 @@ impl Cluster {
         let (name, subnet) = (network.name, network.subnet);
         node.ctl(&["network", "create", name, "--subnet", subnet, "--vni", &vni, "--allow-overlap"])?;
         Ok(())
+    }
+
+    /// Attaches a container of each node, named after it, to a network.
+    pub fn attach_each(&self, network: Network<'_>) -> Result<Vec<Container>> {
+        let attach = |node: &Node| Container::attach(node, network.name, node.name(), &[]);
+        self.nodes.iter().map(attach).collect()
     }
 }

@@ -46,6 +46,46 @@ pub fn udp(from: Station, to: Station, ports: (u16, u16), payload: &[u8]) -> Vec
     frame
 }
 
+/// An Ethernet frame of an EtherType kept for local experiments (IEEE 802): not IP.
+#[must_use]
+pub fn experimental(from: MacAddr, to: MacAddr, payload: &[u8]) -> Vec<u8> {
+    [&to.0, &from.0, &[0x88, 0xb5][..], payload].concat()
+}
+
+/// An ARP packet (RFC 826) sent by `sender`.
+#[must_use]
+pub fn arp(
+    sender: MacAddr,
+    to: MacAddr,
+    operation: ArpOperation,
+    claimed: Station,
+    asked: Station,
+) -> Vec<u8> {
+    let ipv4_over_ethernet = [0, 1, 8, 0, 6, 4];
+    [
+        &to.0[..],
+        &sender.0,
+        &[0x08, 0x06],
+        &ipv4_over_ethernet,
+        &[0, operation as u8],
+        &claimed.mac.0,
+        &claimed.addr.octets(),
+        &asked.mac.0,
+        &asked.addr.octets(),
+    ]
+    .concat()
+}
+
+/// What an ARP packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ArpOperation {
+    /// It asks.
+    Request = 1,
+    /// It answers.
+    Reply = 2,
+}
+
 /// A VXLAN packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Vxlan<'a> {

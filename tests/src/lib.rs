@@ -17,4 +17,5 @@ pub mod netns;
 pub mod node;
 pub mod probe;
 pub mod third_party;
+pub mod traces;
 pub mod wire;

@@ -49,6 +49,7 @@ pub struct Node {
     name: String,
     port: Port,
     daemon: Option<Process>,
+    datapath: Datapath,
     arguments: Vec<String>,
     dir: PathBuf,
     bpffs: PathBuf,
@@ -80,7 +81,6 @@ impl Node {
             ["--node", name].map(str::to_owned),
             ["--etcd".to_owned(), Etcd::url()],
             ["--underlay", UPLINK].map(str::to_owned),
-            ["--datapath".to_owned(), datapath.to_string()],
             ["--run-dir".to_owned(), path(dir.join("run"))],
             ["--state-dir".to_owned(), path(dir.join("state"))],
             ["--bpffs".to_owned(), path(bpffs.clone())],
@@ -88,7 +88,17 @@ impl Node {
         ];
         let more = more.iter().map(|&argument| argument.to_owned());
         let arguments = arguments.into_iter().flatten().chain(more).collect();
-        Ok(Self { name: name.to_owned(), port, daemon: None, arguments, dir, bpffs, _undo: undo, netns })
+        Ok(Self {
+            name: name.to_owned(),
+            port,
+            daemon: None,
+            datapath,
+            arguments,
+            dir,
+            bpffs,
+            _undo: undo,
+            netns,
+        })
     }
 
     /// Its name in the cluster.
@@ -135,11 +145,36 @@ impl Node {
 
     /// Starts the daemon.
     pub fn launch(&mut self) -> Result<()> {
+        self.launch_by(&[])
+    }
+
+    /// Starts the daemon by way of another program, which gets the daemon's command line behind its
+    /// own `wrapper` and must become it.
+    pub fn launch_by(&mut self, wrapper: &[&str]) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.netns.command(program("overlayd")?);
-        command.args(&self.arguments).stdout(log.try_clone()?).stderr(log);
+        let mut command = self.overlayd(wrapper)?;
+        command.stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(Process::spawn(&mut command)?);
         Ok(())
+    }
+
+    /// Asks for another data path from the next start on.
+    pub const fn ask_for(&mut self, datapath: Datapath) {
+        self.datapath = datapath;
+    }
+
+    /// Runs `overlayd --purge` for this node.
+    pub fn purge(&self) -> Result<()> {
+        exec::output(self.overlayd(&[])?.arg("--purge")).map(|_| ())
+    }
+
+    /// The daemon's command line.
+    fn overlayd(&self, wrapper: &[&str]) -> Result<Command> {
+        let overlayd = program("overlayd")?;
+        let mut words = wrapper.iter().map(AsRef::as_ref).chain([overlayd.as_os_str()]);
+        let mut command = self.netns.command(words.next().unwrap_or_default());
+        command.args(words).args(["--datapath", &self.datapath.to_string()]).args(&self.arguments);
+        Ok(command)
     }
 
     /// Waits until the daemon says that it is healthy.

@@ -9,8 +9,8 @@ use overlay_tests::{
     cluster::{Cluster, Network},
     container::{Container, IFNAME},
     exec::eventually,
-    frame::{Station, udp},
-    node::Datapath::{Kernel, Tc, Xdp},
+    frame::{ArpOperation, Station, arp, udp},
+    node::Datapath::{self, Kernel, Tc, Xdp},
     probe::{ping, ping_all},
 };
 
@@ -92,9 +92,8 @@ fn the_same_address_in_two_networks_is_two_containers() {
     assert!(spy.find(Duration::from_millis(100), same).unwrap().is_none());
 }
 
-#[test]
-fn a_container_cannot_send_as_somebody_else() {
-    let cluster = Cluster::start(&[Xdp, Tc]).unwrap();
+fn cannot_send_as_somebody_else(datapath: Datapath) {
+    let cluster = Cluster::start(&[datapath, Tc]).unwrap();
     cluster.create_network(BLUE).unwrap();
     let node = &cluster.nodes[0];
     let [liar, neighbour] =
@@ -113,8 +112,12 @@ fn a_container_cannot_send_as_somebody_else() {
         ("another's address", udp(forged_addr, station(&far), (1, 2), MARKER), "spoofed_address"),
         ("an address of the world's", udp(outside, station(&far), (1, 2), MARKER), "spoofed_address"),
         ("both", udp(stolen, station(&far), (1, 2), MARKER), "spoofed_mac"),
-        ("an answer for another's address", arp(honest.mac, stolen.addr, &far), "spoofed_arp"),
-        ("an answer with another's MAC", arp_as(honest.mac, stolen, &far), "spoofed_arp"),
+        (
+            "an answer for another's address",
+            reply(honest.mac, Station { mac: honest.mac, addr: stolen.addr }, &far),
+            "spoofed_arp",
+        ),
+        ("an answer with another's MAC", reply(honest.mac, stolen, &far), "spoofed_arp"),
     ];
     for (what, frame, outcome) in cases {
         let spy = PacketSocket::open(&far.netns, IFNAME).unwrap();
@@ -134,40 +137,36 @@ fn a_container_cannot_send_as_somebody_else() {
 }
 
 #[test]
+fn a_container_cannot_send_as_somebody_else() {
+    for datapath in [Xdp, Tc, Kernel] {
+        cannot_send_as_somebody_else(datapath);
+    }
+}
+
+#[test]
 fn a_container_that_changes_its_addresses_is_cut_off_until_it_changes_them_back() {
-    let cluster = Cluster::start(&[Tc, Xdp]).unwrap();
+    let cluster = Cluster::start(&[Tc, Xdp, Kernel]).unwrap();
     cluster.create_network(BLUE).unwrap();
-    let [liar, far] = [("liar", 0), ("far", 1)]
-        .map(|(name, node)| Container::attach(&cluster.nodes[node], BLUE.name, name, &[]).unwrap());
-    ping_all(&liar, &far).unwrap();
+    let containers = cluster.attach_each(BLUE).unwrap();
+    for [liar, far] in [[0, 1], [1, 2], [2, 0]].map(|pair| pair.map(|index: usize| &containers[index])) {
+        changes_its_addresses(liar, far);
+    }
+}
+
+fn changes_its_addresses(liar: &Container, far: &Container) {
+    ping_all(liar, far).unwrap();
     let wrong = Ipv4Addr::new(10, 1, 0, 199);
     liar.netns.exec(&format!("ip address add {wrong}/24 dev {IFNAME}")).unwrap();
     assert_eq!(ping(&liar.netns, far.addr, 3, &["-I", &wrong.to_string()]).unwrap().received, 0);
-    ping_all(&liar, &far).unwrap();
+    ping_all(liar, far).unwrap();
 
     liar.netns.exec(&format!("ip link set {IFNAME} address 02:00:00:00:00:99")).unwrap();
     assert_eq!(ping(&liar.netns, far.addr, 3, &[]).unwrap().received, 0);
     liar.netns.exec(&format!("ip link set {IFNAME} address {}", liar.mac)).unwrap();
-    ping_all(&liar, &far).unwrap();
-}
-
-/// An ARP answer (RFC 826) that says `claimed` is at `mac`.
-fn arp(mac: MacAddr, claimed: Ipv4Addr, to: &Container) -> Vec<u8> {
-    arp_as(mac, Station { mac, addr: claimed }, to)
+    ping_all(liar, far).unwrap();
 }
 
 /// An ARP answer sent by `sender` that says that the claimed address is at the claimed MAC.
-fn arp_as(sender: MacAddr, claimed: Station, to: &Container) -> Vec<u8> {
-    let answer = [0, 1, 8, 0, 6, 4, 0, 2];
-    [
-        &to.mac.0[..],
-        &sender.0,
-        &[0x08, 0x06],
-        &answer,
-        &claimed.mac.0,
-        &claimed.addr.octets(),
-        &to.mac.0,
-        &to.addr.octets(),
-    ]
-    .concat()
+fn reply(sender: MacAddr, claimed: Station, to: &Container) -> Vec<u8> {
+    arp(sender, to.mac, ArpOperation::Reply, claimed, station(to))
 }
