@@ -109,9 +109,9 @@ impl Attempt {
         self.reservation = Some(reserved);
 
         // Another node may have created the network a moment ago.
-        let mut state = context.state.clone();
-        let settled = state.wait_for(|state| state.networks.contains_key(network)).await;
-        let settled = settled.map_err(|_| stopping())?.networks[network].clone();
+        let mut known = context.known.clone();
+        let settled = known.wait_for(|known| known.state.networks.contains_key(network)).await;
+        let settled = settled.map_err(|_| stopping())?.state.networks[network].clone();
         let mtu = mtu(&settled, context.underlay.borrow().mtu)?;
         let mac = mac.map_or_else(|| default_mac(address), Ok)?;
 

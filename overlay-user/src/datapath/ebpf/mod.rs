@@ -59,6 +59,15 @@ pub struct Options {
     pub ignore_reserved_bits: bool,
 }
 
+/// How far the kernel is brought to a plan.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All the way.
+    All,
+    /// What is there stays as it is.
+    Missing,
+}
+
 /// The BPF data path.
 pub struct EbpfDatapath {
     mode: Mode,
@@ -179,14 +188,27 @@ impl EbpfDatapath {
         &mut self,
         plan: &Plan,
         underlay: &Underlay,
+        extent: Extent,
         applied: &mut Applied,
     ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
-        let mut devices = slow_path::ensure(&self.netlink, plan, underlay, applied).await?;
+        let mut devices = match extent {
+            Extent::All => slow_path::ensure(&self.netlink, plan, underlay, applied).await?,
+            Extent::Missing => {
+                let mut there = vxlan_device::list_ours(&self.netlink).await?;
+                there.retain(|vni, _| plan.networks.contains_key(vni));
+                let mut missing = plan.clone();
+                missing.networks.retain(|vni, _| !there.contains_key(vni));
+                there.extend(slow_path::ensure(&self.netlink, &missing, underlay, applied).await?);
+                there
+            }
+        };
         devices.retain(|vni, ifindex| {
             let attached = self.attach(SLOWPATH_IN, &vxlan_device::name(*vni), *ifindex);
             attached.map_err(|error| applied.problems.push(error.to_string())).is_ok()
         });
-        applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
+        if extent == Extent::All {
+            applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
+        }
         Ok(devices)
     }
 
@@ -226,15 +248,13 @@ impl EbpfDatapath {
         }
         Ok(changed)
     }
-}
 
-#[async_trait]
-impl Datapath for EbpfDatapath {
-    fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+    async fn bring_to(
+        &mut self,
+        plan: &Plan,
+        underlay: &Underlay,
+        extent: Extent,
+    ) -> Result<Applied, DatapathError> {
         let mut applied = Applied::default();
         if self.verified.elapsed() > VERIFY {
             self.tables.reread()?;
@@ -246,7 +266,7 @@ impl Datapath for EbpfDatapath {
         }
         self.assign_indices(plan, &devices, &mut applied.problems);
         self.attach_uplink(underlay)?;
-        let slow = self.slow_path(plan, underlay, &mut applied).await?;
+        let slow = self.slow_path(plan, underlay, extent, &mut applied).await?;
         let rows = Rows::of(
             plan,
             underlay,
@@ -259,13 +279,36 @@ impl Datapath for EbpfDatapath {
                 slots: &self.slots,
             },
         );
-        applied.changed += self.tables.add(&rows, &mut applied.problems);
+        applied.changed += match extent {
+            Extent::All => self.tables.add(&rows, &mut applied.problems),
+            Extent::Missing => self.tables.add_missing(&rows, &mut applied.problems),
+        };
         self.guard_endpoints(&devices, &mut applied.problems).await;
+        if extent == Extent::Missing {
+            // Rows of others may be a newer plan's: they keep their numbers and are looked at again.
+            self.adopted = false;
+            return Ok(applied);
+        }
         applied.changed += self.tables.remove(&rows, &mut applied.problems);
         applied.changed += self.detach_others(underlay, &rows)?;
         self.vteps.settle();
         self.slots.settle();
         Ok(applied)
+    }
+}
+
+#[async_trait]
+impl Datapath for EbpfDatapath {
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+        self.bring_to(plan, underlay, Extent::All).await
+    }
+
+    async fn restore(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+        self.bring_to(plan, underlay, Extent::Missing).await
     }
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
