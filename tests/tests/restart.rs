@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::{thread, time::Duration};
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use overlay_tests::{
     cluster::{Cluster, Network},
@@ -13,7 +13,7 @@ use overlay_tests::{
         Datapath::{self, Kernel, Tc, Xdp},
         Node,
     },
-    probe::{Flood, ping_all},
+    probe::{Flood, ping, ping_all},
 };
 
 const BLUE: Network<'_> = Network { name: "blue", vni: 4242, subnet: "10.1.0.0/24" };
@@ -130,6 +130,93 @@ fn etcd_that_goes_away_and_comes_back_costs_no_packet() {
     });
     let guest = Container::attach(&nodes[0], BLUE.name, "guest", &[]).unwrap();
     ping_all(&containers[1], &guest).unwrap();
+}
+
+/// The state a daemon keeps for a start without its store.
+fn state_file(node: &Node) -> PathBuf {
+    node.socket().ancestors().nth(2).unwrap().join("state/state.json")
+}
+
+/// A daemon killed right after a change has kept the state from before it. Started without its store,
+/// it knows less than the kernel does.
+fn newer_than_what_was_kept(datapath: Datapath) {
+    let (mut cluster, containers) = pair(datapath);
+    let Cluster { nodes, etcd, wire } = &mut cluster;
+    let file = state_file(&nodes[0]);
+    let kept = eventually(Duration::from_secs(10), || {
+        let text = fs::read_to_string(&file)?;
+        anyhow::ensure!(containers.iter().all(|container| text.contains(&container.id)), "{text}");
+        Ok(text)
+    })
+    .unwrap();
+    let late = [0, 1].map(|i| Container::attach(&nodes[i], BLUE.name, "late", &[]).unwrap());
+    ping_all(&late[0], &late[1]).unwrap();
+
+    unnoticed(&late, "start without the store", || {
+        etcd.kill();
+        nodes[0].kill().unwrap();
+        fs::write(&file, &kept).unwrap();
+        nodes[0].launch().unwrap();
+        eventually(Duration::from_secs(15), || {
+            let status = nodes[0].status()?;
+            anyhow::ensure!(status["store"]["applied"].is_i64(), "{status}");
+            Ok(())
+        })
+        .unwrap();
+        thread::sleep(Duration::from_secs(1));
+    });
+    ping_all(&containers[0], &containers[1]).unwrap();
+    unnoticed(&late, "the store is back", || {
+        etcd.restart(wire).unwrap();
+        nodes[0].wait_ready().unwrap();
+        nodes[1].wait_ready().unwrap();
+    });
+
+    // What the store has taken away is gone, now that it was read.
+    nodes[1].ctl(&["endpoint", "detach", &late[1].id]).unwrap();
+    eventually(Duration::from_secs(10), || {
+        let got = ping(&late[0].netns, late[1].addr, 1, &[])?;
+        anyhow::ensure!(got.received == 0, "still forwarded: {got:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn xdp_takes_nothing_away_by_a_state_that_is_only_last_known() {
+    newer_than_what_was_kept(Xdp);
+}
+
+#[test]
+fn the_kernel_takes_nothing_away_by_a_state_that_is_only_last_known() {
+    newer_than_what_was_kept(Kernel);
+}
+
+/// As after a boot of the machine: the kernel has nothing, the store does not answer.
+fn made_from_what_was_kept(datapath: Datapath, forget: impl FnOnce(&Node)) {
+    let (mut cluster, containers) = pair(datapath);
+    let Cluster { nodes, etcd, .. } = &mut cluster;
+    nodes[0].stop().unwrap();
+    etcd.kill();
+    forget(&nodes[0]);
+    assert_eq!(ping(&containers[0].netns, containers[1].addr, 1, &[]).unwrap().received, 0);
+    nodes[0].launch().unwrap();
+    eventually(Duration::from_secs(15), || ping_all(&containers[0], &containers[1])).unwrap();
+    ping_all(&containers[1], &containers[0]).unwrap();
+}
+
+#[test]
+fn tc_makes_what_is_missing_from_what_was_kept() {
+    made_from_what_was_kept(Tc, |node| fs::remove_dir_all(node.bpffs()).unwrap());
+}
+
+#[test]
+fn the_kernel_makes_what_is_missing_from_what_was_kept() {
+    made_from_what_was_kept(Kernel, |node| {
+        for device in [format!("ovb{:x}", BLUE.vni), format!("ovv{:x}", BLUE.vni)] {
+            node.netns().exec(&format!("ip link del {device}")).unwrap();
+        }
+    });
 }
 
 #[test]

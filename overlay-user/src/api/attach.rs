@@ -1,18 +1,22 @@
 //! Attaching a container: an address, an interface, a record, and the data path behind it. All of it
 //! or nothing.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt::Write as _, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State as Shared, http::StatusCode};
 use ipnet::IpNet;
 use overlay_ebpf::abi::OVERHEAD;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
 use super::{ApiError, Attach, Attached, Context, Kind, Namespace, detach, request::Body};
 use crate::{
     MacAddr,
+    daemon::Known,
     device::{self, EndpointDevice, Netns},
-    state::{EndpointId, EndpointRecord, Network},
+    state::{EndpointId, EndpointRecord, Network, NetworkName, RecordKey},
     store::Reservation,
 };
 
@@ -81,23 +85,13 @@ struct Attempt {
     id: EndpointId,
     reservation: Option<Reservation>,
     device: bool,
-    published: bool,
     waits_for: &'static str,
 }
 
 impl Attempt {
     fn new(context: Arc<Context>, request: Attach, netns: Netns) -> Self {
         let id = EndpointId::random();
-        Self {
-            context,
-            request,
-            netns,
-            id,
-            reservation: None,
-            device: false,
-            published: false,
-            waits_for: "etcd",
-        }
+        Self { context, request, netns, id, reservation: None, device: false, waits_for: "etcd" }
     }
 
     async fn run(&mut self) -> Result<Attached, ApiError> {
@@ -105,13 +99,10 @@ impl Attempt {
         let context = &self.context;
         let name = names.first().map(crate::state::NodeName::as_str);
         let reserved = context.store.reserve_address(network, &context.node, &self.id, name, *ip).await?;
-        let address = reserved.address;
-        self.reservation = Some(reserved);
+        let reservation = &*self.reservation.insert(reserved);
+        let address = reservation.address;
 
-        // Another node may have created the network a moment ago.
-        let mut state = context.state.clone();
-        let settled = state.wait_for(|state| state.networks.contains_key(network)).await;
-        let settled = settled.map_err(|_| stopping())?.networks[network].clone();
+        let settled = settled(context.known.clone(), network).await?;
         let mtu = mtu(&settled, context.underlay.borrow().mtu)?;
         let mac = mac.map_or_else(|| default_mac(address), Ok)?;
 
@@ -140,10 +131,7 @@ impl Attempt {
             ifname: ifname.to_string(),
             generation: 0,
         };
-        let Some(reservation) = &self.reservation else { return Err(stopping()) };
-        self.published = true;
         let revision = context.store.bind_endpoint(reservation, &record).await?;
-        self.reservation = None;
 
         self.waits_for = "the data path";
         self.forwarded(revision).await?;
@@ -180,31 +168,39 @@ impl Attempt {
     }
 
     fn overdue(&self) -> ApiError {
-        let error = format!("not attached: no answer from {} within {} s", self.waits_for, BUDGET.as_secs());
+        let mut error =
+            format!("not attached: no answer from {} within {} s", self.waits_for, BUDGET.as_secs());
+        if let Some(last) = &self.context.progress.borrow().last_error {
+            let _ = write!(error, "; the data path could not be brought up to date: {last}");
+        }
         ApiError::new(Kind::Unavailable, error)
     }
 
     /// Takes back what was done, the last step first.
     async fn undo(&mut self) {
-        let Self { context, request, id, .. } = self;
-        if self.published {
-            detach::withdraw_surely(context, &request.network, id, UNDO_PATIENCE).await;
+        if let Some(reservation) = self.reservation.take() {
+            detach::abandon_surely(&self.context, reservation, UNDO_PATIENCE).await;
         }
         if self.device
-            && let Err(error) = device::remove(&id.host_device()).await
+            && let Err(error) = device::remove(&self.id.host_device()).await
         {
-            tracing::warn!(endpoint = %id, %error, "an interface was left behind");
-        }
-        if let Some(reservation) = self.reservation.take() {
-            // One that cannot be given back ends with its lease.
-            let released = timeout(UNDO_PATIENCE, context.store.release(reservation)).await;
-            if !matches!(released, Ok(Ok(()))) {
-                tracing::debug!(endpoint = %id, "the address is free when its lease ends");
-            }
+            tracing::warn!(endpoint = %self.id, %error, "an interface was left behind");
         }
         self.device = false;
-        self.published = false;
     }
+}
+
+/// The network as it is followed; one that another node created a moment ago is waited for.
+async fn settled(mut known: watch::Receiver<Known>, name: &NetworkName) -> Result<Network, ApiError> {
+    let key = RecordKey::of_network(name);
+    let settled =
+        |known: &Known| known.state.networks.contains_key(name) || known.state.rejected.contains_key(&key);
+    let state = &known.wait_for(settled).await.map_err(|_| stopping())?.state;
+    let left_out = || {
+        let why = state.rejected.get(&key).map_or("", String::as_str);
+        ApiError::new(Kind::Conflict, format!("network {name} is left out: {why}"))
+    };
+    state.networks.get(name).cloned().ok_or_else(left_out)
 }
 
 fn stopping() -> ApiError {
@@ -236,7 +232,11 @@ fn default_mac(address: IpNet) -> Result<MacAddr, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Vni;
+    use crate::{
+        Vni,
+        daemon::Source,
+        state::{RawRecord, RecordSet},
+    };
 
     fn network(mtu: Option<u16>) -> Network {
         let subnet: IpNet = "10.0.9.0/24".parse().unwrap();
@@ -255,6 +255,24 @@ mod tests {
             error.error,
             "the network's MTU is 1451, but this node's underlay of 1500 bytes has room for 1450: \
              raise the underlay's MTU or make the network with --mtu 1450"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_network_that_is_left_out_is_not_waited_for() {
+        let mut records = RecordSet::default();
+        for (name, created) in [("blue", 1), ("red", 2)] {
+            let value = br#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1"}"#;
+            let key = format!("networks/{name}");
+            records.put(RawRecord { key: key.as_bytes(), value, create_revision: created });
+        }
+        let state = Arc::new(records.state(2));
+        let (_sender, known) = watch::channel(Known { state, source: Source::Store });
+        assert!(settled(known.clone(), &"blue".parse().unwrap()).await.is_ok());
+        let error = settled(known, &"red".parse().unwrap()).await.unwrap_err();
+        assert_eq!(
+            (error.kind, error.error.as_str()),
+            (Kind::Conflict, "network red is left out: VNI 7 is network blue's")
         );
     }
 

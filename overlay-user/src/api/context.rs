@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{ApiError, Kind};
 use crate::{
-    daemon::{CounterRequest, Membership, Progress},
+    daemon::{CounterRequest, Known, Membership, Progress},
     datapath::{Counters, Mode, Underlay},
     state::{NodeName, State},
     store::{Followed, Store},
@@ -31,7 +31,7 @@ pub struct Context {
     /// What is read from the store.
     pub followed: watch::Receiver<Followed>,
     /// Which state forwarding goes by: the followed one, or the one kept from before a restart.
-    pub state: watch::Receiver<Arc<State>>,
+    pub known: watch::Receiver<Known>,
     /// The underlay.
     pub underlay: watch::Receiver<Underlay>,
     /// How far the data path is.
@@ -50,14 +50,14 @@ impl Context {
     /// The state forwarding goes by.
     #[must_use]
     pub fn state(&self) -> Arc<State> {
-        self.state.borrow().clone()
+        Arc::clone(&self.known.borrow().state)
     }
 
     /// Waits until the followed state shows what was just written, so that the writer reads it back.
     /// Gives up silently: it was written all the same.
     pub async fn echo(&self, seen: impl Fn(&State) -> bool) {
-        let mut state = self.state.clone();
-        let _ = tokio::time::timeout(ECHO_PATIENCE, state.wait_for(|state| seen(state))).await;
+        let mut known = self.known.clone();
+        let _ = tokio::time::timeout(ECHO_PATIENCE, known.wait_for(|known| seen(&known.state))).await;
     }
 
     /// Waits until the data path has done what was written at `revision`, for a while.

@@ -5,64 +5,83 @@ use std::{sync::Arc, time::Duration};
 use axum::{Json, extract::State as Shared};
 use backon::{ExponentialBuilder, Retryable};
 
-use super::{ApiError, Context, EndpointRef, Kind, Named, reference::Found, request::Name};
+use super::{
+    ApiError, Context, EndpointRef, Kind, Named,
+    reference::Found,
+    request::{Name, to_the_end},
+};
 use crate::{
     device,
-    state::{EndpointId, NetworkName},
-    store::StoreError,
+    state::{EndpointId, NetworkName, NodeName},
+    store::{Reservation, StoreError},
 };
 
 pub async fn detach(
     Shared(context): Shared<Arc<Context>>,
     Name(reference): Name<EndpointRef>,
 ) -> Result<Json<Named>, ApiError> {
+    to_the_end(async move { withdraw(&context, &reference).await }).await
+}
+
+/// Where an endpoint is.
+struct Place {
+    network: NetworkName,
+    id: EndpointId,
+    /// Not known of a record that cannot be read.
+    node: Option<NodeName>,
+}
+
+async fn withdraw(context: &Context, reference: &EndpointRef) -> Result<Json<Named>, ApiError> {
     let state = context.state();
-    let found = match reference.find(&state) {
-        Ok(found) => found,
+    let place = match reference.find(&state) {
+        Ok(Found { network, id, endpoint }) => {
+            Place { network: network.clone(), id: id.clone(), node: Some(endpoint.node.clone()) }
+        }
         Err(error) => {
-            // Whole identities are detached twice without error: whoever asks wants it gone.
+            // One that is left out of the state can be given up too, by its whole identity.
             let Some(id) = reference.full_id() else { return Err(error) };
-            device::remove(&id.host_device()).await?;
-            return Ok(Json(Named { name: id.into() }));
+            let Some((network, node)) = context.store.find_endpoint(&id).await? else {
+                // Detached twice is no error: whoever asks wants it gone.
+                device::remove(&id.host_device()).await?;
+                return Ok(Json(Named { name: id.into() }));
+            };
+            Place { network, id, node }
         }
     };
-    let Found { network, id, endpoint } = found;
-    let elsewhere = endpoint.node != context.node;
-    if elsewhere && state.nodes.get(&endpoint.node).is_some_and(|node| !node.is_static) {
-        let node = &endpoint.node;
+    let Place { network, id, node } = place;
+    let elsewhere = node.filter(|node| *node != context.node);
+    if let Some(node) = &elsewhere
+        && state.nodes.get(node).is_some_and(|node| !node.is_static)
+    {
         let error = format!(
             "{reference} is on {node}: detach it there, or, if that node is gone for good, `overlayctl node rm {node}`"
         );
         return Err(ApiError::new(Kind::Conflict, error));
     }
-    let revision = context.store.remove_endpoint(network, id).await?;
+    let revision = context.store.remove_endpoint(&network, &id).await?;
     // The data path lets go of the interface before it goes.
     context.applied(revision).await;
-    if !elsewhere {
+    if elsewhere.is_none() {
         device::remove(&id.host_device()).await?;
     }
     tracing::info!(endpoint = %id, %network, "endpoint detached");
-    Ok(Json(Named { name: id.as_str().to_owned() }))
+    Ok(Json(Named { name: id.into() }))
 }
 
-/// Withdraws an endpoint that did not come to be. Where the store does not answer within `patience`
+/// Gives up an endpoint that did not come to be. Where the store does not answer within `patience`
 /// it goes on trying behind the caller's back: a record without an interface would attract traffic
 /// for ever.
-pub async fn withdraw_surely(
-    context: &Arc<Context>,
-    network: &NetworkName,
-    id: &EndpointId,
-    patience: Duration,
-) {
-    let (context, network, id) = (Arc::clone(context), network.clone(), id.clone());
+pub async fn abandon_surely(context: &Arc<Context>, reservation: Reservation, patience: Duration) {
+    let context = Arc::clone(context);
     let attempts = tokio::spawn(async move {
-        let withdraw = || context.store.remove_endpoint(&network, &id);
-        let withdrawn = withdraw
+        let id = &reservation.endpoint;
+        let abandon = || context.store.abandon(&reservation);
+        let abandoned = abandon
             .retry(ExponentialBuilder::default().without_max_times().with_jitter())
             .when(|error| matches!(error, StoreError::Unreachable(_)))
             .notify(|error, _| tracing::warn!(endpoint = %id, %error, "its record is not withdrawn yet"))
             .await;
-        if let Err(error) = withdrawn {
+        if let Err(error) = abandoned {
             tracing::error!(endpoint = %id, %error, "its record is left behind");
         }
     });

@@ -1,17 +1,21 @@
 //! Nodes: list, those of a third party, remove.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State as Shared, http::StatusCode};
 
 use super::{
     AddStaticNode, ApiError, Context, Liveness, Named, Node,
-    request::{Body, Name},
+    request::{Body, Name, to_the_end},
 };
 use crate::state::{NodeName, State};
 
 pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Node>> {
     let state = context.state();
+    let mut endpoints: BTreeMap<&NodeName, usize> = BTreeMap::new();
+    for endpoint in state.endpoints.values() {
+        *endpoints.entry(&endpoint.node).or_default() += 1;
+    }
     let nodes = state.nodes.iter().map(|(name, node)| Node {
         name: name.clone(),
         vtep: node.vtep,
@@ -19,7 +23,7 @@ pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Node>> {
         datapath: node.datapath.clone(),
         reason: node.reason.clone(),
         state: liveness(&state, name),
-        endpoints: state.endpoints.values().filter(|endpoint| endpoint.node == *name).count(),
+        endpoints: endpoints.get(name).copied().unwrap_or(0),
         this: *name == context.node,
     });
     Json(nodes.collect())
@@ -39,9 +43,12 @@ pub async fn remove(
     Shared(context): Shared<Arc<Context>>,
     Name(name): Name<NodeName>,
 ) -> Result<Json<Named>, ApiError> {
-    context.store.remove_node(&name).await?;
-    context.echo(|state| !state.nodes.contains_key(&name)).await;
-    Ok(Json(Named { name: name.into() }))
+    to_the_end(async move {
+        context.store.remove_node(&name).await?;
+        context.echo(|state| !state.nodes.contains_key(&name)).await;
+        Ok(Json(Named { name: name.into() }))
+    })
+    .await
 }
 
 /// Whether a node of the state lives.

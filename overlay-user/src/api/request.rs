@@ -8,7 +8,15 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{ApiError, MAX_BODY};
+use super::{ApiError, Kind, MAX_BODY};
+
+/// Does `work` to its end even if the client goes away or the deadline passes in the middle of it.
+pub async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    let cut_off = |error| Err(ApiError::new(Kind::Internal, format!("the work was cut off: {error}")));
+    tokio::spawn(work).await.unwrap_or_else(cut_off)
+}
 
 /// A JSON body.
 pub struct Body<T>(pub T);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     config::{Config, Options, SOCKET},
-    daemon::{CounterRequest, Membership, Progress},
+    daemon::{CounterRequest, Known, Membership, Progress, Source},
     datapath::{Counters, Mode, Underlay},
     state::{RawRecord, RecordSet, State},
     store::{Followed, Store, StoreHealth},
@@ -59,7 +59,7 @@ struct Daemon {
 /// Ends of the channels that a daemon's other parts hold: dropped, they would seem to have stopped.
 type Parts = (
     watch::Sender<Followed>,
-    watch::Sender<Arc<State>>,
+    watch::Sender<Known>,
     watch::Sender<Underlay>,
     watch::Sender<Progress>,
     watch::Sender<Membership>,
@@ -77,7 +77,7 @@ impl Daemon {
         let state = Arc::new(state());
         let (followed, followed_seen) =
             watch::channel(Followed { state: state.clone(), health: StoreHealth::Synced });
-        let (state, state_seen) = watch::channel(state);
+        let (known, known_seen) = watch::channel(Known { state, source: Source::Store });
         let (underlay, underlay_seen) = watch::channel(Underlay {
             ifindex: 2,
             name: "eth0".to_owned(),
@@ -103,7 +103,7 @@ impl Daemon {
             cluster: "default".to_owned(),
             port: 4789,
             followed: followed_seen,
-            state: state_seen,
+            known: known_seen,
             underlay: underlay_seen,
             progress: progress_seen,
             membership: membership_seen,
@@ -114,7 +114,7 @@ impl Daemon {
         let cancel = CancellationToken::new();
         let socket = ControlSocket::bind(directory.path()).unwrap();
         let served = tokio::spawn(serve(socket, router(Arc::new(context)), cancel.clone()));
-        Self { directory, cancel, served, _parts: (followed, state, underlay, progress, membership) }
+        Self { directory, cancel, served, _parts: (followed, known, underlay, progress, membership) }
     }
 
     fn client(&self) -> Client {

@@ -9,6 +9,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+use super::{Known, Source};
 use crate::{
     state::State,
     store::{Followed, StoreHealth},
@@ -26,9 +27,9 @@ pub fn follow(
     tasks: &TaskTracker,
     mut followed: watch::Receiver<Followed>,
     kept: Option<State>,
-) -> watch::Receiver<Arc<State>> {
-    let (state, seen) = watch::channel(Arc::default());
-    let mut publisher = Publisher { state, kept: kept.map(Arc::new) };
+) -> watch::Receiver<Known> {
+    let (known, seen) = watch::channel(Known::default());
+    let mut publisher = Publisher { known, kept: kept.map(Arc::new) };
     tasks.spawn(async move {
         let start = Instant::now();
         let mut silent = true;
@@ -53,7 +54,7 @@ pub fn follow(
 }
 
 struct Publisher {
-    state: watch::Sender<Arc<State>>,
+    known: watch::Sender<Known>,
     /// Until the store has answered.
     kept: Option<Arc<State>>,
 }
@@ -63,9 +64,10 @@ impl Publisher {
         match now.health {
             StoreHealth::Synced | StoreHealth::Lost(_) => {
                 self.kept = None;
-                self.state.send_if_modified(|old| {
-                    let changed = **old != *now.state;
-                    *old = now.state;
+                let new = Known { state: now.state, source: Source::Store };
+                self.known.send_if_modified(|old| {
+                    let changed = *old != new;
+                    *old = new;
                     changed
                 });
             }
@@ -77,7 +79,7 @@ impl Publisher {
     fn use_kept(&mut self) {
         if let Some(kept) = self.kept.take() {
             tracing::warn!(revision = kept.revision, "forwarding by the state kept from the last run");
-            self.state.send_replace(kept);
+            self.known.send_replace(Known { state: kept, source: Source::LastRun });
         }
     }
 }
@@ -100,9 +102,10 @@ mod tests {
         State { revision, ..State::default() }
     }
 
-    async fn revision(state: &mut watch::Receiver<Arc<State>>) -> i64 {
-        state.changed().await.unwrap();
-        state.borrow_and_update().revision
+    async fn next(known: &mut watch::Receiver<Known>) -> (i64, Source) {
+        known.changed().await.unwrap();
+        let known = known.borrow_and_update();
+        (known.state.revision, known.source)
     }
 
     #[tokio::test(start_paused = true)]
@@ -111,10 +114,10 @@ mod tests {
         let mut state = follow(&TaskTracker::new(), source, Some(kept(7)));
         advance(PATIENCE / 2).await;
         store.send_replace(at(9, StoreHealth::Synced));
-        assert_eq!(revision(&mut state).await, 9);
+        assert_eq!(next(&mut state).await, (9, Source::Store));
         store.send_replace(at(9, StoreHealth::Lost("gone".into())));
         store.send_replace(at(11, StoreHealth::Synced));
-        assert_eq!(revision(&mut state).await, 11);
+        assert_eq!(next(&mut state).await, (11, Source::Store));
     }
 
     #[tokio::test(start_paused = true)]
@@ -123,9 +126,10 @@ mod tests {
         let mut state = follow(&TaskTracker::new(), source, Some(kept(7)));
         store.send_replace(at(0, StoreHealth::Connecting(Some("refused".into()))));
         assert!(timeout(PATIENCE / 2, state.changed()).await.is_err());
-        assert_eq!(revision(&mut state).await, 7);
-        store.send_replace(at(8, StoreHealth::Synced));
-        assert_eq!(revision(&mut state).await, 8);
+        assert_eq!(next(&mut state).await, (7, Source::LastRun));
+        // The same again, but now it is sure.
+        store.send_replace(at(7, StoreHealth::Synced));
+        assert_eq!(next(&mut state).await, (7, Source::Store));
     }
 
     #[tokio::test(start_paused = true)]
@@ -134,7 +138,7 @@ mod tests {
         let mut state = follow(&TaskTracker::new(), source, None);
         assert!(timeout(SILENCE * 2, state.changed()).await.is_err());
         store.send_replace(at(3, StoreHealth::Synced));
-        assert_eq!(revision(&mut state).await, 3);
+        assert_eq!(next(&mut state).await, (3, Source::Store));
     }
 
     #[tokio::test(start_paused = true)]
@@ -142,7 +146,7 @@ mod tests {
         let (store, source) = connecting();
         let mut state = follow(&TaskTracker::new(), source, Some(kept(7)));
         store.send_replace(at(0, StoreHealth::Frozen("it was wiped".into())));
-        assert!(timeout(PATIENCE / 2, revision(&mut state)).await.is_ok_and(|revision| revision == 7));
+        assert_eq!(timeout(PATIENCE / 2, next(&mut state)).await, Ok((7, Source::LastRun)));
         store.send_replace(at(2, StoreHealth::Frozen("it was wiped".into())));
         assert!(timeout(SILENCE, state.changed()).await.is_err());
     }

@@ -1,15 +1,15 @@
 //! This node's own records: who it is, and that it lives.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Membership, Progress};
+use super::{Known, Membership, Progress, Source};
 use crate::{
     datapath::{Mode, Underlay},
-    state::{NodeName, NodeRecord, State},
+    state::{NodeName, NodeRecord},
     store::{Store, StoreError},
 };
 
@@ -30,7 +30,7 @@ pub struct Member {
     pub mode: Mode,
     pub reason: String,
     pub store: Store,
-    pub state: watch::Receiver<Arc<State>>,
+    pub known: watch::Receiver<Known>,
     pub underlay: watch::Receiver<Underlay>,
     pub progress: watch::Receiver<Progress>,
     pub membership: watch::Sender<Membership>,
@@ -152,8 +152,10 @@ impl Member {
                         return Change::Outdated;
                     }
                 }
-                Ok(()) = self.state.changed() => {
-                    let there = self.state.borrow_and_update().nodes.contains_key(&self.node);
+                Ok(()) = self.known.changed() => {
+                    let known = self.known.borrow_and_update();
+                    // What was kept from the last run says nothing about this membership.
+                    let there = known.source == Source::Store && known.state.nodes.contains_key(&self.node);
                     if seen && !there {
                         return Change::Removed;
                     }

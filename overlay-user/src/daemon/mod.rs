@@ -12,7 +12,7 @@ mod snapshot;
 use std::{io, sync::Arc};
 
 pub use choice::{Chosen, choose};
-pub use progress::{CounterRequest, Membership, Progress};
+pub use progress::{CounterRequest, Known, Membership, Progress, Source};
 pub use purge::purge;
 use snapshot::SnapshotFile;
 use tokio::sync::{mpsc, watch};
@@ -80,7 +80,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         datapath = mode.name(), reason, etcd = config.store.endpoints.join(","), "overlayd {} starts", env!("CARGO_PKG_VERSION")
     );
 
-    let state = followed_state::follow(&tasks, followed.clone(), kept);
+    let known = followed_state::follow(&tasks, followed.clone(), kept);
     let (applied, applied_seen) = watch::channel(Arc::default());
     tasks.spawn(snapshot.keep_all(applied_seen, cancel.clone()));
     let (progress, progress_seen) = watch::channel(Progress::default());
@@ -89,7 +89,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
 
     let reconciler = reconcile::Reconciler {
         node: node.clone(),
-        state: state.clone(),
+        known: known.clone(),
         underlay: underlay.clone(),
         underlay_follower,
         datapath,
@@ -104,7 +104,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         mode,
         reason: reason.clone(),
         store: store.clone(),
-        state: state.clone(),
+        known: known.clone(),
         underlay: underlay.clone(),
         progress: progress_seen.clone(),
         membership,
@@ -117,7 +117,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         cluster: config.store.cluster.clone(),
         port: config.port,
         followed,
-        state,
+        known,
         underlay,
         progress: progress_seen,
         membership: membership_seen,

@@ -1,13 +1,36 @@
 //! How far the daemon is, as its parts publish it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use crate::datapath::{Counters, DatapathError};
+use crate::{
+    datapath::{Counters, DatapathError},
+    state::State,
+};
 
 /// Asks the reconciler for the data path's counters.
 pub type CounterRequest = oneshot::Sender<Result<Counters, DatapathError>>;
+
+/// The state to forward by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The state; revision 0 means that there is none yet.
+    pub state: Arc<State>,
+    /// How sure it is.
+    pub source: Source,
+}
+
+/// How sure a state is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The store was read in full by this process.
+    Store,
+    /// It was kept by the last process, which may have forwarded by a newer one: nothing is taken
+    /// away by it.
+    #[default]
+    LastRun,
+}
 
 /// How far the data path is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

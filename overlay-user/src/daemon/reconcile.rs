@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{CounterRequest, Progress, pace::Pace};
+use super::{CounterRequest, Known, Progress, Source, pace::Pace};
 use crate::{
     datapath::{Applied, Datapath, Underlay},
     plan::{Plan, plan},
@@ -22,7 +22,7 @@ const LOOK_UP: Duration = Duration::from_secs(2);
 /// Owns the data path.
 pub struct Reconciler {
     pub node: NodeName,
-    pub state: watch::Receiver<Arc<State>>,
+    pub known: watch::Receiver<Known>,
     pub underlay: watch::Receiver<Underlay>,
     /// Told which nodes to keep routes for.
     pub underlay_follower: UnderlayFollower,
@@ -33,21 +33,27 @@ pub struct Reconciler {
     pub applied: watch::Sender<Arc<State>>,
 }
 
-/// What the data path was last brought to, if that went well.
-type Reached = (Plan, Underlay);
+/// What the data path is brought to.
+#[derive(PartialEq)]
+struct Target {
+    source: Source,
+    plan: Plan,
+    underlay: Underlay,
+}
 
 impl Reconciler {
     /// Runs until `cancel`. The data path is left as it is.
     pub async fn run(mut self, cancel: CancellationToken) {
         let mut pace = Pace::default();
-        let mut reached: Option<Reached> = None;
+        // What it was last brought to, if that went well.
+        let mut reached: Option<Target> = None;
         // Until there is a state there is nothing to do.
         let mut due: Option<Instant> = None;
         loop {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                Ok(()) = self.state.changed() => {}
+                Ok(()) = self.known.changed() => {}
                 Ok(()) = self.underlay.changed() => {}
                 Some(reply) = self.counter_requests.recv() => {
                     let _ = reply.send(self.datapath.counters().await);
@@ -55,13 +61,13 @@ impl Reconciler {
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => reached = None,
             }
-            let state = self.state.borrow_and_update().clone();
+            let Known { state, source } = self.known.borrow_and_update().clone();
             if state.revision == 0 {
                 continue;
             }
             let plan = plan(&state, &self.node);
             let underlay = self.routed(&plan).await;
-            let target = (plan, underlay);
+            let target = Target { source, plan, underlay };
             if reached.as_ref() == Some(&target) {
                 self.progress.send_modify(|progress| progress.applied = Some(state.revision));
                 continue;
@@ -85,10 +91,14 @@ impl Reconciler {
         self.underlay.borrow_and_update().clone()
     }
 
-    /// Brings the data path to `plan`. Returns whether all of it was done.
-    async fn apply(&mut self, state: &Arc<State>, (plan, underlay): &Reached) -> bool {
+    /// Brings the data path to `target`. Returns whether all of it was done.
+    async fn apply(&mut self, state: &Arc<State>, target: &Target) -> bool {
         let start = Instant::now();
-        let outcome = self.datapath.apply(plan, underlay).await;
+        let Target { source, plan, underlay } = target;
+        let outcome = match source {
+            Source::Store => self.datapath.apply(plan, underlay).await,
+            Source::LastRun => self.datapath.restore(plan, underlay).await,
+        };
         let took = start.elapsed();
         match outcome {
             Ok(Applied { changed, problems }) => {

@@ -155,6 +155,13 @@ pub trait Datapath: Send {
     /// If nothing could be done at all.
     async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError>;
 
+    /// Makes what `plan` has and the kernel has not, and changes nothing else: for a plan of a state
+    /// that was last known but not read from the store since. What the kernel has may be newer.
+    ///
+    /// # Errors
+    /// If nothing could be done at all.
+    async fn restore(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError>;
+
     /// Reads all counters.
     ///
     /// # Errors

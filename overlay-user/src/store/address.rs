@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// Gives a reservation back.
-    pub async fn release(&self, reservation: Reservation) -> Result<(), StoreError> {
+    pub async fn release(&self, reservation: &Reservation) -> Result<(), StoreError> {
         let call = self.call();
         let key = self.keys().address(&reservation.network, reservation.address.addr());
         let ours = Compare::mod_revision(key.as_str(), CompareOp::Equal, reservation.revision);

@@ -3,12 +3,14 @@
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, TxnOp};
 
 use super::{
-    Store, StoreError,
+    Reservation, Store, StoreError,
     call::Call,
     network::wait_in_a_race,
     value::{decoded, encoded, text},
 };
-use crate::state::{AddressRecord, AddressState, Endpoint, EndpointId, EndpointRecord, NetworkName};
+use crate::state::{
+    AddressRecord, AddressState, Endpoint, EndpointId, EndpointRecord, NetworkName, NodeName, RecordKey,
+};
 
 /// How long an address is kept from others after its endpoint is gone: what neighbours, connections
 /// and caches still send to it ends meanwhile.
@@ -30,6 +32,28 @@ impl Store {
     /// revision 0, if it is gone already.
     pub async fn remove_endpoint(&self, network: &NetworkName, id: &EndpointId) -> Result<i64, StoreError> {
         self.withdraw(&self.call(), network, id).await
+    }
+
+    /// Gives up an endpoint that was being made, however far that came. The reservation goes first: a
+    /// transaction that is still under way can then not bind it after it was looked for.
+    pub async fn abandon(&self, reservation: &Reservation) -> Result<(), StoreError> {
+        self.release(reservation).await?;
+        self.remove_endpoint(&reservation.network, &reservation.endpoint).await.map(drop)
+    }
+
+    /// Which network an endpoint is in and on which node, whether or not its record is usable; `None`
+    /// where there is none. Looks at all there are: for what is not in the followed state.
+    pub async fn find_endpoint(
+        &self,
+        id: &EndpointId,
+    ) -> Result<Option<(NetworkName, Option<NodeName>)>, StoreError> {
+        let all = self.call().list(&self.keys().all_endpoints()).await?;
+        Ok(all.iter().find_map(|kv| match RecordKey::parse(self.keys().relative(kv.key())?) {
+            Ok(RecordKey::Endpoint(network, found)) if found == *id => {
+                Some((network, decoded::<EndpointRecord>(kv.value()).map(|record| record.node)))
+            }
+            _ => None,
+        }))
     }
 
     /// As [`Self::remove_endpoint`], within the time of `call`.

@@ -59,7 +59,7 @@ async fn addresses_asked_for_at_once_are_given_once() {
         );
     }
     for reservation in got {
-        store.release(reservation).await.unwrap();
+        store.release(&reservation).await.unwrap();
     }
     let leases = etcd.client().await.leases().await.unwrap();
     assert!(leases.leases().is_empty(), "{leases:?}");
@@ -145,4 +145,26 @@ async fn a_removed_endpoints_address_cools() {
     assert_conflict(ask("node1", "web", None).await, "1 cooling (free again within a minute)");
     assert_conflict(ask("node2", "db", Some("10.0.9.2")).await, "was used by web on node1 until just now");
     ask("node2", "web", Some("10.0.9.2")).await.unwrap();
+}
+
+/// A transaction whose answer did not come in time may be carried out later.
+#[tokio::test]
+async fn what_was_abandoned_is_not_bound_later() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+    let id = EndpointId::random();
+    let reservation = store.reserve_address(&network("blue"), &node("node1"), &id, None, None).await.unwrap();
+    let record = endpoint_record("node1", &reservation, &["web"]);
+    store.abandon(&reservation).await.unwrap();
+    assert_conflict(store.bind_endpoint(&reservation, &record).await, "has ended; try again");
+    assert_eq!(etcd.get(&format!("endpoints/blue/{id}")).await, None);
+
+    let reservation = store.reserve_address(&network("blue"), &node("node1"), &id, None, None).await.unwrap();
+    let record = endpoint_record("node1", &reservation, &["web"]);
+    store.bind_endpoint(&reservation, &record).await.unwrap();
+    store.abandon(&reservation).await.unwrap();
+    assert_eq!(etcd.get(&format!("endpoints/blue/{id}")).await, None);
+    store.remove_network(&network("blue")).await.unwrap();
 }

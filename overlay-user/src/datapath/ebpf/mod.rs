@@ -60,6 +60,15 @@ pub struct Options {
     pub ignore_reserved_bits: bool,
 }
 
+/// How far the kernel is brought to a plan.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All the way.
+    All,
+    /// What is there stays as it is.
+    Missing,
+}
+
 /// The BPF data path.
 pub struct EbpfDatapath {
     mode: Mode,
@@ -185,10 +194,20 @@ impl EbpfDatapath {
         &mut self,
         plan: &Plan,
         underlay: &Underlay,
+        extent: Extent,
         applied: &mut Applied,
     ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
         let mut devices = BTreeMap::new();
-        for (vni, device) in slow_path::ensure(&self.netlink, plan, underlay, applied).await? {
+        let mut wanted = plan.clone();
+        if extent == Extent::Missing {
+            for (vni, ifindex) in vxlan_device::list_ours(&self.netlink).await? {
+                if wanted.networks.remove(&vni).is_some() {
+                    self.attach(SLOWPATH_IN, &vxlan_device::name(vni), ifindex)?;
+                    devices.insert(vni, ifindex);
+                }
+            }
+        }
+        for (vni, device) in slow_path::ensure(&self.netlink, &wanted, underlay, applied).await? {
             if let Err(error) = self.attach(SLOWPATH_IN, &vxlan_device::name(vni), device.ifindex) {
                 applied.problems.push(error.to_string());
                 if device.up {
@@ -205,7 +224,9 @@ impl EbpfDatapath {
                 Err(error) => applied.problems.push(error.to_string()),
             }
         }
-        applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
+        if extent == Extent::All {
+            applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
+        }
         Ok(devices)
     }
 
@@ -252,15 +273,13 @@ impl EbpfDatapath {
         }
         Ok(changed)
     }
-}
 
-#[async_trait]
-impl Datapath for EbpfDatapath {
-    fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+    async fn bring_to(
+        &mut self,
+        plan: &Plan,
+        underlay: &Underlay,
+        extent: Extent,
+    ) -> Result<Applied, DatapathError> {
         let mut applied = Applied::default();
         if self.verified.elapsed() > VERIFY {
             self.tables.reread()?;
@@ -274,7 +293,7 @@ impl Datapath for EbpfDatapath {
         }
         self.assign_indices(plan, &devices, &mut applied.problems);
         self.attach_uplink(underlay)?;
-        let slow = self.slow_path(plan, underlay, &mut applied).await?;
+        let slow = self.slow_path(plan, underlay, extent, &mut applied).await?;
         let rows = Rows::of(
             plan,
             underlay,
@@ -294,8 +313,16 @@ impl Datapath for EbpfDatapath {
                 network.flood_ports
             ));
         }
-        applied.changed += self.tables.add(&rows, &mut applied.problems);
+        applied.changed += match extent {
+            Extent::All => self.tables.add(&rows, &mut applied.problems),
+            Extent::Missing => self.tables.add_missing(&rows, &mut applied.problems),
+        };
         self.guard_endpoints(&devices, &mut applied.problems).await;
+        if extent == Extent::Missing {
+            // Rows of others may be a newer plan's: they keep their numbers and are looked at again.
+            self.adopted = false;
+            return Ok(applied);
+        }
         let problems = applied.problems.len();
         applied.changed += self.tables.remove(&rows, &mut applied.problems);
         if applied.problems.len() == problems {
@@ -304,6 +331,21 @@ impl Datapath for EbpfDatapath {
         }
         applied.changed += self.detach_others(underlay, &rows)?;
         Ok(applied)
+    }
+}
+
+#[async_trait]
+impl Datapath for EbpfDatapath {
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+        self.bring_to(plan, underlay, Extent::All).await
+    }
+
+    async fn restore(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+        self.bring_to(plan, underlay, Extent::Missing).await
     }
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {

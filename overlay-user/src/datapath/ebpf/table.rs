@@ -48,10 +48,25 @@ where
     /// Adds and changes rows towards `want`; returns how many. A row that does not fit is a problem
     /// for the operator, the others are written.
     pub fn add(&mut self, want: &BTreeMap<K, V>, problems: &mut Vec<String>) -> usize {
+        self.write(want, |row, value| row != Some(value), problems)
+    }
+
+    /// As [`Self::add`], but leaves the rows that are there as they are.
+    pub fn add_missing(&mut self, want: &BTreeMap<K, V>, problems: &mut Vec<String>) -> usize {
+        self.write(want, |row, _| row.is_none(), problems)
+    }
+
+    /// Writes the rows of `want` that, beside the row that is there, are `due`.
+    fn write(
+        &mut self,
+        want: &BTreeMap<K, V>,
+        due: impl Fn(Option<&V>, &V) -> bool,
+        problems: &mut Vec<String>,
+    ) -> usize {
         let mut changed = 0;
         let mut refused: Option<(usize, DatapathError)> = None;
         for (key, value) in want {
-            if self.rows.get(key) == Some(value) {
+            if !due(self.rows.get(key), value) {
                 continue;
             }
             match self.map.insert(*key, *value, 0) {

@@ -84,6 +84,22 @@ impl Tables {
             + self.ports.add(&want.ports, problems)
     }
 
+    /// Adds the rows that are missing, what is pointed to first, and changes none that is there but
+    /// this node's own and the ways to nodes. Returns how many.
+    pub fn add_missing(&mut self, want: &Rows, problems: &mut Vec<String>) -> usize {
+        self.config.add(&BTreeMap::from([(0, want.config)]), problems)
+            + self.vtep_addrs.add_missing(&want.vtep_addrs, problems)
+            + self.vteps.add(&want.vteps, problems)
+            + self.flood_vteps.add_missing(&want.flood_vteps, problems)
+            + self.flood_ports.add_missing(&want.flood_ports, problems)
+            + self.slow_devices.add_missing(&want.slow_devices, problems)
+            + self.networks.add_missing(&want.networks, problems)
+            + self.neighbours.add_missing(&want.neighbours, problems)
+            + self.endpoints.add_missing(&want.endpoints, problems)
+            + self.members.add_missing(&want.members, problems)
+            + self.ports.add_missing(&want.ports, problems)
+    }
+
     /// Removes rows, what points to others first. Returns how many.
     pub fn remove(&mut self, want: &Rows, problems: &mut Vec<String>) -> usize {
         self.ports.remove(&want.ports, problems)

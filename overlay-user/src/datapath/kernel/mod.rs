@@ -46,6 +46,8 @@ pub struct KernelDatapath {
     guard: Guard,
     /// Names of the nodes by tunnel address, for the counters.
     peers: BTreeMap<IpAddr, NodeName>,
+    /// No bridge was there when this data path began: all there is is its own.
+    began_with_nothing: bool,
 }
 
 /// The devices of one network.
@@ -166,7 +168,7 @@ impl Datapath for KernelDatapath {
     async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
         let kernel = connect()?;
         let mut done = Reconciled::default();
-        self.peers = plan.vteps.iter().map(|(name, vtep)| (vtep.addr, name.clone())).collect();
+        self.peers = peer_names(plan);
         for (name, vtep) in &plan.vteps {
             if vtep.addr.is_ipv6() {
                 done.problems
@@ -218,6 +220,23 @@ impl Datapath for KernelDatapath {
         Ok(Applied { changed, problems })
     }
 
+    /// The guard is one transaction for all networks, so either all are made or, where a bridge is there
+    /// already, none is touched.
+    async fn restore(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+        let kernel = connect()?;
+        let there: BTreeSet<_> = list(&kernel).await?.iter().filter_map(bridge::vni_of).collect();
+        self.began_with_nothing |= there.is_empty();
+        if self.began_with_nothing {
+            return self.apply(plan, underlay).await;
+        }
+        self.peers = peer_names(plan);
+        let missing = plan.networks.iter().filter(|(vni, _)| !there.contains(vni));
+        let problems = missing.map(|(_, network)| {
+            format!("network {} has no bridge: it is made once the store is read", network.name)
+        });
+        Ok(Applied { changed: 0, problems: problems.collect() })
+    }
+
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let kernel = connect()?;
         let links = list(&kernel).await?;
@@ -241,6 +260,10 @@ impl Datapath for KernelDatapath {
             Err(DatapathError::Unsupported(done.problems.join("; ")))
         }
     }
+}
+
+fn peer_names(plan: &Plan) -> BTreeMap<IpAddr, NodeName> {
+    plan.vteps.iter().map(|(name, vtep)| (vtep.addr, name.clone())).collect()
 }
 
 /// The endpoints of a network on this node: their MAC addresses and host side interfaces.
