@@ -46,7 +46,7 @@ pub fn udp(from: Station, to: Station, ports: (u16, u16), payload: &[u8]) -> Vec
     frame
 }
 
-/// An Ethernet frame of an EtherType kept for local experiments (IEEE 802): not IP.
+/// An Ethernet frame of a type kept for local experiments (IEEE 802): not IP.
 #[must_use]
 pub fn experimental(from: MacAddr, to: MacAddr, payload: &[u8]) -> Vec<u8> {
     [&to.0, &from.0, &[0x88, 0xb5][..], payload].concat()

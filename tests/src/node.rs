@@ -168,8 +168,8 @@ impl Node {
         exec::output(self.overlayd(&[])?.arg("--purge")).map(|_| ())
     }
 
-    /// The daemon's command line.
-    fn overlayd(&self, wrapper: &[&str]) -> Result<Command> {
+    /// The daemon's command line, behind `wrapper`.
+    pub fn overlayd(&self, wrapper: &[&str]) -> Result<Command> {
         let overlayd = program("overlayd")?;
         let mut words = wrapper.iter().map(AsRef::as_ref).chain([overlayd.as_os_str()]);
         let mut command = self.netns.command(words.next().unwrap_or_default());

@@ -1,5 +1,7 @@
 //! Who must not reach whom, and who must not be taken for whom.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::ensure;

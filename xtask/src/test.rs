@@ -1,6 +1,7 @@
 //! Format, lints, unit tests, and everything that needs root.
 
 use std::{
+    cell::Cell,
     process::Command,
     time::{Duration, Instant},
 };
@@ -25,6 +26,11 @@ struct Outcome {
 /// If any step failed.
 pub fn test(filter: Option<&str>) -> Result<()> {
     let mut outcomes = Vec::new();
+    let tests = Cell::new(0);
+    let cargo_test = |title: &str, packages: &[&str]| {
+        tests.set(tests.get() + cargo_test(title, packages, filter)?);
+        Ok(())
+    };
     let mut step = |title: &'static str, action: &mut dyn FnMut() -> Result<()>| {
         let begin = Instant::now();
         let result = action();
@@ -60,37 +66,47 @@ pub fn test(filter: Option<&str>) -> Result<()> {
                 run("lints, BPF programs", &programs, DENY_WARNINGS)
             });
         }
-        step("shared code", &mut || {
-            cargo_test("shared code", &["--package", "overlay-ebpf", "--lib"], filter)
-        });
+        step("shared code", &mut || cargo_test("shared code", &["--package", "overlay-ebpf", "--lib"]));
         let user = ["--package", "overlay-user", "--lib", "--bins"];
-        step("user space", &mut || cargo_test("user space", &user, filter));
-        step("privileged", &mut || privileged(filter));
+        step("user space", &mut || cargo_test("user space", &user));
+        step("privileged", &mut || {
+            prepare_privileged()?;
+            cargo_test("privileged", PRIVILEGED)
+        });
     }
-    summarise(&outcomes)
+    if let Some(filter) = filter
+        && tests.get() == 0
+        && outcomes.iter().all(|outcome| outcome.result.is_ok())
+    {
+        bail!("no test has {filter:?} in its name");
+    }
+    summarise(&outcomes, tests.get())
 }
 
 const DENY_WARNINGS: &[&str] = &["--", "--deny", "warnings"];
 
 /// Everything that makes network namespaces or loads programs.
-fn privileged(filter: Option<&str>) -> Result<()> {
+const PRIVILEGED: &[&str] =
+    &["--package", "overlay-user", "--package", "overlay-tests", "--test", "*", "--no-fail-fast"];
+
+/// What the privileged tests need: root, and the programs they run.
+fn prepare_privileged() -> Result<()> {
     if !workspace::is_root() {
         bail!(
             "not run, and so not passed: these tests make network namespaces and load BPF programs. Be root"
         );
     }
-    build::host(Profile::Debug)?;
-    let parts = ["--package", "overlay-user", "--package", "overlay-tests", "--test", "*", "--no-fail-fast"];
-    cargo_test("privileged", &parts, filter)
+    build::host(Profile::Debug)
 }
 
-fn cargo_test(title: &str, packages: &[&str], filter: Option<&str>) -> Result<()> {
+/// Runs tests and returns how many passed.
+fn cargo_test(title: &str, packages: &[&str], filter: Option<&str>) -> Result<usize> {
     let mut command = workspace::cargo();
     command.arg("test").args(packages);
     if let Some(filter) = filter {
         command.args(["--", filter]);
     }
-    step::run(title, &mut command).map(|_| ())
+    step::run_tests(title, &mut command)
 }
 
 fn run(title: &str, arguments: &[&str], more: &[&str]) -> Result<()> {
@@ -99,7 +115,7 @@ fn run(title: &str, arguments: &[&str], more: &[&str]) -> Result<()> {
     step::run(title, &mut command).map(|_| ())
 }
 
-fn summarise(outcomes: &[Outcome]) -> Result<()> {
+fn summarise(outcomes: &[Outcome], tests: usize) -> Result<()> {
     eprintln!();
     for Outcome { title, took, result } in outcomes {
         let verdict = if result.is_ok() { "ok" } else { "FAILED" };
@@ -108,7 +124,7 @@ fn summarise(outcomes: &[Outcome]) -> Result<()> {
     let total: Duration = outcomes.iter().map(|outcome| outcome.took).sum();
     let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.result.is_err()).map(|o| o.title).collect();
     if failed.is_empty() {
-        eprintln!("all passed in {:.0} s", total.as_secs_f32());
+        eprintln!("all passed, {tests} tests in {:.0} s", total.as_secs_f32());
         Ok(())
     } else {
         bail!("failed: {}", failed.join(", "))
