@@ -15,6 +15,7 @@ mod table;
 mod tables;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -198,8 +199,9 @@ impl EbpfDatapath {
         applied: &mut Applied,
     ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
         let mut devices = BTreeMap::new();
-        let mut wanted = plan.clone();
+        let mut wanted = Cow::Borrowed(plan);
         if extent == Extent::Missing {
+            let wanted = wanted.to_mut();
             for (vni, ifindex) in vxlan_device::list_ours(&self.netlink).await? {
                 if wanted.networks.remove(&vni).is_some() {
                     self.attach(SLOWPATH_IN, &vxlan_device::name(vni), ifindex)?;
