@@ -1,6 +1,6 @@
 //! The BPF data path: what it leaves on interfaces when endpoints, daemons and uplinks go.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use overlay_user::{
@@ -52,6 +52,14 @@ fn programs(node: &Netns, device: &str) -> Vec<String> {
     let names = tcx.iter().map(|program| program.name_as_str().unwrap_or("?").to_owned());
     let xdp = node.ip(&format!("link show {device}")).contains("prog/xdp").then(|| "xdp".to_owned());
     names.chain(xdp).collect()
+}
+
+/// Whether an interface loses all programs: the kernel lets go of a link some time after its pin.
+fn becomes_bare(node: &Netns, device: &str) -> bool {
+    (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        programs(node, device).is_empty()
+    })
 }
 
 fn is_up(node: &Netns, device: &str) -> bool {
@@ -134,7 +142,7 @@ fn a_data_path_that_leaves_cuts_off_what_it_guarded() {
         node.run(async || ebpf::leave(&bpffs.0).await.unwrap());
     }
     for device in ["eth0", &endpoint, &vxlan] {
-        assert_eq!(programs(node, device), Vec::<String>::new(), "{device}");
+        assert!(becomes_bare(node, device), "{device}: {:?}", programs(node, device));
     }
     assert!(is_up(node, "eth0") && !is_up(node, &endpoint) && !is_up(node, &vxlan));
     assert!(!pings(&one, 2));
@@ -162,7 +170,7 @@ fn a_link_that_was_adopted_is_let_go_of() {
         datapath.apply(&plan, &underlay).await.unwrap();
         assert_eq!(programs(node, "eth0"), both);
         datapath.apply(&plan, &moved).await.unwrap();
-        assert_eq!(programs(node, "eth0"), Vec::<String>::new());
+        assert!(becomes_bare(node, "eth0"), "{:?}", programs(node, "eth0"));
         assert_eq!(programs(node, "eth1"), both);
     });
 }
