@@ -116,7 +116,7 @@ impl Attempt {
             mtu,
             addresses: vec![address],
         };
-        device::create(&device).await.map_err(|error| ApiError::invalid(error.to_string()))?;
+        device::create(&device).await?;
 
         self.waits_for = "etcd";
         let record = EndpointRecord {

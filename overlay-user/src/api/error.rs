@@ -84,6 +84,27 @@ impl From<StoreError> for ApiError {
 
 impl From<DeviceError> for ApiError {
     fn from(error: DeviceError) -> Self {
-        Self::new(Kind::Internal, error.to_string())
+        let kind = match &error {
+            DeviceError::Invalid(_) => Kind::Invalid,
+            DeviceError::Taken(_) => Kind::Conflict,
+            DeviceError::Failed(_) => Kind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_caller_can_mend_is_the_callers_fault() {
+        for (error, kind) in [
+            (DeviceError::Invalid("no such namespace".into()), Kind::Invalid),
+            (DeviceError::Taken("eth0 exists".into()), Kind::Conflict),
+            (DeviceError::Failed("out of memory".into()), Kind::Internal),
+        ] {
+            assert_eq!(ApiError::from(error).kind, kind);
+        }
     }
 }

@@ -29,7 +29,7 @@ pub(super) async fn configure(device: &EndpointDevice, namespace: File) -> Resul
         Ok(())
     })
     .await
-    .map_err(|error| DeviceError(format!("in the container's namespace: {error}")))
+    .map_err(|error| DeviceError::Failed(format!("in the container's namespace: {error}")))
 }
 
 async fn add_address(kernel: &Handle, ifindex: u32, address: IpNet) -> io::Result<()> {

@@ -25,7 +25,9 @@ impl Netns {
             Self::Path(path) => (path.clone(), "name a file such as /run/netns/NAME or /proc/PID/ns/net"),
             Self::Pid(pid) => (format!("/proc/{pid}/ns/net").into(), "is the process still running?"),
         };
-        let wrong = |why: String| DeviceError(format!("network namespace {}: {why}; {cure}", path.display()));
+        let wrong = |why: String| {
+            DeviceError::Invalid(format!("network namespace {}: {why}; {cure}", path.display()))
+        };
         // A pipe would have us wait for who writes to it.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
         let file = file.map_err(|error| wrong(error.to_string()))?;

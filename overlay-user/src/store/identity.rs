@@ -30,8 +30,8 @@ struct Known {
 }
 
 /// What all texts about a store that is not ours end with.
-const CURE: &str = "Nothing is applied; forwarding goes on with the last state. Bring back etcd's data (restore \
-                    its newest snapshot, or correct --etcd); to take the store as it is now instead, stop overlayd, remove \
+const CURE: &str = "Nothing is applied; forwarding goes on with the last state. Restore etcd's newest snapshot or \
+                    correct --etcd, and restart overlayd; to take the store as it is now instead, stop overlayd, remove \
                     state.json from its --state-dir and start it";
 
 // === impl Identity ===
