@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
 
 #[path = "../etcd/mod.rs"]
-#[allow(dead_code, reason = "what other tests need as well")]
+#[expect(dead_code, reason = "what other tests need as well")]
 mod etcd;
 
 use std::{sync::Arc, time::Duration};
