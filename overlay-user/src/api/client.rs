@@ -20,7 +20,7 @@ use super::{
 use crate::state::{NetworkName, NodeName};
 
 /// How long a Unix socket takes to be connected to, with a wide margin.
-const CONNECT_DEADLINE: Duration = Duration::from_millis(800);
+const CONNECT_DEADLINE: Duration = Duration::from_millis(400);
 
 /// The largest answer taken, in bytes: some 200 000 endpoints.
 const MAX_ANSWER: usize = 64 << 20;

@@ -16,7 +16,7 @@ use crate::{
 const COUNTERS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long a change waits to be seen in the followed state before it is answered.
-const ECHO_PATIENCE: Duration = Duration::from_secs(2);
+const ECHO_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What the handlers see of the daemon.
 pub struct Context {

@@ -264,6 +264,8 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Keys of the store that were left out, and why.
     pub rejected: BTreeMap<String, String>,
+    /// How many more keys were left out.
+    pub rejected_more: usize,
     /// What became of packets: every outcome that is not zero.
     pub counters: Vec<Counter>,
 }

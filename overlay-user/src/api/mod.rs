@@ -34,10 +34,11 @@ pub use server::{router, serve};
 pub use socket::{Claim, ControlSocket, SocketError};
 
 /// How long a handler may take.
-const HANDLER_DEADLINE: Duration = Duration::from_secs(10);
+const HANDLER_DEADLINE: Duration = Duration::from_secs(9);
 
-/// How long a client waits for the answer: longer than any handler takes.
-const CLIENT_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a client waits for the answer: longer than any handler takes, and not so long that a command
+/// takes ten seconds.
+const CLIENT_DEADLINE: Duration = Duration::from_millis(9500);
 
 /// The largest request body in bytes.
 const MAX_BODY: usize = 64 * 1024;

@@ -63,7 +63,9 @@ async fn within_deadline(request: Request, next: Next) -> Response {
         let seconds = HANDLER_DEADLINE.as_secs();
         ApiError::new(
             Kind::Unavailable,
-            format!("not done within {seconds} s: `overlayctl status` may say why"),
+            format!(
+                "not done within {seconds} s, and perhaps still going on: `overlayctl status` may say why"
+            ),
         )
         .into_response()
     })

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, ErrorKind},
     os::unix::{
-        fs::PermissionsExt as _,
+        fs::{OpenOptionsExt as _, PermissionsExt as _},
         net::{UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
@@ -69,7 +69,6 @@ impl ControlSocket {
             let path = path.to_owned();
             move |source| SocketError::Io { path, source }
         };
-        fs::create_dir_all(run_dir).map_err(failed(run_dir))?;
         let claim = Claim::take(run_dir)?;
         let socket = &claim.socket;
         match StdStream::connect(socket) {
@@ -101,13 +100,19 @@ impl Drop for SocketFile {
 }
 
 impl Claim {
-    /// Locks the directory against other daemons. The kernel lets go when the process ends, however
-    /// it ends.
+    /// Makes the directory if need be and locks it against other daemons. The kernel lets go when the
+    /// process ends, however it ends.
     pub fn take(run_dir: &Path) -> Result<Self, SocketError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SocketError::Io { path, source }
+        };
+        fs::create_dir_all(run_dir).map_err(failed(run_dir))?;
         let socket = run_dir.join(SOCKET);
         let path = socket.with_extension("lock");
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        let file = file.map_err(|source| SocketError::Io { path: path.clone(), source })?;
+        // Who may read a file may lock it, and would keep us from starting.
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = file.map_err(failed(&path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { socket, _lock: lock }),
             Err((_, Errno::EWOULDBLOCK)) => Err(SocketError::InUse { socket }),

@@ -12,7 +12,7 @@ use crate::{
     daemon::Membership,
     datapath::{Counters, Underlay},
     plan::{self, Plan},
-    state::{NodeName, State},
+    state::{NodeName, RecordKey, State},
     store::{Followed, StoreHealth},
 };
 
@@ -30,11 +30,8 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         degraded.push(format!("etcd: {reason}"));
     }
     // Without the store nobody joins: said once is enough.
-    if store.reason.is_none()
-        && let Membership::Joining(reason) = &*context.membership.borrow()
-    {
-        let reason = reason.as_deref().unwrap_or("under way");
-        degraded.push(format!("this node is not in the cluster yet: {reason}"));
+    if store.reason.is_none() {
+        degraded.extend(not_in_cluster(&context.node, &context.membership.borrow(), &state));
     }
     if let Some(error) = &progress.last_error {
         degraded.push(format!("the data path could not be brought up to date: {error}"));
@@ -76,8 +73,25 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         peers,
         problems: progress.problems,
         rejected: state.rejected.clone(),
+        rejected_more: state.rejected_more,
         counters: outcomes(&counters),
     })
+}
+
+/// Why this node takes no part, if it does not.
+fn not_in_cluster(node: &NodeName, membership: &Membership, state: &State) -> Option<String> {
+    match membership {
+        Membership::Joining(reason) => {
+            let reason = reason.as_deref().unwrap_or("under way");
+            Some(format!("this node is not in the cluster yet: {reason}"))
+        }
+        Membership::Joined(_) if state.nodes.contains_key(node) => None,
+        Membership::Joined(_) => {
+            let why = state.rejected.get(&RecordKey::of_node(node));
+            let why = why.map_or("it was not read yet", String::as_str);
+            Some(format!("this node's record is left out, so nothing is forwarded: {why}"))
+        }
+    }
 }
 
 fn store(followed: &Followed, applied: Option<i64>) -> StoreStatus {
@@ -153,7 +167,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::datapath::Count;
+    use crate::{
+        datapath::Count,
+        state::{RawRecord, RecordSet},
+    };
 
     #[test]
     fn outcomes_come_in_the_order_of_a_packets_way_and_are_explained() {
@@ -178,6 +195,20 @@ mod tests {
             ]
         );
         assert_eq!(listed[2].explanation, "The outer source is not a VTEP of the network.");
+    }
+
+    #[test]
+    fn a_node_whose_record_is_left_out_is_not_well() {
+        let mut records = RecordSet::default();
+        for (key, created) in [("nodes/n1", 2), ("nodes/n2", 1)] {
+            let value = br#"{"vtep":"192.0.2.1","port":4789}"#;
+            records.put(RawRecord { key: key.as_bytes(), value, create_revision: created });
+        }
+        let state = records.state(2);
+        let says = |node: &str| not_in_cluster(&node.parse().unwrap(), &Membership::Joined(1), &state);
+        assert_eq!(says("n2"), None);
+        assert!(says("n1").unwrap().ends_with("the tunnel address 192.0.2.1 is node n2's"));
+        assert!(says("n3").unwrap().ends_with("it was not read yet"));
     }
 
     #[test]

@@ -337,6 +337,8 @@ async fn a_run_directory_has_one_daemon() {
     let run_dir = daemon.directory.path();
     let mode = fs::metadata(run_dir.join(SOCKET)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
+    let lock = fs::metadata(run_dir.join("overlayd.lock")).unwrap().permissions().mode();
+    assert_eq!(lock & 0o077, 0, "who can open it can lock it");
     assert!(in_use(run_dir));
     assert_eq!(
         ControlSocket::bind(run_dir).unwrap_err().to_string(),

@@ -62,16 +62,20 @@ async fn run(Cli { config, purge, options }: Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Cancels at the first SIGTERM or SIGINT.
+/// Cancels at the first SIGTERM or SIGINT, and ends the process at the second.
 fn cancel_on_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        let name = tokio::select! {
+    let mut next = async move || {
+        tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!("{name}: stopping; forwarding goes on");
+        }
+    };
+    Ok(async move {
+        tracing::info!("{}: stopping; forwarding goes on", next().await);
         cancel.cancel();
+        tracing::warn!("{} again: not waiting for what is under way", next().await);
+        std::process::exit(1);
     })
 }

@@ -26,7 +26,7 @@ use crate::api::{
 /// Exit code: what was asked for failed, or the node is degraded.
 const FAILED: u8 = 1;
 
-/// Exit code: no daemon answers, or the command line makes no sense.
+/// Exit code: no daemon answers as it should, or the command line makes no sense.
 const DOWN: u8 = 2;
 
 /// How often `status --wait` looks again.
@@ -38,15 +38,25 @@ impl Cli {
         let client = Client::new(self.socket);
         let output = Output::new(self.output);
         match dispatch(self.command, &client, &output).await {
+            // What nobody could read was not done.
+            Ok(ExitCode::SUCCESS) if !output.was_shown() => ExitCode::from(FAILED),
             Ok(code) => code,
             Err(error) => {
                 output::complain(&error.to_string());
-                ExitCode::from(match error {
-                    ClientError::NotRunning { .. } => DOWN,
-                    _ => FAILED,
-                })
+                ExitCode::from(failure(&error))
             }
         }
+    }
+}
+
+/// The exit code for a request that came to nothing.
+const fn failure(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Refused(_) => FAILED,
+        ClientError::NotRunning { .. }
+        | ClientError::Forbidden { .. }
+        | ClientError::Overdue { .. }
+        | ClientError::Garbled { .. } => DOWN,
     }
 }
 

@@ -1,6 +1,9 @@
 //! Printing: tables as Docker's users know them, or JSON.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::{
+    cell::Cell,
+    io::{self, ErrorKind, Write as _},
+};
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
@@ -25,11 +28,12 @@ pub trait Show: Serialize {
 /// Where results go.
 pub struct Output {
     format: Format,
+    shown: Cell<bool>,
 }
 
 impl Output {
     pub const fn new(format: Format) -> Self {
-        Self { format }
+        Self { format, shown: Cell::new(true) }
     }
 
     /// Prints a result. Whoever stops reading has read enough.
@@ -40,8 +44,14 @@ impl Output {
         if let Err(error) = written
             && error.kind() != ErrorKind::BrokenPipe
         {
+            self.shown.set(false);
             complain(&format!("the result could not be printed: {error}"));
         }
+    }
+
+    /// Whether all could be printed.
+    pub const fn was_shown(&self) -> bool {
+        self.shown.get()
     }
 }
 

@@ -30,7 +30,8 @@ impl Show for Status {
         ]);
         section(&mut text, "Degraded because", self.degraded.iter().cloned());
         let rejected = self.rejected.iter().map(|(key, why)| format!("{key}: {why}"));
-        section(&mut text, "Records left out (warning)", rejected);
+        let more = (self.rejected_more > 0).then(|| format!("and {} more", self.rejected_more));
+        section(&mut text, "Records left out (warning)", rejected.chain(more));
         if !self.peers.is_empty() {
             text.push('\n');
             text.push_str(&peers(&self.peers));

@@ -80,6 +80,7 @@ fn status() -> Status {
         }],
         problems: vec![],
         rejected: [("networks/red".to_owned(), "VNI 7 is network blue's".to_owned())].into(),
+        rejected_more: 2,
         counters: vec![
             counter("received", "received", 5, "The packet entered at this hook."),
             counter("unknown_vtep", "drop", 1, "The outer source is not a VTEP of the network."),
@@ -237,6 +238,7 @@ Degraded because:
 
 Records left out (warning):
   networks/red: VNI 7 is network blue's
+  and 2 more
 
 PEER   ADDRESS     DATA PATH   STATE     ROUTE   PACKETS FROM   BYTES FROM   PACKETS TO   BYTES TO
 n2     192.0.2.2   xdp         suspect   yes     4              392          3            294

@@ -96,6 +96,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         progress,
         counter_requests,
         applied,
+        unrouted: false,
     };
     tasks.spawn(reconciler.run(cancel.clone()));
     let member = membership::Member {

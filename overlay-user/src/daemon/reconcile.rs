@@ -31,6 +31,8 @@ pub struct Reconciler {
     pub counter_requests: mpsc::Receiver<CounterRequest>,
     /// Where every state goes that was applied.
     pub applied: watch::Sender<Arc<State>>,
+    /// The last plan's nodes could not be looked up: said once.
+    pub unrouted: bool,
 }
 
 /// What the data path is brought to.
@@ -85,9 +87,11 @@ impl Reconciler {
         let peers: BTreeSet<_> = plan.vteps.values().map(|vtep| vtep.addr).collect();
         self.underlay_follower.set_peers(peers.clone());
         let looked_up = self.underlay.wait_for(|underlay| underlay.peers.is_superset(&peers));
-        if timeout(LOOK_UP, looked_up).await.is_err() {
+        let unrouted = timeout(LOOK_UP, looked_up).await.is_err();
+        if unrouted && !self.unrouted {
             tracing::warn!("the kernel does not say how other nodes are reached");
         }
+        self.unrouted = unrouted;
         self.underlay.borrow_and_update().clone()
     }
 

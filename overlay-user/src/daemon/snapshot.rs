@@ -3,8 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     io::{self, ErrorKind, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -167,7 +168,7 @@ impl SnapshotFile {
         fs::create_dir_all(directory)?;
         // A file that is there is whole: written beside, then put in its place.
         let beside = self.path.with_extension("json.new");
-        let mut file = fs::File::create(&beside)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(&serde_json::to_vec(&snapshot)?)?;
         file.sync_all()?;
         fs::rename(&beside, &self.path)
@@ -225,6 +226,8 @@ fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::config::Options;
 
@@ -270,6 +273,8 @@ mod tests {
         let seen = Seen { cluster: Some(Uuid::from_u128(1)), revision: 42 };
         kept.store.expect(seen);
         kept.keep(&state);
+        let mode = fs::metadata(below.join("state.json")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         let later = file(&below, "n1");
         assert_eq!(later.read().as_ref(), Some(&*state));
         assert_eq!(later.store.seen(), seen, "a store that has less must not be believed after a restart");

@@ -41,11 +41,26 @@ pub struct State {
     pub endpoints: BTreeMap<(NetworkName, EndpointId), Endpoint>,
     /// Nodes whose lease is live.
     pub alive: BTreeSet<NodeName>,
-    /// Keys left out (relative to the cluster's prefix), and why.
+    /// Keys left out (relative to the cluster's prefix), and why; at most [`MOST_REJECTED`].
     pub rejected: BTreeMap<String, String>,
+    /// How many more are left out.
+    pub rejected_more: usize,
 }
 
+/// Most keys that are named with the reason they are left out for: anybody who writes to the store can
+/// make more, and each costs every node time with every change.
+pub const MOST_REJECTED: usize = 1000;
+
 impl State {
+    /// Names a key that is left out, if there is room.
+    fn reject(&mut self, key: impl FnOnce() -> String, why: &impl ToString) {
+        if self.rejected.len() < MOST_REJECTED {
+            self.rejected.insert(key(), why.to_string());
+        } else {
+            self.rejected_more += 1;
+        }
+    }
+
     /// The endpoints of a network, in the order of their identities.
     pub fn endpoints_of(&self, network: &NetworkName) -> impl Iterator<Item = (&EndpointId, &Endpoint)> {
         self.endpoints

@@ -117,12 +117,13 @@ impl RecordSet {
     #[must_use]
     pub fn state(&self, revision: i64) -> State {
         let mut state = State { revision, alive: self.alive.clone(), ..State::default() };
-        for (key, error) in &self.bad {
-            state.rejected.insert(shown_key(key), error.to_string());
-        }
+        // Records of ours that clash come before what may be junk: there is not room for all.
         self.add_networks(&mut state);
         self.add_nodes(&mut state);
         self.add_endpoints(&mut state);
+        for (key, error) in &self.bad {
+            state.reject(|| shown_key(key), error);
+        }
         state
     }
 
@@ -144,7 +145,7 @@ impl RecordSet {
         for (name, record) in by_age(&self.networks) {
             if let Some(&other) = taken.get(&record.vni) {
                 let clash = Clash::Vni(record.vni, other.clone());
-                state.rejected.insert(RecordKey::of_network(name), clash.to_string());
+                state.reject(|| RecordKey::of_network(name), &clash);
                 continue;
             }
             taken.insert(record.vni, name);
@@ -157,7 +158,7 @@ impl RecordSet {
         for (name, record) in by_age(&self.nodes) {
             if let Some(&other) = taken.get(&record.vtep) {
                 let clash = Clash::Vtep(record.vtep, other.clone());
-                state.rejected.insert(RecordKey::of_node(name), clash.to_string());
+                state.reject(|| RecordKey::of_node(name), &clash);
                 continue;
             }
             taken.insert(record.vtep, name);
@@ -175,7 +176,7 @@ impl RecordSet {
                     state.endpoints.insert(key.clone(), record.clone());
                 }
                 Err(clash) => {
-                    state.rejected.insert(RecordKey::of_endpoint(network, id), clash.to_string());
+                    state.reject(|| RecordKey::of_endpoint(network, id), &clash);
                 }
             }
         }

@@ -59,6 +59,7 @@ impl Store {
         wanted: Option<IpAddr>,
     ) -> Result<Reservation, StoreError> {
         let call = self.call();
+        self.check_cluster(&call).await?;
         let standing = self.standing(&call, network).await?;
         if let Some(wanted) = wanted {
             let check = standing.network.check_address(wanted);

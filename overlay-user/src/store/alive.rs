@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, TxnOp};
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -19,9 +19,12 @@ use crate::state::{AliveRecord, NodeName};
 /// How long a node is taken to live after its last sign.
 pub(super) const ALIVE_SECONDS: i64 = 15;
 
-/// How often the lease is renewed. Also the least time between two values of the key: each is news
-/// to every node.
+/// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(5);
+
+/// The least time between two values of the key: each is news to every node, and with every change in
+/// the cluster every node has one.
+const NEWS: Duration = Duration::from_secs(30);
 
 /// Before trying again to get a lease.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -92,8 +95,13 @@ impl Store {
         applied: &mut watch::Receiver<i64>,
         lease: i64,
     ) -> Result<End, StoreError> {
+        let mut record = AliveRecord { incarnation, applied: *applied.borrow_and_update() };
+        let mut told = Instant::now();
         loop {
-            let record = AliveRecord { incarnation, applied: *applied.borrow_and_update() };
+            if told.elapsed() >= NEWS {
+                record.applied = *applied.borrow_and_update();
+                told = Instant::now();
+            }
             if let Some(end) = self.give_sign(node, &record, lease).await? {
                 return Ok(end);
             }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, GetOptions, GetResponse, KeyValue, Txn, TxnOp};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
 use super::{connection::Connection, error::Attempt, error::CallError};
 
 /// All that one call of a front door asks of etcd has its answer by then, so that a command ends
 /// within ten seconds.
-const DEADLINE: Duration = Duration::from_secs(8);
+const DEADLINE: Duration = Duration::from_secs(7);
 
 /// Of which one member gets this much before the next is asked.
 const ATTEMPT: Duration = Duration::from_millis(3500);
@@ -197,7 +197,9 @@ impl<'a> Call<'a> {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let member = self.connection.member().await?;
+        // One at a time is connected or logged in, and others may be waiting for that.
+        let late = |_| Attempt::Failed { text: "no answer".to_owned(), unsent: true };
+        let member = timeout_at(deadline, self.connection.member()).await.map_err(late)??;
         let left = deadline.saturating_duration_since(Instant::now());
         // The client's futures have many kilobytes.
         let answer = Box::pin(request(member.client.clone()));

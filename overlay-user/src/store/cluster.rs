@@ -15,6 +15,7 @@ use crate::state::{MetaRecord, SCHEMA};
 impl Store {
     /// Checks that this is the cluster that was seen, and makes it one if it is new.
     pub(super) async fn found_cluster(&self, call: &Call<'_>) -> Result<(), StoreError> {
+        self.inner.identity.check_forward().map_err(StoreError::Conflict)?;
         let key = self.keys().meta();
         if self.seen().cluster.is_none() && call.get(&key).await?.is_none() {
             let value = encoded(&MetaRecord { schema: SCHEMA, cluster: Uuid::new_v4() })?;
@@ -27,8 +28,9 @@ impl Store {
         self.inner.identity.check_meta(&key, meta.as_ref()).map_err(StoreError::Conflict)
     }
 
-    /// Checks that this is the cluster that was seen, if one was.
+    /// Checks that this is the cluster that was seen, if one was, and not an older copy of it.
     pub(super) async fn check_cluster(&self, call: &Call<'_>) -> Result<(), StoreError> {
+        self.inner.identity.check_forward().map_err(StoreError::Conflict)?;
         if self.seen().cluster.is_none() {
             return Ok(());
         }

@@ -64,6 +64,7 @@ impl Store {
         names: Vec<String>,
     ) -> Result<EndpointId, StoreError> {
         let call = self.call();
+        self.check_cluster(&call).await?;
         let standing = self.standing(&call, network).await?;
         let check = standing.network.check_address(address);
         check.map_err(|e| StoreError::Invalid(format!("not an address for network {network}: {e}")))?;

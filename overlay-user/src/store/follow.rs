@@ -1,7 +1,7 @@
 //! Following the store: read everything at one revision, watch from the next, and on any doubt read
 //! again. What is known is replaced as a whole, never taken away first.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use etcd_client::{EventType, KeyValue, WatchResponse};
 use tokio::{
@@ -14,6 +14,7 @@ use super::{
     Store,
     call::Call,
     connection::Connection,
+    left_out::LeftOutLog,
     watch::{Watch, WatchEnd},
 };
 use crate::state::{RawRecord, RecordSet, State};
@@ -24,9 +25,6 @@ const REREAD: Duration = Duration::from_mins(5);
 
 /// Pauses before trying again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// Most records named in the log at a time.
-const NAMED: usize = 100;
 
 /// What following the store has come to.
 #[derive(Clone, Debug)]
@@ -58,8 +56,7 @@ struct Follower {
     records: RecordSet,
     /// The revision up to which changes are in `records`.
     revision: i64,
-    /// Records already named in the log, and with which reason.
-    named: BTreeMap<String, String>,
+    left_out: LeftOutLog,
 }
 
 /// Why one read and its watch have ended.
@@ -87,7 +84,7 @@ impl Store {
             publisher,
             records: RecordSet::default(),
             revision: 0,
-            named: BTreeMap::new(),
+            left_out: LeftOutLog::default(),
         };
         tokio::spawn(async move { cancel.run_until_cancelled(Box::pin(follower.run())).await });
         receiver
@@ -202,7 +199,7 @@ impl Follower {
     /// Publishes what the records make.
     fn publish(&mut self, revision: i64) {
         let state = self.records.state(revision);
-        self.name_rejected(&state);
+        self.left_out.update(&state.rejected);
         let before =
             self.publisher.send_replace(Followed { state: Arc::new(state), health: StoreHealth::Synced });
         if before.health != StoreHealth::Synced {
@@ -241,24 +238,6 @@ impl Follower {
             }
             changed
         });
-    }
-
-    /// Names each record that is left out once, and again when it stands.
-    fn name_rejected(&mut self, state: &State) {
-        let new = state.rejected.iter().filter(|&(key, why)| self.named.get(key) != Some(why));
-        for (key, why) in new.clone().take(NAMED) {
-            tracing::warn!(key, why, "a record is left out");
-        }
-        let more = new.count().saturating_sub(NAMED);
-        if more > 0 {
-            tracing::warn!(more, "more records are left out");
-        }
-        for key in self.named.keys().filter(|&key| !state.rejected.contains_key(key)).take(NAMED) {
-            tracing::info!(key, "a record is no longer left out");
-        }
-        if self.named != state.rejected {
-            self.named.clone_from(&state.rejected);
-        }
     }
 }
 

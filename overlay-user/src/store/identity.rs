@@ -65,11 +65,16 @@ impl Identity {
                  older copy. {CURE}"
             ));
         }
-        if let Some(text) = &known.went_back {
-            return Err(text.clone());
+        if let Some(text) = known.went_back.clone() {
+            return Err(text);
         }
         known.remember(meta, revision);
         Ok(())
+    }
+
+    /// Checks that the store is not one that went back in time: what is missing in it is in use.
+    pub fn check_forward(&self) -> Result<(), String> {
+        self.lock().went_back.clone().map_or(Ok(()), Err)
     }
 
     /// Remembers changes of the store that was checked.

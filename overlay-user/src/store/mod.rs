@@ -14,6 +14,7 @@ mod follow;
 mod holder;
 mod identity;
 mod keys;
+mod left_out;
 mod network;
 mod node;
 mod options;

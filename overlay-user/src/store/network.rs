@@ -88,10 +88,13 @@ impl Store {
     pub async fn remove_network(&self, name: &NetworkName) -> Result<(), StoreError> {
         let call = self.call();
         for attempt in 1..=TRIES {
-            if self.try_remove(&call, name).await? {
-                return Ok(());
+            match self.try_remove(&call, name).await {
+                Ok(true) => return Ok(()),
+                // It was there before: the removal whose answer was lost, or another's, has done it.
+                Err(StoreError::NotFound(_)) if attempt > 1 => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(false) => wait_in_a_race(attempt).await,
             }
-            wait_in_a_race(attempt).await;
         }
         Err(StoreError::Conflict(format!("network {name} was not removed: it keeps changing; try again")))
     }

@@ -109,6 +109,10 @@ impl Store {
         let key = self.keys().node(name);
         for attempt in 1..=TRIES {
             let Some(found) = call.get(&key).await? else {
+                if attempt > 1 {
+                    // The removal whose answer was lost, or another's, has done it.
+                    return self.withdraw_all_of(&call, name).await;
+                }
                 return Err(StoreError::NotFound(format!("there is no node {name}")));
             };
             if call.get(&self.keys().alive(name)).await?.is_some() {

@@ -6,7 +6,14 @@
 #[expect(dead_code, reason = "what other tests need as well")]
 mod etcd;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -21,6 +28,7 @@ use overlay_user::{
 use tokio::{
     io::AsyncWriteExt as _,
     net::UnixStream,
+    process::Command,
     sync::{mpsc, watch},
     time::{Instant, sleep},
 };
@@ -90,8 +98,12 @@ impl Daemon {
         daemon
     }
 
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("overlayd.sock")
+    }
+
     fn client(&self) -> Client {
-        Client::new(self.directory.path().join("overlayd.sock"))
+        Client::new(self.socket())
     }
 
     async fn until(&self, what: &str, is: impl AsyncFn(Client) -> bool) {
@@ -175,7 +187,7 @@ async fn a_detach_goes_on_when_nobody_waits_for_it_any_more() {
     let daemon = Daemon::start().await;
     let id = daemon.endpoint("n1", "web").await;
     daemon.signal_etcd(Signal::SIGSTOP);
-    let mut stream = UnixStream::connect(daemon.directory.path().join("overlayd.sock")).await.unwrap();
+    let mut stream = UnixStream::connect(daemon.socket()).await.unwrap();
     let request = format!("DELETE /v1/endpoints/{id} HTTP/1.1\r\nhost: x\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     sleep(Duration::from_millis(300)).await;
@@ -183,4 +195,34 @@ async fn a_detach_goes_on_when_nobody_waits_for_it_any_more() {
     sleep(Duration::from_millis(300)).await;
     daemon.signal_etcd(Signal::SIGCONT);
     daemon.until("the end", async |client| client.endpoints(None).await.unwrap().is_empty()).await;
+}
+
+fn overlayctl(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_overlayctl"));
+    command.arg("--socket").arg(socket).args(arguments);
+    command
+}
+
+#[tokio::test]
+async fn a_result_that_nobody_could_read_is_a_failure() {
+    let daemon = Daemon::start().await;
+    let mut command = overlayctl(&daemon.socket(), &["network", "ls"]);
+    let full = command.stdout(File::options().write(true).open("/dev/full").unwrap());
+    let output = full.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("could not be printed: No space left"), "{said}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_does_not_answer_is_down_and_said_to_be_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("overlayd.sock");
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let begun = Instant::now();
+    let output = overlayctl(&socket, &["status"]).output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("did not answer within") && said.lines().count() == 1, "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

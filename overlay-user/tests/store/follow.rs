@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use etcd_client::GetOptions;
-use overlay_user::store::{Followed, Seen, StoreError, StoreHealth};
+use overlay_user::{
+    state::EndpointId,
+    store::{Followed, Seen, StoreError, StoreHealth},
+};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::etcd::*;
+use crate::{assert_conflict, etcd::*};
 
 const BLUE: &str = r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","colour":"unknown"}"#;
 
@@ -212,6 +215,12 @@ async fn an_older_copy_freezes_the_state_and_stays_so() {
     etcd.restart().await;
     let frozen = until(&mut followed, "the freeze", |f| matches!(f.health, StoreHealth::Frozen(_))).await;
     assert!(matches!(&frozen.health, StoreHealth::Frozen(why) if why.contains("back in time")));
+    // What it has forgotten is still in use: nothing new is given out, nor taken away.
+    assert_conflict(store.create_network(new_network("green")).await, "back in time");
+    let id = EndpointId::random();
+    let reserved = store.reserve_address(&network("blue"), &node("node1"), &id, None, None).await;
+    assert_conflict(reserved, "back in time");
+    assert_conflict(store.join(&node("node1"), node_record("192.0.2.1")).await, "back in time");
     for n in 0..10 {
         etcd.put("networks/red", numbered(n)).await;
     }

@@ -118,6 +118,28 @@ async fn a_sign_of_life_is_kept_until_told_or_taken_over() {
     assert_eq!(etcd.get("alive/node1").await, None);
 }
 
+/// With every change in the cluster every node has a new value, and every value goes to every node.
+#[tokio::test]
+async fn signs_of_life_are_not_written_with_every_change() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let name = node("node1");
+    let incarnation = store.join(&name, node_record("192.0.2.1")).await.unwrap();
+    let (applied, receiver) = watch::channel(0);
+    let cancel = CancellationToken::new();
+    let stopped = cancel.clone();
+    let staying = tokio::spawn(async move { store.stay_alive(name, incarnation, receiver, stopped).await });
+    for revision in 1..=110 {
+        applied.send(revision).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let key = format!("{PREFIX}alive/node1");
+    let found = etcd.client().await.get(key, None).await.unwrap();
+    assert_eq!(found.kvs()[0].version(), 2, "one by joining, one under the lease that is kept");
+    cancel.cancel();
+    staying.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_node_changes_its_record_while_it_is_its_own() {
     let etcd = Etcd::start().await;

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::MOST_REJECTED, *};
 
 const BLUE: &str = r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1"}"#;
 
@@ -165,6 +165,15 @@ fn a_record_that_is_mended_or_deleted_is_no_longer_named() {
     assert!(!set.delete(b"junk"));
     assert!(set.delete(b"networks/blue"));
     assert_eq!(set.state(0), State::default());
+}
+
+#[test]
+fn junk_without_end_is_counted_and_not_all_named() {
+    let mut records = vec![raw("networks/blue", BLUE, 1), raw("networks/red", BLUE, 2)];
+    records.extend((0..5000).map(|n| raw(&format!("junk/{n}"), "", 1)));
+    let state = state(&records);
+    assert_eq!((state.rejected.len(), state.rejected_more), (MOST_REJECTED, 5001 - MOST_REJECTED));
+    assert!(state.rejected.contains_key("networks/red"), "what clashes goes before junk");
 }
 
 #[test]
