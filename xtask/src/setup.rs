@@ -122,6 +122,6 @@ fn build_bpf_linker() -> Result<()> {
         .args(["install", "--locked", "--version", BPF_LINKER_VERSION, "bpf-linker", "--root"])
         .arg(workspace::tools());
     step::run(&format!("build bpf-linker {BPF_LINKER_VERSION} (about two minutes)"), &mut command)
-        .context("bpf-linker could not be built from crates.io")
+        .context("bpf-linker could not be built")
         .map(|_| ())
 }
