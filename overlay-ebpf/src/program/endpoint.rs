@@ -15,7 +15,7 @@ use super::{
     count::{self, Direction},
     deliver, dropped,
     encap::{self, Inner},
-    maps, packet,
+    maps, network, packet,
 };
 
 /// Bytes the checks read directly: Ethernet, an IPv4 header with all options, a UDP header.
@@ -156,10 +156,4 @@ fn to_slow_path(ctx: &TcContext, port: &Port, reason: Outcome, bytes: u32) -> i3
         Ok(_) => dropped(ctx, Hook::Endpoint, Outcome::NoSlowPath, bytes),
         Err(unbound) => dropped(ctx, Hook::Endpoint, unbound, bytes),
     }
-}
-
-#[inline(always)]
-fn network(vni: u32) -> Step<Network> {
-    // SAFETY: the value is copied at once.
-    unsafe { maps::networks.get(vni).copied() }.ok_or(Outcome::Unbound)
 }

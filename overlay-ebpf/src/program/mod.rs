@@ -12,7 +12,7 @@ pub mod uplink;
 
 use aya_ebpf::{EbpfContext, bindings::TC_ACT_SHOT};
 use aya_log_ebpf::debug;
-use overlay_ebpf::abi::{Class, Config, Hook, Outcome};
+use overlay_ebpf::abi::{Class, Config, Hook, Network, Outcome};
 
 /// What to do with a packet, and under which name it is counted.
 #[derive(Clone, Copy)]
@@ -28,6 +28,13 @@ pub type Step<T> = Result<T, Outcome>;
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
     maps::config.get(0).filter(|config| config.uplink != 0)
+}
+
+/// The row of a network that has endpoints here.
+#[inline(always)]
+pub fn network(vni: u32) -> Step<Network> {
+    // SAFETY: the value is copied at once.
+    unsafe { maps::networks.get(vni).copied() }.ok_or(Outcome::Unbound)
 }
 
 /// Counts a drop, says it to whoever listens at debug level, and gives the action for it.

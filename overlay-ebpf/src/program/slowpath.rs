@@ -3,14 +3,14 @@
 
 use aya_ebpf::programs::TcContext;
 use overlay_ebpf::{
-    abi::{CHECKED_MARK, Hook, Network, Outcome},
+    abi::{CHECKED_MARK, Hook, Outcome},
     wire::ethernet::Ethernet,
 };
 
 use super::{
     Step, Verdict,
     count::{self, Direction},
-    deliver, dropped, maps, packet,
+    deliver, dropped, maps, network, packet,
     tunnel::{self, Target},
 };
 
@@ -47,10 +47,7 @@ fn forward(ctx: &TcContext) -> Step<Verdict> {
             Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, endpoint.ifindex) })
         }
         Target::All => {
-            // SAFETY: the value is copied at once.
-            let Network { flood_ports, .. } =
-                unsafe { maps::networks.get(vni).copied() }.ok_or(Outcome::Unbound)?;
-            deliver::to_all(ctx, vni, flood_ports, 0);
+            deliver::to_all(ctx, vni, network(vni)?.flood_ports, 0);
             Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
         }
     }

@@ -10,9 +10,7 @@ use aya_ebpf::{
 };
 use network_types::ip::Ipv4Hdr;
 use overlay_ebpf::{
-    abi::{
-        CHECKED_MARK, Class, Config, Hook, META_MAGIC, Network, OUTER_LEN, Outcome, XDP_ATTACHED, XdpMeta,
-    },
+    abi::{CHECKED_MARK, Class, Config, Hook, META_MAGIC, OUTER_LEN, Outcome, XDP_ATTACHED, XdpMeta},
     wire::{ETH_LEN, ecn, inner},
 };
 
@@ -20,7 +18,7 @@ use super::{arrived, count_both};
 use crate::program::{
     Step, config,
     count::{self, Direction},
-    deliver, dropped, maps, packet,
+    deliver, dropped, network, packet,
     tunnel::{self, Arrival, INNER, Target},
 };
 
@@ -109,8 +107,7 @@ fn deliver_stripped(ctx: &TcContext, meta: &XdpMeta) -> i32 {
 
 #[inline(always)]
 fn flood_ports(vni: u32) -> u32 {
-    // SAFETY: the value is copied at once.
-    unsafe { maps::networks.get(vni).copied() }.map_or(0, |Network { flood_ports, .. }| flood_ports)
+    network(vni).map_or(0, |network| network.flood_ports)
 }
 
 /// Counts for the peer what comes from it, whichever way it goes from here.
