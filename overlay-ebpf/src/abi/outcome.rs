@@ -141,7 +141,7 @@ outcomes! {
 }
 
 /// Room for outcomes at each hook in the counters map.
-const PER_HOOK: u32 = 64;
+const PER_HOOK: u32 = 128;
 
 /// Entries of the counters map.
 pub const COUNTERS: u32 = 3 * PER_HOOK;
