@@ -85,8 +85,11 @@ outcomes! {
     SlowEncapsulated = 17, SlowPath, "slow_encapsulated";
     /// A broadcast to more nodes than the program copies to, or to one whose neighbour entry is not known yet.
     SlowFanout = 18, SlowPath, "slow_fanout";
-    /// A super-packet that would be longer than an IPv4 packet can say with the outer headers added.
+    /// A super-packet that would be longer than an IP packet can say with the outer headers added.
     SlowTooLong = 19, SlowPath, "slow_too_long";
+    /// The outer IPv6 packet needs a UDP checksum that the program cannot tell: of a super-packet, or around
+    /// something that is no whole TCP, UDP or ICMP packet with a checksum.
+    SlowChecksum = 20, SlowPath, "slow_checksum";
 
     /// The source MAC is not the endpoint's.
     SpoofedMac = 32, Drop, "spoofed_mac";
@@ -138,6 +141,8 @@ outcomes! {
     NoRoute = 55, Drop, "no_route";
     /// VXLAN from another VLAN on the uplink, whose tag the driver hid from XDP.
     OuterVlan = 56, Drop, "outer_vlan";
+    /// VXLAN over IPv6 without a UDP checksum, which RFC 8200 section 8.1 has us discard: see --udp6-zero-checksum.
+    ZeroChecksum = 66, Drop, "zero_checksum";
 }
 
 /// Room for outcomes at each hook in the counters map.

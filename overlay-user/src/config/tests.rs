@@ -136,12 +136,9 @@ fn values_that_cannot_be_used_name_the_flag_and_the_cure() {
         (&["--max-endpoints", "0"], "--max-endpoints \"0\": give 1 to 1048576"),
         (
             &["--underlay", "an interface"],
-            "--underlay \"an interface\": give the name of an interface or an IPv4 address of one",
+            "--underlay \"an interface\": give the name of an interface or an address of one",
         ),
-        (
-            &["--underlay", "fd00::1"],
-            "--underlay \"fd00::1\": an IPv6 underlay is not supported: give an IPv4 address",
-        ),
+        (&["--underlay", "fe80::1"], "--underlay \"fe80::1\": no other node can reach it, it is link-local"),
         (
             &["--etcd", "ftp://x"],
             "--etcd: \"ftp://x\" is not an etcd URL: it must begin with http:// or https://",

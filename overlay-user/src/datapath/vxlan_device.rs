@@ -4,7 +4,7 @@
 //!
 //! Devices are plain, one for each VNI, not `external`: those pay a route lookup for every packet.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, VxlanDf};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
@@ -160,10 +160,14 @@ pub async fn remove(handle: &Handle, vni: Vni) -> Result<bool, DatapathError> {
 }
 
 async fn create(handle: &Handle, underlay: &Underlay, vni: Vni, name: &str) -> Result<(), DatapathError> {
-    let message = LinkVxlan::new(name, vni.get())
+    let mut message = LinkVxlan::new(name, vni.get())
         .port(underlay.port)
         .port_range(FIRST_SOURCE_PORT, LAST_SOURCE_PORT)
         .udp_csum(false);
+    if underlay.addr.is_ipv6() {
+        let zero = underlay.udp6_zero_checksum;
+        message = message.udp_zero_csum6_tx(zero).udp_zero_csum6_rx(zero);
+    }
     let message = changeable(message, underlay).build();
     let Err(error) = handle.link().add(message).execute().await.map_err(into_io) else {
         netlink::ipv6::disable(name);
@@ -190,12 +194,20 @@ fn changeable(
     message: rtnetlink::LinkMessageBuilder<LinkVxlan>,
     underlay: &Underlay,
 ) -> rtnetlink::LinkMessageBuilder<LinkVxlan> {
-    message.local(underlay.addr).learning(false).ttl(TTL).tos(TOS_INHERIT).df(VxlanDf::Set)
+    let message = match underlay.addr {
+        IpAddr::V4(addr) => message.local(addr),
+        IpAddr::V6(addr) => message.local6(addr),
+    };
+    message.learning(false).ttl(TTL).tos(TOS_INHERIT).df(VxlanDf::Set)
 }
 
 fn has_changeable(link: &Link, underlay: &Underlay) -> bool {
+    let local = match underlay.addr {
+        IpAddr::V4(addr) => InfoVxlan::Local(addr),
+        IpAddr::V6(addr) => InfoVxlan::Local6(addr),
+    };
     let wanted = [
-        InfoVxlan::Local(underlay.addr),
+        local,
         InfoVxlan::Learning(false),
         InfoVxlan::Ttl(TTL),
         InfoVxlan::Tos(TOS_INHERIT),
@@ -205,23 +217,27 @@ fn has_changeable(link: &Link, underlay: &Underlay) -> bool {
 }
 
 fn has_fixed(link: &Link, underlay: &Underlay, vni: Vni) -> bool {
+    let over_ipv6 = underlay.addr.is_ipv6();
+    let zero = over_ipv6 && underlay.udp6_zero_checksum;
     let wanted = [
         InfoVxlan::Id(vni.get()),
         InfoVxlan::Port(underlay.port),
         InfoVxlan::PortRange((FIRST_SOURCE_PORT, LAST_SOURCE_PORT)),
         InfoVxlan::UDPCsum(false),
+        InfoVxlan::UDPZeroCsumTX(zero),
+        InfoVxlan::UDPZeroCsumRX(zero),
     ];
     attributes(link).is_some_and(|infos| {
-        let foreign = |info: &InfoVxlan| {
-            matches!(
-                info,
-                InfoVxlan::Gbp
-                    | InfoVxlan::Gpe
-                    | InfoVxlan::CollectMetadata(true)
-                    | InfoVxlan::Link(_)
-                    | InfoVxlan::Group(_)
-                    | InfoVxlan::Group6(_)
-            )
+        let foreign = |info: &InfoVxlan| match info {
+            InfoVxlan::Gbp
+            | InfoVxlan::Gpe
+            | InfoVxlan::CollectMetadata(true)
+            | InfoVxlan::Link(_)
+            | InfoVxlan::Group(_)
+            | InfoVxlan::Group6(_) => true,
+            InfoVxlan::Local(_) => over_ipv6,
+            InfoVxlan::Local6(_) => !over_ipv6,
+            _ => false,
         };
         wanted.iter().all(|attribute| infos.contains(attribute)) && !infos.iter().any(foreign)
     })

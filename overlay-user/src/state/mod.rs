@@ -20,7 +20,7 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use network::{AddressError, Network, NetworkError};
-pub use node::{Node, NodeError};
+pub use node::{Node, NodeError, not_one_host};
 pub use record::{
     AddressRecord, AddressState, AliveRecord, EndpointRecord, MetaRecord, NetworkRecord, NodeRecord,
     RecordKey,

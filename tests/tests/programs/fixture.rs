@@ -10,13 +10,14 @@ use aya::{
 use overlay_ebpf::{
     abi::{
         Addr, Config, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey, Neighbour,
-        NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, Port, SELF_VTEP, Traffic,
+        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{checksum, encap},
 };
 use overlay_user::datapath::ebpf::OBJECT;
 
-use crate::frames::{A, B, C, D, HERE, Host, THERE, VNI};
+use crate::frames::{A, B, C, D, HERE, Host, THERE, VNI, ipv6};
 
 /// The loopback interface, which every namespace has and a test run of a tc program comes from.
 pub const LOOPBACK: u32 = 1;
@@ -62,6 +63,8 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// The underlay is IPv6.
+    pub over_ipv6: bool,
 }
 
 /// The loaded programs.
@@ -110,13 +113,14 @@ impl Fixture {
     }
 
     fn fill(&mut self, setup: Setup) {
+        let tunnel = |host: Host| if setup.over_ipv6 { Addr(ipv6(host.ip)) } else { Addr::from_v4(host.ip) };
         let config = Config {
-            addr: Addr::from_v4(HERE.ip),
-            addr4: HERE.ip,
+            addr: tunnel(HERE),
+            addr4: if setup.over_ipv6 { [0; 4] } else { HERE.ip },
             uplink: LOOPBACK,
             port: 4789,
             mtu: 1500,
-            flags: setup.flags,
+            flags: setup.flags | if setup.over_ipv6 { UNDERLAY_V6 } else { 0 },
             mac: MacAddr(HERE.mac),
             ..Config::default()
         };
@@ -130,27 +134,33 @@ impl Fixture {
         }
         self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
         self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, addr4: D.ip, ..Endpoint::default() });
-        let there = Vtep {
-            addr: Addr::from_v4(THERE.ip),
-            next_hop: Addr::from_v4(THERE.ip),
-            ifindex: LOOPBACK,
-            flags: VTEP_RESOLVED,
-            header: encap::template(
-                (MacAddr(HERE.mac), MacAddr(THERE.mac)),
+        let macs = (MacAddr(HERE.mac), MacAddr(THERE.mac));
+        let (header, flags) = if setup.over_ipv6 {
+            let header = encap::template_v6(macs, (ipv6(HERE.ip).into(), ipv6(THERE.ip).into()), 4789);
+            let checksum = if setup.flags & UDP6_ZERO_CHECKSUM == 0 { VTEP_CHECKSUM } else { 0 };
+            (header, VTEP_V6 | checksum)
+        } else {
+            let mut header = [0; OUTER_LEN_V6];
+            header[..OUTER_LEN].copy_from_slice(&encap::template(
+                macs,
                 (HERE.ip.into(), THERE.ip.into()),
                 4789,
-            ),
+            ));
+            (header, 0)
+        };
+        let there = Vtep {
+            addr: tunnel(THERE),
+            next_hop: tunnel(THERE),
+            ifindex: LOOPBACK,
+            flags: VTEP_RESOLVED | flags,
+            header,
             mtu: 1500,
             ..Vtep::default()
         };
         self.set("vteps", THERE_INDEX, there);
-        self.insert(
-            "members",
-            MemberKey { vni: VNI, addr: Addr::from_v4(THERE.ip) },
-            Member { vtep: THERE_INDEX },
-        );
+        self.insert("members", MemberKey { vni: VNI, addr: tunnel(THERE) }, Member { vtep: THERE_INDEX });
         for host in [HERE, THERE] {
-            self.insert("vtep_addrs", Addr::from_v4(host.ip), Member { vtep: SELF_VTEP });
+            self.insert("vtep_addrs", tunnel(host), Member { vtep: SELF_VTEP });
         }
         self.insert(
             "networks",
@@ -272,9 +282,15 @@ pub fn check(fixture: &Fixture, hook: Hook, case: &Case, run: &Run, output: &[u8
     let mut output = output.to_vec();
     if case.outcome == Outcome::Encapsulated {
         // The source port is a hash with a seed of the kernel's own.
-        let port = &run.output[34..36];
-        assert!(u16::from_be_bytes([port[0], port[1]]) >= 49_152, "{what}: source port");
-        output[34..36].copy_from_slice(port);
+        let at = if case.setup.over_ipv6 { 54 } else { 34 };
+        let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let (port, expected, check) = (word(&run.output, at), word(&output, at), word(&output, at + 6));
+        assert!(port >= 49_152, "{what}: source port");
+        output[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        if check != 0 {
+            let check = checksum::replaced(check, expected, port);
+            output[at + 6..at + 8].copy_from_slice(&check.to_be_bytes());
+        }
     }
     assert_eq!(hex(&run.output), hex(&output), "{what}: the packet afterwards");
 }

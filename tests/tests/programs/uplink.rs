@@ -24,16 +24,21 @@ fn packets_from_the_wire_by_tc() {
 
 #[test]
 fn packets_from_the_wire_by_xdp() {
-    let mut fixtures = Fixtures::default();
     // Shorter than a test run of a tc program takes.
     let short = pass("an IPv4 header cut short", raw(THERE, HERE, 0x0800, &[0x45; 4]), Outcome::PassedUp);
-    for case in cases().into_iter().chain([short]) {
+    check_xdp(cases().into_iter().chain([short]), INNER);
+}
+
+/// Runs what tc does with `cases` through XDP, with the inner frames at an offset.
+pub fn check_xdp(cases: impl IntoIterator<Item = Case>, inner: usize) {
+    let mut fixtures = Fixtures::default();
+    for case in cases {
         let fixture = fixtures.of(with_xdp(case.setup));
         let run = fixture.run_xdp(&case.packet);
         let class = case.outcome.class();
         if class == Class::SlowPath {
             // XDP can strip what tc cannot: any frame is delivered.
-            let stripped = with_meta(LOOPBACK, &case.packet[INNER..]);
+            let stripped = with_meta(LOOPBACK, &case.packet[inner..]);
             let case = Case { outcome: Outcome::Delivered, ..case };
             check(fixture, Hook::Uplink, &case, &run, &stripped, XDP_PASS);
             continue;
@@ -62,7 +67,7 @@ fn with_meta(ifindex: u32, inner: &[u8]) -> Vec<u8> {
     [&meta, inner].concat()
 }
 
-fn deliver(what: &'static str, packet: Vec<u8>, inner: Vec<u8>) -> Case {
+pub fn deliver(what: &'static str, packet: Vec<u8>, inner: Vec<u8>) -> Case {
     Case {
         what,
         setup: Setup::default(),
@@ -73,16 +78,16 @@ fn deliver(what: &'static str, packet: Vec<u8>, inner: Vec<u8>) -> Case {
     }
 }
 
-fn pass(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
+pub fn pass(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
     Case { what, setup: Setup::default(), packet, action: TC_UNSPEC, outcome, output: None }
 }
 
-fn drop(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
+pub fn drop(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
     Case { what, setup: Setup::default(), packet, action: TC_SHOT, outcome, output: None }
 }
 
 /// VXLAN from the other node, from C to B.
-fn good() -> Vec<u8> {
+pub fn good() -> Vec<u8> {
     vxlan(THERE, HERE, VNI, &udp(C, B, 6000, b"hello"))
 }
 
@@ -133,7 +138,7 @@ fn delivered() -> Vec<Case> {
 }
 
 /// All sixteen combinations of RFC 6040, figure 4.
-fn ecn() -> Vec<Case> {
+pub fn ecn() -> Vec<Case> {
     let mut cases = Vec::new();
     for inner in 0..4_u8 {
         for outer in 0..4_u8 {
@@ -212,7 +217,7 @@ fn bad_outer() -> Vec<Case> {
     ]
 }
 
-fn bad_inner() -> Vec<Case> {
+pub fn bad_inner() -> Vec<Case> {
     let wrap = |inner: &[u8]| vxlan(THERE, HERE, VNI, inner);
     let nested = vxlan(C, Host { ip: HERE.ip, mac: B.mac }, VNI, &udp(C, B, 6000, b"x"));
     vec![

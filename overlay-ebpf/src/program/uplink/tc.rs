@@ -2,15 +2,18 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::bpf_skb_change_tail,
     programs::TcContext,
 };
 use network_types::ip::Ipv4Hdr;
 use overlay_ebpf::{
-    abi::{CHECKED_MARK, Class, Config, Hook, META_MAGIC, OUTER_LEN, Outcome, XDP_ATTACHED, XdpMeta},
+    abi::{
+        CHECKED_MARK, Class, Config, Hook, META_MAGIC, OUTER_LEN, OUTER_LEN_V6, Outcome, UNDERLAY_V6,
+        XDP_ATTACHED, XdpMeta,
+    },
     wire::{ETH_LEN, ecn, inner},
 };
 
@@ -19,7 +22,7 @@ use crate::program::{
     Step, config,
     count::{self, Direction},
     deliver, dropped, network, packet,
-    tunnel::{self, Arrival, INNER, Target},
+    tunnel::{self, Arrival, Target},
 };
 
 /// Delivers or judges one packet.
@@ -35,7 +38,12 @@ pub fn run(ctx: &TcContext) -> i32 {
         return deliver_stripped(ctx, &meta);
     }
     let Some(config) = config() else { return TC_ACT_UNSPEC };
-    match judge(ctx, config).and_then(|arrival| taken(ctx, &arrival)) {
+    let delivery = if config.flags & UNDERLAY_V6 == 0 {
+        take::<OUTER_LEN>(ctx, config)
+    } else {
+        take::<OUTER_LEN_V6>(ctx, config)
+    };
+    match delivery {
         Ok(Delivery { outcome, action }) => {
             count_both(outcome, bytes);
             action
@@ -59,13 +67,17 @@ pub fn run(ctx: &TcContext) -> i32 {
     }
 }
 
+/// Judges a packet, strips its outer headers of `N` bytes and delivers it.
 #[inline(always)]
-fn judge(ctx: &TcContext, config: &Config) -> Step<Arrival> {
+fn take<const N: usize>(ctx: &TcContext, config: &Config) -> Step<Delivery> {
     if in_a_vlan(ctx) {
         return Err(Outcome::PassedUp);
     }
-    packet::pull(ctx, tunnel::READ);
-    tunnel::inspect(ctx, config)
+    packet::pull(ctx, tunnel::read::<N>());
+    let arrival = tunnel::inspect::<N>(ctx, config)?;
+    // Whichever way it goes from here.
+    count::peer(arrival.vtep, Direction::Tx, ctx.len() - N as u32 - arrival.trailer);
+    strip::<N>(ctx, &arrival)
 }
 
 /// Whether the frame is in a VLAN, its tag taken off by the hardware: not the underlay's then, but
@@ -110,20 +122,16 @@ fn flood_ports(vni: u32) -> u32 {
     network(vni).map_or(0, |network| network.flood_ports)
 }
 
-/// Counts for the peer what comes from it, whichever way it goes from here.
-#[inline(always)]
-fn taken(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
-    count::peer(arrival.vtep, Direction::Tx, ctx.len() - OUTER_LEN as u32 - arrival.trailer);
-    strip(ctx, arrival)
-}
-
 /// Takes the outer headers off and delivers. An error before anything is changed leaves the packet to
-/// the kernel's VXLAN device.
+/// the kernel's VXLAN device. So does a kernel that cannot go from one family to the other (before
+/// Linux 6.3): it knows no such flag and refuses before it touches the packet.
 #[inline(always)]
-fn strip(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
-    let flags = match arrival.kind {
-        inner::Kind::Ipv4 => u64::from(BPF_F_ADJ_ROOM_FIXED_GSO),
-        inner::Kind::Ipv6 => u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6),
+fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
+    let over_ipv6 = N == OUTER_LEN_V6;
+    let other_family = match arrival.kind {
+        inner::Kind::Ipv4 if over_ipv6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+        inner::Kind::Ipv6 if !over_ipv6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        inner::Kind::Ipv4 | inner::Kind::Ipv6 => 0,
         inner::Kind::Arp | inner::Kind::Other => return Err(Outcome::SlowNotIp),
     };
     if arrival.trailer != 0 {
@@ -133,8 +141,9 @@ fn strip(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
             return Err(Outcome::HelperFailed);
         }
     }
-    let eth = *packet::at::<[u8; ETH_LEN]>(ctx, INNER).ok_or(Outcome::Truncated)?;
-    ctx.adjust_room(-(OUTER_LEN as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::SlowEncapsulated)?;
+    let eth = *packet::at::<[u8; ETH_LEN]>(ctx, N).ok_or(Outcome::Truncated)?;
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | other_family);
+    ctx.adjust_room(-(N as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::SlowEncapsulated)?;
     ctx.store(0, &eth, 0).map_err(|_| Outcome::HelperFailed)?;
     if let Some(bits) = arrival.ecn {
         set_ecn(ctx, arrival.kind, bits)?;
