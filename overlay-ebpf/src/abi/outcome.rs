@@ -123,7 +123,7 @@ outcomes! {
     Fragment = 46, Drop, "fragment";
     /// The network marked congestion on a packet whose inner header cannot carry the mark (RFC 6040 section 4.2).
     EcnNotCapable = 47, Drop, "ecn_not_capable";
-    /// The outer IPv4 header has options.
+    /// The outer header has options or extensions.
     OuterOptions = 48, Drop, "outer_options";
     /// The endpoint is on another node: what came from the overlay never goes out again.
     NotLocal = 49, Drop, "not_local";

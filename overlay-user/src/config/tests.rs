@@ -46,6 +46,7 @@ fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
         datapath = "tc"
         port = 8472
         mtu = 9000
+        udp6-zero-checksum = true
         reserved-bits = "ignore"
         run-dir = "/r"
         state-dir = "/s"
@@ -77,6 +78,7 @@ fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
         "--datapath=tc",
         "--port=8472",
         "--mtu=9000",
+        "--udp6-zero-checksum",
         "--reserved-bits=ignore",
         "--run-dir=/r",
         "--state-dir=/s",

@@ -62,6 +62,7 @@ impl Node {
 }
 
 /// What an address is if it cannot be that of one host, the same to all others (RFC 6890, section 2.2.2).
+#[must_use]
 pub fn not_one_host(address: IpAddr) -> Option<&'static str> {
     let kinds = match address {
         IpAddr::V4(v4) => [

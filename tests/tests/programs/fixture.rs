@@ -63,8 +63,6 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
-    /// The underlay is IPv6.
-    pub over_ipv6: bool,
 }
 
 /// The loaded programs.
@@ -114,14 +112,15 @@ impl Fixture {
     }
 
     fn fill(&mut self, setup: Setup) {
-        let tunnel = |host: Host| if setup.over_ipv6 { Addr(ipv6(host.ip)) } else { Addr::from_v4(host.ip) };
+        let over_ipv6 = setup.flags & UNDERLAY_V6 != 0;
+        let tunnel = |host: Host| if over_ipv6 { Addr(ipv6(host.ip)) } else { Addr::from_v4(host.ip) };
         let config = Config {
             addr: tunnel(HERE),
-            addr4: if setup.over_ipv6 { [0; 4] } else { HERE.ip },
+            addr4: if over_ipv6 { [0; 4] } else { HERE.ip },
             uplink: LOOPBACK,
             port: 4789,
             mtu: 1500,
-            flags: setup.flags | if setup.over_ipv6 { UNDERLAY_V6 } else { 0 },
+            flags: setup.flags,
             mac: MacAddr(HERE.mac),
             ..Config::default()
         };
@@ -136,7 +135,7 @@ impl Fixture {
         self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
         self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, addr4: D.ip, ..Endpoint::default() });
         let macs = (MacAddr(HERE.mac), MacAddr(THERE.mac));
-        let (header, flags) = if setup.over_ipv6 {
+        let (header, flags) = if over_ipv6 {
             let header = encap::template_v6(macs, (ipv6(HERE.ip).into(), ipv6(THERE.ip).into()), 4789);
             let checksum = if setup.flags & UDP6_ZERO_CHECKSUM == 0 { VTEP_CHECKSUM } else { 0 };
             (header, VTEP_V6 | checksum)
@@ -283,7 +282,7 @@ pub fn check(fixture: &Fixture, hook: Hook, case: &Case, run: &Run, output: &[u8
     let mut output = output.to_vec();
     if case.outcome == Outcome::Encapsulated {
         // The source port is a hash with a seed of the kernel's own.
-        let at = if case.setup.over_ipv6 { 54 } else { 34 };
+        let at = if case.setup.flags & UNDERLAY_V6 != 0 { 54 } else { 34 };
         let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let (port, expected, check) = (word(&run.output, at), word(&output, at), word(&output, at + 6));
         assert!(port >= 49_152, "{what}: source port");

@@ -1,7 +1,7 @@
 //! Outer IPv6: what is different from IPv4, in every program.
 
 use etherparse::{ArpOperation, PacketBuilder};
-use overlay_ebpf::abi::{Hook, OUTER_LEN_V6, Outcome, RESERVED_BITS_IGNORE, UDP6_ZERO_CHECKSUM};
+use overlay_ebpf::abi::{Hook, OUTER_LEN_V6, Outcome, RESERVED_BITS_IGNORE, UDP6_ZERO_CHECKSUM, UNDERLAY_V6};
 
 use crate::{
     endpoint::{self, redirect},
@@ -12,17 +12,6 @@ use crate::{
     },
     uplink::{self, check_xdp, deliver, pass},
 };
-
-const SETUP: Setup = Setup {
-    flags: 0,
-    gso_size: 0,
-    mark: 0,
-    unbound: false,
-    no_slow_path: false,
-    kernel_floods: false,
-    over_ipv6: true,
-};
-const ZERO_CHECKSUM: Setup = Setup { flags: UDP6_ZERO_CHECKSUM, ..SETUP };
 
 /// Offsets in a frame.
 const NEXT_HEADER: usize = 20;
@@ -46,8 +35,12 @@ fn packets_from_the_wire_by_xdp() {
 }
 
 fn on_ipv6(case: Case) -> Case {
-    let setup = Setup { over_ipv6: true, ..case.setup };
+    let setup = Setup { flags: case.setup.flags | UNDERLAY_V6, ..case.setup };
     Case { setup, ..case }
+}
+
+fn zero_checksum() -> Setup {
+    Setup { flags: UDP6_ZERO_CHECKSUM, ..Setup::default() }
 }
 
 /// The same with bytes replaced at an offset.
@@ -121,7 +114,7 @@ fn encapsulated() -> Vec<Case> {
     ] {
         cases.push(redirect(what, inner.clone(), Outcome::Encapsulated, Some(wrapped(&inner))));
         cases.push(Case {
-            setup: ZERO_CHECKSUM,
+            setup: zero_checksum(),
             ..redirect(what, inner.clone(), Outcome::Encapsulated, Some(zero(wrapped(&inner))))
         });
     }
@@ -161,11 +154,11 @@ fn left_for_their_checksum() -> Vec<Case> {
     .map(|(what, packet)| redirect(what, packet, Outcome::SlowChecksum, None))
     .collect();
     cases.push(Case {
-        setup: Setup { gso_size: 1000, ..SETUP },
+        setup: Setup { gso_size: 1000, ..Setup::default() },
         ..redirect("a super-packet", super_packet, Outcome::SlowChecksum, None)
     });
     cases.push(Case {
-        setup: ZERO_CHECKSUM,
+        setup: zero_checksum(),
         ..redirect(
             "without a checksum inside and out",
             unsummed.clone(),
@@ -205,11 +198,11 @@ fn delivered() -> Vec<Case> {
         deliver("a flow label", with(good(), 15, &[0x0f, 0xff, 0xff]), inner.clone()),
         deliver("bytes behind it", [good(), vec![0xee; 7]].concat(), inner.clone()),
         Case {
-            setup: ZERO_CHECKSUM,
+            setup: zero_checksum(),
             ..deliver("no checksum, where that is taken", zero(good()), inner.clone())
         },
         Case {
-            setup: Setup { flags: RESERVED_BITS_IGNORE, ..SETUP },
+            setup: Setup { flags: RESERVED_BITS_IGNORE, ..Setup::default() },
             ..deliver("reserved bits where they are ignored", with(good(), VXLAN + 1, &[1]), inner)
         },
         Case {
