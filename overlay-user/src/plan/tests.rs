@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::state;
+use crate::state::{self, Policy};
 
 fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
@@ -25,6 +25,7 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
             range: "10.0.9.0/24".parse().unwrap(),
             mtu: Some(1400),
             internal: false,
+            policy: Policy { bum_rate: 7, ..Policy::default() },
         };
         state.networks.insert(name(&format!("net{n}")), network);
     }
@@ -104,7 +105,8 @@ fn naive(state: &State, node: &NodeName) -> Plan {
         networks: carried()
             .map(|(name, network)| {
                 let (members, endpoints) = (members(name), endpoints(name));
-                (network.vni, Network { name: name.clone(), mtu: network.mtu, members, endpoints })
+                let policy = network.policy;
+                (network.vni, Network { name: name.clone(), mtu: network.mtu, policy, members, endpoints })
             })
             .collect(),
         protected: state.nodes.values().map(|n| n.vtep).collect(),

@@ -12,7 +12,7 @@ use overlay_ebpf::{
         Addr, Config, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey, Neighbour,
         NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{ecn::OuterClass, encap},
 };
 use overlay_user::datapath::ebpf::OBJECT;
 
@@ -62,6 +62,8 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// The network's outer headers have a DSCP of their own.
+    pub dscp: Option<u8>,
 }
 
 /// The loaded programs.
@@ -122,7 +124,8 @@ impl Fixture {
         };
         self.set("config", 0, config);
         if !setup.unbound {
-            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), addr4: A.ip, ..Port::default() };
+            let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
+            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), class, addr4: A.ip };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
