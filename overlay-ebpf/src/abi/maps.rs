@@ -1,6 +1,7 @@
 //! Keys and values of the maps. ARCHITECTURE.md lists which program reads which.
 
 use super::{Addr, MacAddr, OUTER_LEN_V6};
+use crate::wire::ecn::OuterClass;
 
 /// Entries of the `vteps` array, and so the number of nodes a node can know at once.
 pub const MAX_VTEPS: u32 = 16_384;
@@ -27,6 +28,10 @@ pub const UNDERLAY_V6: u32 = 1 << 2;
 /// [`Config::flags`]: outer packets over IPv6 are sent and taken with a UDP checksum of zero
 /// (RFC 6935).
 pub const UDP6_ZERO_CHECKSUM: u32 = 1 << 3;
+
+/// [`Endpoint::flags`]: frames from the wire go to the endpoint's interface by XDP redirect, if XDP is on
+/// the uplink.
+pub const ENDPOINT_REDIRECT: u16 = 1;
 
 /// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
 pub const VTEP_RESOLVED: u32 = 1;
@@ -67,8 +72,8 @@ pub struct Port {
     pub slot: u32,
     /// Its MAC address.
     pub mac: MacAddr,
-    #[doc(hidden)]
-    pub _pad: [u8; 2],
+    /// What traffic class its network's outer headers have.
+    pub class: OuterClass,
     /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
     pub addr4: [u8; 4],
 }
@@ -93,8 +98,10 @@ pub struct Endpoint {
     pub vtep: u32,
     /// Host side interface of a local endpoint; else zero.
     pub ifindex: u32,
-    /// Row in `endpoint_stats` of a local endpoint; else zero.
-    pub slot: u32,
+    /// Row in `endpoint_stats` of a local endpoint; else zero. Below [`MAX_SLOTS`].
+    pub slot: u16,
+    /// [`ENDPOINT_REDIRECT`].
+    pub flags: u16,
     /// The endpoint's first IPv4 address, or zero.
     pub addr4: [u8; 4],
 }
@@ -238,9 +245,9 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 20, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4];
+    Port: 20, sum of u32, u32, [u8; 6], OuterClass, [u8; 4];
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
-    Endpoint: 16, sum of u32, u32, u32, [u8; 4];
+    Endpoint: 16, sum of u32, u32, u16, u16, [u8; 4];
     NeighbourKey: 20, sum of u32, [u8; 16];
     Neighbour: 8, sum of [u8; 6], [u8; 2];
     MemberKey: 20, sum of u32, [u8; 16];

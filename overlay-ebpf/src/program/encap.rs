@@ -19,7 +19,7 @@ use overlay_ebpf::{
         VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep,
     },
     wire::{
-        ETH_LEN, ecn,
+        ETH_LEN,
         encap::{self, Fields},
         inner::Kind,
         inner_sum, source_port,
@@ -51,7 +51,7 @@ pub struct Inner {
     pub vni: u32,
     /// What is in it.
     pub kind: Kind,
-    /// Its traffic class octet; 0 if it is not IP.
+    /// The outer traffic class for it.
     pub tos: u8,
 }
 
@@ -218,7 +218,7 @@ fn write_headers<const N: usize>(
     headers.outer = *vtep.header.first_chunk().ok_or(Outcome::NoRoute)?;
     let fields = Fields {
         inner_len: bytes as u16,
-        tos: ecn::outer_of(inner.tos),
+        tos: inner.tos,
         source_port: *source_port,
         vni: inner.vni,
         inner_sum: *inner_sum,
