@@ -20,7 +20,7 @@ use overlay_user::{
     },
     device::{self, EndpointDevice},
     plan::{Endpoint, Location, Network, Plan, Vtep},
-    state::{EndpointId, NodeName},
+    state::{Delivery, EndpointId, NodeName},
 };
 
 const LIMIT: Duration = Duration::from_secs(3);
@@ -166,6 +166,7 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf) -> Result<()> {
                 mac: A.0,
                 mtu: 1450,
                 addresses: vec![format!("{}/24", A.1).parse()?],
+                takes_redirects: false,
             };
             device::create(&endpoint).await?;
             let underlay = underlay()?;
@@ -204,7 +205,12 @@ fn underlay() -> Result<Underlay> {
 
 fn plan(id: EndpointId) -> Result<Plan> {
     let node: NodeName = "there".parse()?;
-    let endpoint = |id, address, location| Endpoint { id, addresses: [IpAddr::V4(address)].into(), location };
+    let endpoint = |id, address, location| Endpoint {
+        id,
+        addresses: [IpAddr::V4(address)].into(),
+        location,
+        delivery: Delivery::Tc,
+    };
     let network = Network {
         name: "net".parse()?,
         mtu: None,
