@@ -13,7 +13,7 @@ use overlay_ebpf::{
         Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep,
         XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{ecn::OuterClass, encap},
 };
 use overlay_user::datapath::ebpf::{self, Features};
 
@@ -64,6 +64,8 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// The network's outer headers have a DSCP of their own.
+    pub dscp: Option<u8>,
     /// This node's endpoints are delivered to by XDP redirect.
     pub redirect: Redirect,
 }
@@ -137,7 +139,8 @@ impl Fixture {
         };
         self.set("config", 0, config);
         if !setup.unbound {
-            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), addr4: A.ip, ..Port::default() };
+            let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
+            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), class, addr4: A.ip };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
