@@ -22,7 +22,7 @@ use crate::program::{
     Step, config,
     count::{self, Direction},
     deliver, dropped, network, packet,
-    tunnel::{self, Arrival, Target},
+    tunnel::{self, Arrival},
 };
 
 /// Delivers or judges one packet.
@@ -149,12 +149,11 @@ fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
         set_ecn(ctx, arrival.kind, bits)?;
     }
     let outcome = arrived(arrival, ctx.len());
-    let action = match arrival.target {
-        Target::Endpoint(endpoint) => deliver::to_endpoint(ctx, endpoint.ifindex),
-        Target::All => {
-            deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
-            deliver::DONE
-        }
+    let action = if let Some(endpoint) = arrival.target.endpoint() {
+        deliver::to_endpoint(ctx, endpoint.ifindex)
+    } else {
+        deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
+        deliver::DONE
     };
     Ok(Delivery { outcome, action })
 }
