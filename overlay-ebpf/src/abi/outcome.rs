@@ -83,7 +83,7 @@ outcomes! {
     SlowNotIp = 16, SlowPath, "slow_not_ip";
     /// The kernel refused to add headers, as for a packet that is encapsulated already.
     SlowEncapsulated = 17, SlowPath, "slow_encapsulated";
-    /// A broadcast to more nodes than the program copies to, or to one whose neighbour entry is not known yet.
+    /// A broadcast to more nodes than the program copies to, to one whose neighbour entry is not known yet, or over IPv6.
     SlowFanout = 18, SlowPath, "slow_fanout";
     /// A super-packet that would be longer than an IP packet can say with the outer headers added.
     SlowTooLong = 19, SlowPath, "slow_too_long";

@@ -15,8 +15,8 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Config, FloodKey, MAX_FLOOD_VTEPS, OUTER_LEN, OUTER_LEN_V6, Outcome, UDP6_ZERO_CHECKSUM, UNDERLAY_V6,
-        VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep,
+        FloodKey, MAX_FLOOD_VTEPS, OUTER_LEN, OUTER_LEN_V6, Outcome, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6,
+        Vtep,
     },
     wire::{
         ETH_LEN,
@@ -112,25 +112,16 @@ fn send<const N: usize>(ctx: &TcContext, inner: Inner, index: u32, vtep: &Vtep) 
 }
 
 /// Sends a copy of the frame to each of the network's first `count` VTEPs (RFC 7348 section 4.2 has
-/// multicast for this; head-end replication needs none in the underlay).
+/// multicast for this; head-end replication needs none in the underlay). Over IPv4 only: a second such
+/// loop would be too much for the verifier, so over IPv6 `networks` counts more VTEPs than there may be.
 #[inline(always)]
 pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
     if count > MAX_FLOOD_VTEPS {
         return Err(Outcome::SlowFanout);
     }
-    let config = super::config().ok_or(Outcome::Unbound)?;
-    if config.flags & UNDERLAY_V6 == 0 {
-        send_copies::<OUTER_LEN>(ctx, inner, count, config)
-    } else {
-        send_copies::<OUTER_LEN_V6>(ctx, inner, count, config)
-    }
-}
-
-#[inline(always)]
-fn send_copies<const N: usize>(ctx: &TcContext, inner: Inner, count: u32, config: &Config) -> Step<()> {
     let bytes = ctx.len();
-    check_size::<N>(ctx, u32::from(config.mtu))?;
-    let mut front = make_room::<N>(ctx, inner.kind, config.flags & UDP6_ZERO_CHECKSUM == 0)?;
+    check_size::<OUTER_LEN>(ctx, u32::from(super::config().ok_or(Outcome::Unbound)?.mtu))?;
+    let mut front = make_room::<OUTER_LEN>(ctx, inner.kind, false)?;
     for slot in 0..MAX_FLOOD_VTEPS {
         if slot >= count {
             break;
@@ -140,7 +131,7 @@ fn send_copies<const N: usize>(ctx: &TcContext, inner: Inner, count: u32, config
         else {
             continue;
         };
-        let Some(vtep) = maps::vteps.get(index) else { continue };
+        let Some(vtep) = maps::vteps.get(index).filter(|vtep| vtep.flags & VTEP_V6 == 0) else { continue };
         write_headers(ctx, &mut front, vtep, inner, bytes)?;
         if ctx.clone_redirect(vtep.ifindex, 0).is_ok() {
             count::peer(index, Direction::Rx, bytes);

@@ -121,11 +121,11 @@ impl Rows {
                     .insert(MemberKey { vni: vni.get(), addr: vtep.addr.into() }, Member { vtep: index });
             }
         }
-        // A copy for a node whose neighbour entry is unknown cannot be sent by the program: then the
-        // kernel's device, which can wait for the neighbour, makes all of them.
-        let resolved =
-            flood.iter().all(|index| self.vteps.get(index).is_some_and(|v| v.flags & VTEP_RESOLVED != 0));
-        let flood_vteps = if resolved { len(flood.len()) } else { MAX_FLOOD_VTEPS + 1 };
+        // A copy for a node whose neighbour entry is unknown, or over IPv6, cannot be sent by the program:
+        // then the kernel's device, which can wait for the neighbour, makes all of them.
+        let can_be_sent = |vtep: &Vtep| vtep.flags & (VTEP_RESOLVED | VTEP_V6) == VTEP_RESOLVED;
+        let all_can = flood.iter().all(|index| self.vteps.get(index).is_some_and(can_be_sent));
+        let flood_vteps = if all_can { len(flood.len()) } else { MAX_FLOOD_VTEPS + 1 };
         for (slot, index) in (0..).zip(&flood) {
             self.flood_vteps.insert(FloodKey { vni: vni.get(), slot }, *index);
         }
@@ -351,6 +351,7 @@ mod tests {
         assert_eq!(underlay.of_other_family(&plan).count(), 0);
         let told = rows(&plan, &underlay);
         assert_eq!((told.config.addr4, told.config.flags), ([0; 4], UNDERLAY_V6));
+        assert!(told.networks[&42].flood_vteps > MAX_FLOOD_VTEPS, "the kernel floods");
         assert_eq!(told.vteps[&1].flags, VTEP_RESOLVED | VTEP_V6 | VTEP_CHECKSUM);
         assert_eq!(told.vteps[&1].header[38..54], Addr::from(there).0);
         assert!(told.members.contains_key(&MemberKey { vni: 42, addr: there.into() }));
