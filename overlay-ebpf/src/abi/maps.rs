@@ -22,6 +22,8 @@ pub const SELF_VTEP: u32 = 0;
 pub const RESERVED_BITS_IGNORE: u32 = 1;
 /// [`Config::flags`]: the XDP program is on the uplink, and counts what enters there.
 pub const XDP_ATTACHED: u32 = 1 << 1;
+/// [`Config::flags`]: the kernel knows `BPF_F_ADJ_ROOM_DECAP_L4_UDP` ([`super::DECAP_L4_UDP`]).
+pub const DECAP_CLEARS_TUNNEL: u32 = 1 << 2;
 
 /// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
 pub const VTEP_RESOLVED: u32 = 1;

@@ -6,6 +6,7 @@ pub mod encap;
 pub mod endpoint;
 pub mod maps;
 pub mod packet;
+pub mod probe;
 pub mod slowpath;
 pub mod tunnel;
 pub mod uplink;

@@ -1,7 +1,7 @@
 //! From the wire: `uplink_xdp` and `uplink_in`, which must agree on every packet.
 
 use etherparse::ArpOperation;
-use overlay_ebpf::abi::{Class, Hook, META_MAGIC, Outcome, RESERVED_BITS_IGNORE};
+use overlay_ebpf::abi::{Class, DECAP_CLEARS_TUNNEL, Hook, META_MAGIC, Outcome, RESERVED_BITS_IGNORE};
 
 use crate::{
     fixture::{
@@ -9,8 +9,8 @@ use crate::{
         check_tc, with_xdp,
     },
     frames::{
-        A, ALL, B, C, HERE, Host, NOBODY, OTHER_VNI, STRANGER, THERE, VNI, arp, fix_ipv4, patched, raw, udp,
-        udp_tos, udp6, vxlan, vxlan_tos,
+        A, ALL, B, C, HERE, Host, NOBODY, OTHER_VNI, STRANGER, THERE, VNI, arp, fix_ipv4, patched, raw, tcp,
+        udp, udp_tos, udp6, vxlan, vxlan_tos,
     },
 };
 
@@ -31,6 +31,16 @@ fn packets_from_the_wire_by_xdp() {
         let fixture = fixtures.of(with_xdp(case.setup));
         let run = fixture.run_xdp(&case.packet);
         let class = case.outcome.class();
+        if [Class::Forwarded, Class::SlowPath].contains(&class) && is_left_to_tc(&case.packet) {
+            assert_eq!((run.action, &run.output), (XDP_PASS, &case.packet), "{}: not left alone", case.what);
+            assert_eq!(
+                fixture.count(Hook::Uplink, Outcome::Received),
+                0,
+                "{}: it is tc that counts",
+                case.what
+            );
+            continue;
+        }
         if class == Class::SlowPath {
             // XDP can strip what tc cannot: any frame is delivered.
             let stripped = with_meta(LOOPBACK, &case.packet[INNER..]);
@@ -55,6 +65,12 @@ fn tc_behind_xdp_counts_nothing_twice() {
     let run = fixture.run_tc("uplink_in", &udp(STRANGER, HERE, 53, b"x"), setup);
     assert_eq!(run.action, TC_UNSPEC);
     assert_eq!(fixture.count(Hook::Uplink, Outcome::Received), 0);
+}
+
+/// Whether only tc can tell what was verified of a packet that is to be delivered: there is a checksum
+/// outside, or TCP inside, which GRO merges.
+fn is_left_to_tc(packet: &[u8]) -> bool {
+    packet[40..42] != [0; 2] || (packet[62..64] == [8, 0] && packet[73] == 6)
 }
 
 fn with_meta(ifindex: u32, inner: &[u8]) -> Vec<u8> {
@@ -103,10 +119,35 @@ fn delivered() -> Vec<Case> {
     summed[40..42].copy_from_slice(&[0x12, 0x34]);
     let reserved = patched(good(), 43, &[1]);
     let padded = [good(), vec![0xee; 7]].concat();
+    let beyond = tcp(C, Host { mac: B.mac, ..STRANGER }, &[7; 100]);
     vec![
         deliver("to an endpoint", good(), inner.clone()),
         deliver("IPv6 inside", vxlan(THERE, HERE, VNI, &six), six),
         deliver("with a UDP checksum, which need not be verified", summed, inner.clone()),
+        deliver("TCP", vxlan(THERE, HERE, VNI, &tcp(C, B, b"hello")), tcp(C, B, b"hello")),
+        deliver(
+            "to another's address by way of the endpoint",
+            vxlan(THERE, HERE, VNI, &beyond),
+            beyond.clone(),
+        ),
+        Case {
+            setup: Setup { gso_size: 40, ..Setup::default() },
+            outcome: Outcome::SlowForwarded,
+            action: TC_UNSPEC,
+            output: None,
+            ..deliver("the same as a super-packet", vxlan(THERE, HERE, VNI, &beyond), Vec::new())
+        },
+        Case {
+            setup: Setup { gso_size: 40, flags: DECAP_CLEARS_TUNNEL, ..Setup::default() },
+            outcome: Outcome::SlowEncapsulated,
+            action: TC_UNSPEC,
+            output: None,
+            ..deliver(
+                "where the kernel can take the mark off; a test run's super-packets have no type to strip",
+                vxlan(THERE, HERE, VNI, &beyond),
+                Vec::new(),
+            )
+        },
         deliver("with bytes behind it, which are no part of it", padded, inner.clone()),
         Case {
             setup: Setup { flags: RESERVED_BITS_IGNORE, ..Setup::default() },
@@ -179,6 +220,11 @@ fn passed() -> Vec<Case> {
         pass(
             "a VNI we have no part in",
             vxlan(THERE, HERE, OTHER_VNI, &udp(C, B, 6000, b"x")),
+            Outcome::PassedUnknownVni,
+        ),
+        pass(
+            "another device's flags and no Ethernet inside",
+            patched(vxlan(THERE, HERE, OTHER_VNI, &[0x45; 12]), 42, &[0x8c]),
             Outcome::PassedUnknownVni,
         ),
     ]

@@ -28,6 +28,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
     let Some(config) = config() else { return XDP_PASS };
     let bytes = ctx.length();
     match tunnel::inspect(ctx, config) {
+        Ok(arrival) if arrival.summed || may_be_merged(ctx, &arrival) => XDP_PASS,
         Ok(arrival) => strip(ctx, &arrival, bytes),
         // Headers behind the first buffer: tc can pull them, and counts the packet.
         Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden(ctx, bytes) => XDP_PASS,
@@ -41,6 +42,20 @@ pub fn run(ctx: &XdpContext) -> u32 {
             XDP_DROP
         }
     }
+}
+
+/// Whether GRO may merge the packet with others. By the time tc sees them merged it has taken what the
+/// card verified for the inner checksum, and once the outer headers are off, nothing tells whether it was:
+/// a card that does not look into VXLAN, or a host's bridge that merges for a guest, says so of outer UDP
+/// headers, also of those without a checksum. With the headers on, the kernel's GRO for tunnels knows.
+#[inline(always)]
+fn may_be_merged(ctx: &XdpContext, arrival: &Arrival) -> bool {
+    let protocol = match arrival.kind {
+        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(ctx, INNER_NET).map(|ip| ip.proto),
+        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(ctx, INNER_NET).map(|ip| ip.next_hdr),
+        inner::Kind::Arp | inner::Kind::Other => return false,
+    };
+    !protocol.is_some_and(inner::is_never_merged)
 }
 
 /// Whether part of what the checks read lies where XDP cannot read it directly.

@@ -5,7 +5,10 @@ use std::error::Error;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
 use aya_obj::Object;
 
-use super::pins::{Pins, remove_file};
+use super::{
+    pins::{Pins, remove_file},
+    probe,
+};
 use crate::datapath::DatapathError;
 
 /// The BPF object, as `cargo xtask build-ebpf` made it.
@@ -70,6 +73,9 @@ pub fn load(
                 program.load().map_err(|e| refused(name, e))?;
             }
             _ => continue,
+        }
+        if name == probe::DECAP {
+            continue;
         }
         let path = pins.program(name);
         remove_file(&path)?;

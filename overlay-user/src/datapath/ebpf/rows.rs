@@ -8,8 +8,9 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour,
-        NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        Addr, Config, DECAP_CLEARS_TUNNEL, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member,
+        MemberKey, Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED,
+        Vtep, XDP_ATTACHED,
     },
     wire::encap,
 };
@@ -55,6 +56,8 @@ pub struct Local<'a> {
     pub mode: Mode,
     /// Reserved bits of the VXLAN header are ignored.
     pub ignore_reserved_bits: bool,
+    /// The kernel takes the mark of a tunnel off what is stripped.
+    pub decap_clears_tunnel: bool,
     /// Interface indices of this node's endpoints; one without is left out.
     pub devices: &'a BTreeMap<EndpointId, u32>,
     /// Interface indices of the kernel's VXLAN devices.
@@ -135,6 +138,9 @@ fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
     let mut flags = 0;
     if local.ignore_reserved_bits {
         flags |= RESERVED_BITS_IGNORE;
+    }
+    if local.decap_clears_tunnel {
+        flags |= DECAP_CLEARS_TUNNEL;
     }
     if local.mode == Mode::Xdp {
         flags |= XDP_ATTACHED;
