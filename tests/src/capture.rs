@@ -98,12 +98,13 @@ impl PacketSocket {
     }
 }
 
-fn set_packet_option(fd: &OwnedFd, option: libc::c_int, value: libc::c_int) -> std::io::Result<()> {
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
+fn set_packet_option(fd: &OwnedFd, option: libc::c_int, value: libc::c_int) -> Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
     let value = (&raw const value).cast();
     // SAFETY: the pointer is to an int that lives until the call returns, and `length` is its size.
     let result = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_PACKET, option, value, length) };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    ensure!(result == 0, "{}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 /// Binds a packet socket to an interface and all protocols.

@@ -16,7 +16,7 @@ use overlay_user::{
     MacAddr, Vni,
     datapath::{
         Datapath as _, Mode, Route, Underlay,
-        ebpf::{EbpfDatapath, Options},
+        ebpf::{EbpfDatapath, Features, Options},
     },
     device::{self, EndpointDevice},
     plan::{Endpoint, Location, Network, Plan, Vtep},
@@ -169,7 +169,12 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf) -> Result<()> {
             };
             device::create(&endpoint).await?;
             let underlay = underlay()?;
-            let options = Options { bpffs, max_endpoints: 64, ignore_reserved_bits: false };
+            let options = Options {
+                bpffs,
+                max_endpoints: 64,
+                ignore_reserved_bits: false,
+                features: Features::probe(),
+            };
             let mut datapath = EbpfDatapath::start(options, Mode::Tc, &underlay)?;
             let applied = datapath.apply(&plan(id)?, &underlay).await?;
             ensure!(applied.problems.is_empty(), "{:?}", applied.problems);

@@ -4,6 +4,7 @@ pub mod count;
 pub mod deliver;
 pub mod encap;
 pub mod endpoint;
+pub mod kernel;
 pub mod maps;
 pub mod packet;
 pub mod probe;

@@ -10,7 +10,7 @@ use overlay_ebpf::{
     wire::inner,
 };
 
-use super::{Step, maps};
+use super::{Step, kernel, maps};
 
 /// A packet whose first bytes lie between two addresses.
 pub trait Packet {
@@ -52,6 +52,9 @@ impl Packet for XdpContext {
 
     #[inline(always)]
     fn length(&self) -> u32 {
+        if !kernel::xdp_frags() {
+            return (self.data_end() - self.data()) as u32;
+        }
         // SAFETY: `ctx` is the context the kernel called the program with (Linux 5.18).
         unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 }
     }

@@ -56,7 +56,7 @@ pub const fn udp_port_offset(ip: &Ipv4Hdr) -> Option<usize> {
 
 /// Whether GRO never merges packets of this IP protocol (or IPv6 next header), and so never takes a
 /// checksum as verified by what the card said: UDP (merged only for who asks for it by
-/// `rx-udp-gro-forwarding` or `rx-gro-list`), ICMP and ICMPv6.
+/// `rx-udp-gro-forwarding` or `rx-gro-list`), ICMP and `ICMPv6`.
 #[inline(always)]
 #[must_use]
 pub const fn is_never_merged(protocol: u8) -> bool {

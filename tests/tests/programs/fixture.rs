@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
+    Ebpf, Pod, TestRun as _, TestRunOptions,
     maps::{Array, HashMap, MapData, PerCpuArray},
     programs::{Program, SchedClassifier, Xdp},
 };
@@ -14,7 +14,7 @@ use overlay_ebpf::{
     },
     wire::encap,
 };
-use overlay_user::datapath::ebpf::OBJECT;
+use overlay_user::datapath::ebpf::{self, Features};
 
 use crate::frames::{A, B, C, D, HERE, Host, THERE, VNI};
 
@@ -92,10 +92,11 @@ impl Fixture {
     /// Loads the object with maps of its own, in a network namespace of this thread's own.
     pub fn new(setup: Setup) -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
-        let mut ebpf = EbpfLoader::new()
+        let features = Features::probe();
+        let mut ebpf = ebpf::loader(features)
             .override_global("AYA_LOG_LEVEL", &0_u8, true)
-            .load(OBJECT)
-            .expect("needs root and Linux 6.6 or later");
+            .load(&ebpf::object_for(features))
+            .expect("needs root");
         for (name, program) in ebpf.programs_mut() {
             let loaded = match program {
                 Program::SchedClassifier(program) => program.load(),

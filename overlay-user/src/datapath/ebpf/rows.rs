@@ -256,6 +256,7 @@ mod tests {
             &Local {
                 mode: Mode::Tc,
                 ignore_reserved_bits: false,
+                decap_clears_tunnel: false,
                 devices: &[(ids[0].clone(), 11)].into(),
                 slow: &[(Vni::new(42).unwrap(), 21)].into(),
                 vteps: &vteps,
