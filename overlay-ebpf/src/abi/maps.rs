@@ -1,6 +1,7 @@
 //! Keys and values of the maps. ARCHITECTURE.md lists which program reads which.
 
 use super::{Addr, MacAddr, OUTER_LEN};
+use crate::wire::ecn::OuterClass;
 
 /// Entries of the `vteps` array, and so the number of nodes a node can know at once.
 pub const MAX_VTEPS: u32 = 16_384;
@@ -24,6 +25,10 @@ pub const RESERVED_BITS_IGNORE: u32 = 1;
 pub const XDP_ATTACHED: u32 = 1 << 1;
 /// [`Config::flags`]: the kernel knows `BPF_F_ADJ_ROOM_DECAP_L4_UDP` ([`super::DECAP_L4_UDP`]).
 pub const DECAP_CLEARS_TUNNEL: u32 = 1 << 2;
+
+/// [`Endpoint::flags`]: frames from the wire go to the endpoint's interface by XDP redirect, if XDP is on
+/// the uplink.
+pub const ENDPOINT_REDIRECT: u16 = 1;
 
 /// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
 pub const VTEP_RESOLVED: u32 = 1;
@@ -60,8 +65,8 @@ pub struct Port {
     pub slot: u32,
     /// Its MAC address.
     pub mac: MacAddr,
-    #[doc(hidden)]
-    pub _pad: [u8; 2],
+    /// What traffic class its network's outer headers have.
+    pub class: OuterClass,
     /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
     pub addr4: [u8; 4],
 }
@@ -86,8 +91,10 @@ pub struct Endpoint {
     pub vtep: u32,
     /// Host side interface of a local endpoint; else zero.
     pub ifindex: u32,
-    /// Row in `endpoint_stats` of a local endpoint; else zero.
-    pub slot: u32,
+    /// Row in `endpoint_stats` of a local endpoint; else zero. Below [`MAX_SLOTS`].
+    pub slot: u16,
+    /// [`ENDPOINT_REDIRECT`].
+    pub flags: u16,
     /// The endpoint's first IPv4 address, or zero.
     pub addr4: [u8; 4],
 }
@@ -230,9 +237,9 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 20, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4];
+    Port: 20, sum of u32, u32, [u8; 6], OuterClass, [u8; 4];
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
-    Endpoint: 16, sum of u32, u32, u32, [u8; 4];
+    Endpoint: 16, sum of u32, u32, u16, u16, [u8; 4];
     NeighbourKey: 20, sum of u32, [u8; 16];
     Neighbour: 8, sum of [u8; 6], [u8; 2];
     MemberKey: 20, sum of u32, [u8; 16];

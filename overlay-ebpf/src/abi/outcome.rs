@@ -141,6 +141,8 @@ outcomes! {
     NoRoute = 55, Drop, "no_route";
     /// VXLAN from another VLAN on the uplink, whose tag the driver hid from XDP.
     OuterVlan = 56, Drop, "outer_vlan";
+    /// Redirected by XDP to an interface that did not take it, as a veth with neither GRO nor an XDP program inside; told by the interface's own statistics.
+    RedirectLost = 63, Drop, "redirect_lost";
 }
 
 /// Room for outcomes at each hook in the counters map.

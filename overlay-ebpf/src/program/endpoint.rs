@@ -73,7 +73,7 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         }
         inner::Kind::Other => 0,
     };
-    let inner = Inner { vni: port.vni, kind, tos };
+    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos) };
     if destination.is_multicast() { flood(ctx, inner, ifindex) } else { unicast(ctx, inner, destination) }
 }
 
@@ -129,7 +129,7 @@ fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict>
     if target.vtep != SELF_VTEP {
         return encap::to_vtep(ctx, inner, target.vtep);
     }
-    count::endpoint(target.slot, Direction::Rx, ctx.len());
+    count::endpoint(u32::from(target.slot), Direction::Rx, ctx.len());
     Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, target.ifindex) })
 }
 

@@ -201,8 +201,8 @@ fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Valu
 }
 
 fn network_record(network: &Network) -> NetworkRecord {
-    let Network { vni, subnet, gateway, range, mtu, internal } = *network;
-    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), mtu, internal }
+    let Network { vni, subnet, gateway, range, mtu, internal, policy } = *network;
+    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), mtu, internal, policy }
 }
 
 /// The port is that of this node: the state has none, for it is the same on all.
@@ -212,7 +212,7 @@ fn node_record(node: &Node, port: u16) -> NodeRecord {
 }
 
 fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
-    let Endpoint { node, mac, addresses, names } = endpoint.clone();
+    let Endpoint { node, mac, addresses, names, delivery } = endpoint.clone();
     EndpointRecord {
         node,
         mac: mac.to_string(),
@@ -221,6 +221,7 @@ fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
         container: String::new(),
         ifname: String::new(),
         generation: 0,
+        delivery: delivery.word().to_owned(),
     }
 }
 

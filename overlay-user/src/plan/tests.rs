@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::state;
 
 fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
@@ -25,6 +24,7 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
             range: "10.0.9.0/24".parse().unwrap(),
             mtu: Some(1400),
             internal: false,
+            policy: Policy { bum_rate: 7, ..Policy::default() },
         };
         state.networks.insert(name(&format!("net{n}")), network);
     }
@@ -34,6 +34,7 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
             mac: MacAddr([2, 0, 0, 0, 0, *n]),
             addresses: [IpAddr::from([10, 0, 9, *n])].into(),
             names: Vec::new(),
+            delivery: Delivery::Tc,
         };
         let key = (name(&format!("net{network}")), name(&format!("{network:06x}{n:06x}")));
         state.endpoints.insert(key, endpoint);
@@ -92,7 +93,15 @@ fn naive(state: &State, node: &NodeName) -> Plan {
             .map(|((_, id), e)| {
                 let location =
                     if e.node == *node { Location::Local } else { Location::Remote(e.node.clone()) };
-                (e.mac, Endpoint { id: id.clone(), addresses: e.addresses.clone(), location })
+                (
+                    e.mac,
+                    Endpoint {
+                        id: id.clone(),
+                        addresses: e.addresses.clone(),
+                        location,
+                        delivery: e.delivery,
+                    },
+                )
             })
             .collect()
     };
@@ -104,7 +113,8 @@ fn naive(state: &State, node: &NodeName) -> Plan {
         networks: carried()
             .map(|(name, network)| {
                 let (members, endpoints) = (members(name), endpoints(name));
-                (network.vni, Network { name: name.clone(), mtu: network.mtu, members, endpoints })
+                let policy = network.policy;
+                (network.vni, Network { name: name.clone(), mtu: network.mtu, policy, members, endpoints })
             })
             .collect(),
         protected: state.nodes.values().map(|n| n.vtep).collect(),

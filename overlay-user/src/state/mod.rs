@@ -9,6 +9,7 @@ mod key;
 mod name;
 mod network;
 mod node;
+mod policy;
 mod record;
 mod record_set;
 mod shown;
@@ -16,11 +17,15 @@ mod shown;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
-pub use endpoint::{Endpoint, EndpointError};
+pub use endpoint::{Delivery, Endpoint, EndpointError};
 pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use network::{AddressError, Network, NetworkError};
 pub use node::{Node, NodeError};
+pub use policy::{
+    DEFAULT_BUM_RATE, Dscp, Flooding, MAX_BUM_RATE, ParseDscpError, ParseWordError, Policy, PolicyChange,
+    PolicyError, Vlan,
+};
 pub use record::{
     AddressRecord, AddressState, AliveRecord, EndpointRecord, MetaRecord, NetworkRecord, NodeRecord,
     RecordKey,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointId, NetworkName, NodeName};
+use super::{EndpointId, NetworkName, NodeName, Policy};
 
 /// `meta`: which cluster this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct NetworkRecord {
     /// No way out to the world.
     #[serde(default)]
     pub internal: bool,
+    /// What its owner decided.
+    #[serde(flatten)]
+    pub policy: Policy,
 }
 
 /// `nodes/<node>`.
@@ -121,6 +124,9 @@ pub struct EndpointRecord {
     /// Raised when the same endpoint is made anew.
     #[serde(default)]
     pub generation: u64,
+    /// How frames from the wire reach it: a word of [`Delivery`](super::Delivery)'s; empty for `tc`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub delivery: String,
 }
 
 /// Where a record belongs, from its key.

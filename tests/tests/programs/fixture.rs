@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
     programs::{Program, SchedClassifier, Xdp},
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey, Neighbour,
-        NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey,
+        Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep,
+        XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{ecn::OuterClass, encap},
 };
 use overlay_user::datapath::ebpf::{self, Features};
 
@@ -30,6 +31,7 @@ pub const TC_SHOT: u32 = 2;
 pub const TC_REDIRECT: u32 = 7;
 pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
+pub const XDP_REDIRECT: u32 = 4;
 
 /// One packet and what must become of it.
 pub struct Case {
@@ -62,6 +64,20 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// The network's outer headers have a DSCP of their own.
+    pub dscp: Option<u8>,
+    /// This node's endpoints are delivered to by XDP redirect.
+    pub redirect: Redirect,
+}
+
+/// Whether this node's endpoints are delivered to by XDP redirect.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Redirect {
+    #[default]
+    Off,
+    On,
+    /// Their interfaces are gone from the map of targets.
+    NoTarget,
 }
 
 /// The loaded programs.
@@ -123,11 +139,14 @@ impl Fixture {
         };
         self.set("config", 0, config);
         if !setup.unbound {
-            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), addr4: A.ip, ..Port::default() };
+            let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
+            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), class, addr4: A.ip };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
-            self.endpoint(host, Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot, addr4: host.ip });
+            let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };
+            let row = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot, addr4: host.ip, flags };
+            self.endpoint(host, row);
         }
         self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
         self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, addr4: D.ip, ..Endpoint::default() });
@@ -166,6 +185,10 @@ impl Fixture {
         if !setup.unbound {
             self.insert("slow_devices", LOOPBACK, VNI);
         }
+        if setup.redirect == Redirect::On {
+            let map = self.ebpf.map_mut("redirect_targets").unwrap();
+            DevMapHash::try_from(map).unwrap().insert(LOOPBACK, LOOPBACK, None, 0).unwrap();
+        }
     }
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {
@@ -184,7 +207,8 @@ impl Fixture {
         map.set(index, value, 0).unwrap();
     }
 
-    fn clear_counters(&mut self) {
+    /// Sets all outcomes' counters to zero.
+    pub fn clear_counters(&mut self) {
         let mut map: PerCpuArray<&mut MapData, Traffic> =
             self.ebpf.map_mut("counters").unwrap().try_into().unwrap();
         for index in 0..map.len() {

@@ -1,15 +1,16 @@
 //! XDP on the uplink: strips the outer headers before an skb exists, so that the driver builds it
 //! from the inner frame and GRO merges inner TCP. Delivery is left to tc, which metadata in front of
-//! the packet tells where.
+//! the packet tells where; an endpoint that asked for it gets the frame redirected instead, and no
+//! skb is ever built.
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_REDIRECT},
     helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use overlay_ebpf::{
-    abi::{Class, Hook, META_MAGIC, OUTER_LEN, Outcome, XdpMeta},
+    abi::{Class, ENDPOINT_REDIRECT, Hook, META_MAGIC, OUTER_LEN, Outcome, XdpMeta},
     wire::{ecn, inner},
 };
 
@@ -17,7 +18,7 @@ use super::{arrived, count_both};
 use crate::program::{
     config,
     count::{self, Direction},
-    dropped,
+    dropped, maps,
     packet::{self, Packet},
     tunnel::{self, Arrival, INNER_NET, Target},
 };
@@ -28,7 +29,6 @@ pub fn run(ctx: &XdpContext) -> u32 {
     let Some(config) = config() else { return XDP_PASS };
     let bytes = ctx.length();
     match tunnel::inspect(ctx, config) {
-        Ok(arrival) if arrival.summed || may_be_merged(ctx, &arrival) => XDP_PASS,
         Ok(arrival) => strip(ctx, &arrival, bytes),
         // Headers behind the first buffer: tc can pull them, and counts the packet.
         Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden(ctx, bytes) => XDP_PASS,
@@ -44,12 +44,15 @@ pub fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// Whether GRO may merge the packet with others. By the time tc sees them merged it has taken what the
-/// card verified for the inner checksum, and once the outer headers are off, nothing tells whether it was:
-/// a card that does not look into VXLAN, or a host's bridge that merges for a guest, says so of outer UDP
-/// headers, also of those without a checksum. With the headers on, the kernel's GRO for tunnels knows.
+/// Whether the kernel may take the inner checksum for verified though only the outer one was. A card that
+/// does not look into VXLAN, or a host's bridge that merges for its guest, says of an outer UDP header that
+/// it was verified, also of one without a checksum. With that header gone, GRO believes it of the inner one,
+/// before tc can take it back. With the header on, the kernel's GRO for tunnels knows better.
 #[inline(always)]
-fn may_be_merged(ctx: &XdpContext, arrival: &Arrival) -> bool {
+fn may_be_believed(ctx: &XdpContext, arrival: &Arrival) -> bool {
+    if arrival.summed {
+        return true;
+    }
     let protocol = match arrival.kind {
         inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(ctx, INNER_NET).map(|ip| ip.proto),
         inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(ctx, INNER_NET).map(|ip| ip.next_hdr),
@@ -67,15 +70,20 @@ fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
 
 #[inline(always)]
 fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
+    let redirected = redirect(&arrival.target);
+    // What is redirected takes nothing along that somebody could believe.
+    if !redirected && may_be_believed(ctx, arrival) {
+        return XDP_PASS;
+    }
     // SAFETY: plain helper call. A driver without metadata refuses it, and the packet, untouched,
     // is tc's.
-    if unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
+    if !redirected && unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
         return XDP_PASS;
     }
     if let Some(bits) = arrival.ecn {
         set_ecn(ctx, arrival.kind, bits);
     }
-    // SAFETY: plain helper calls; the first moves the metadata along.
+    // SAFETY: plain helper calls; the first moves metadata along.
     let stripped = unsafe {
         bpf_xdp_adjust_head(ctx.ctx, OUTER_LEN as i32) == 0
             && (arrival.trailer == 0 || bpf_xdp_adjust_tail(ctx.ctx, -(arrival.trailer as i32)) == 0)
@@ -85,16 +93,31 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
         dropped(ctx, Hook::Uplink, Outcome::HelperFailed, bytes);
         return XDP_ABORTED;
     }
+    count::outcome(Hook::Uplink, Outcome::Received, bytes);
+    let frame_len = bytes - OUTER_LEN as u32 - arrival.trailer;
+    count::peer(arrival.vtep, Direction::Tx, frame_len);
+    count::outcome(Hook::Uplink, arrived(arrival, frame_len), bytes);
+    if redirected {
+        return XDP_REDIRECT;
+    }
     let ifindex = match arrival.target {
         Target::Endpoint(endpoint) => endpoint.ifindex,
         Target::All => 0,
     };
     write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex });
-    count::outcome(Hook::Uplink, Outcome::Received, bytes);
-    let frame_len = bytes - OUTER_LEN as u32 - arrival.trailer;
-    count::peer(arrival.vtep, Direction::Tx, frame_len);
-    count::outcome(Hook::Uplink, arrived(arrival, frame_len), bytes);
     XDP_PASS
+}
+
+/// Asks for a redirect to the endpoint's interface if the endpoint has them. `false` also where that
+/// interface is not in the map (any more): tc delivers then.
+#[inline(always)]
+fn redirect(target: &Target) -> bool {
+    match target {
+        Target::Endpoint(endpoint) if endpoint.flags & ENDPOINT_REDIRECT != 0 => {
+            maps::redirect_targets.redirect(endpoint.ifindex, u64::from(XDP_PASS)).is_ok()
+        }
+        _ => false,
+    }
 }
 
 #[inline(always)]

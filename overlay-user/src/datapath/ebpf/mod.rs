@@ -5,6 +5,7 @@
 
 mod array;
 mod counters;
+mod devices;
 mod features;
 mod filters;
 mod index;
@@ -12,6 +13,7 @@ mod links;
 mod object;
 mod pins;
 mod probe;
+mod redirect;
 mod rows;
 mod slow_path;
 mod table;
@@ -174,8 +176,8 @@ impl EbpfDatapath {
         let ids: BTreeMap<_, _> = devices.iter().map(|(id, ifindex)| (*ifindex, id)).collect();
         for row in self.tables.endpoints.rows().values().filter(|row| row.vtep == SELF_VTEP) {
             match ids.get(&row.ifindex) {
-                Some(id) => self.slots.adopt((*id).clone(), row.slot),
-                None => self.slots.rest(row.slot),
+                Some(id) => self.slots.adopt((*id).clone(), row.slot.into()),
+                None => self.slots.rest(row.slot.into()),
             }
         }
         self.adopted = true;
@@ -367,6 +369,7 @@ impl Datapath for EbpfDatapath {
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let mut counters = Counters { outcomes: self.counters.outcomes()?, ..Counters::default() };
+        redirect::count_lost(&self.netlink, self.tables.redirect_targets.rows(), &mut counters).await?;
         for (id, slot) in self.slots.iter() {
             counters.endpoints.insert(id.clone(), self.counters.endpoint(slot)?);
         }

@@ -8,11 +8,11 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Config, DECAP_CLEARS_TUNNEL, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member,
-        MemberKey, Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED,
-        Vtep, XDP_ATTACHED,
+        Addr, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
+        MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE,
+        SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{ecn::OuterClass, encap},
 };
 
 use super::index::Indices;
@@ -20,7 +20,7 @@ use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location, Plan},
-    state::{EndpointId, NodeName},
+    state::{Delivery, Dscp, EndpointId, NodeName},
 };
 
 /// Rows by map.
@@ -48,6 +48,8 @@ pub struct Rows {
     pub flood_vteps: BTreeMap<FloodKey, u32>,
     /// `flood_ports`.
     pub flood_ports: BTreeMap<FloodKey, u32>,
+    /// `redirect_targets`.
+    pub redirect_targets: BTreeSet<u32>,
 }
 
 /// What rows depend on besides the plan and the underlay.
@@ -92,6 +94,10 @@ impl Rows {
         if slow != 0 {
             self.slow_devices.insert(slow, vni.get());
         }
+        let class = match network.policy.dscp {
+            Dscp::Inherit => OuterClass::INHERIT,
+            Dscp::Fixed(dscp) => OuterClass::fixed(dscp),
+        };
         let mut ports = BTreeSet::new();
         for (mac, endpoint) in &network.endpoints {
             let Some(row) = endpoint_row(endpoint, local) else { continue };
@@ -102,9 +108,12 @@ impl Rows {
             }
             if row.vtep == SELF_VTEP {
                 ports.insert(row.ifindex);
+                if row.flags & ENDPOINT_REDIRECT != 0 {
+                    self.redirect_targets.insert(row.ifindex);
+                }
                 let Endpoint { ifindex, slot, addr4, .. } = row;
                 self.ports
-                    .insert(ifindex, Port { vni: vni.get(), slot, mac: *mac, addr4, ..Port::default() });
+                    .insert(ifindex, Port { vni: vni.get(), slot: slot.into(), mac: *mac, class, addr4 });
             }
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
@@ -187,17 +196,23 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
         Location::Local => Some(Endpoint {
             vtep: SELF_VTEP,
             ifindex: *local.devices.get(&endpoint.id)?,
-            slot: local.slots.get(&endpoint.id)?,
+            slot: u16::try_from(local.slots.get(&endpoint.id)?).ok()?,
+            flags: match endpoint.delivery {
+                Delivery::Xdp if local.mode == Mode::Xdp => ENDPOINT_REDIRECT,
+                _ => 0,
+            },
             addr4,
         }),
-        Location::Remote(node) => Some(Endpoint { vtep: local.vteps.get(node)?, ifindex: 0, slot: 0, addr4 }),
+        Location::Remote(node) => {
+            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, ..Endpoint::default() })
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MacAddr, plan::Network as PlanNetwork};
+    use crate::{MacAddr, plan::Network as PlanNetwork, state::Policy};
 
     fn mac(last: u8) -> MacAddr {
         MacAddr([2, 0x42, 10, 0, 9, last])
@@ -208,11 +223,13 @@ mod tests {
             id: id.parse().unwrap(),
             addresses: [IpAddr::from([10, 0, 9, last])].into(),
             location,
+            delivery: Delivery::Xdp,
         };
         let node: NodeName = "node2".parse().unwrap();
         let network = PlanNetwork {
             name: "net".parse().unwrap(),
             mtu: None,
+            policy: Policy::default(),
             members: [node.clone()].into(),
             endpoints: [
                 (mac(2), endpoint("00000000000a", 2, Location::Local)),
@@ -245,6 +262,10 @@ mod tests {
     }
 
     fn rows(plan: &Plan, underlay: &Underlay) -> Rows {
+        rows_in(Mode::Tc, plan, underlay)
+    }
+
+    fn rows_in(mode: Mode, plan: &Plan, underlay: &Underlay) -> Rows {
         let mut vteps = Indices::new(1, 16);
         let mut slots = Indices::new(0, 16);
         vteps.assign(plan.vteps.keys());
@@ -254,7 +275,7 @@ mod tests {
             plan,
             underlay,
             &Local {
-                mode: Mode::Tc,
+                mode,
                 ignore_reserved_bits: false,
                 decap_clears_tunnel: false,
                 devices: &[(ids[0].clone(), 11)].into(),
@@ -279,6 +300,17 @@ mod tests {
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
         assert_eq!(rows.neighbours.len(), 2);
+    }
+
+    #[test]
+    fn only_with_xdp_on_the_uplink_is_anything_redirected_and_only_to_who_is_here() {
+        let key = |last| EndpointKey::new(42, mac(last));
+        let by_tc = rows(&plan(), &underlay(None));
+        assert!(by_tc.redirect_targets.is_empty() && by_tc.endpoints[&key(2)].flags == 0);
+        let by_xdp = rows_in(Mode::Xdp, &plan(), &underlay(None));
+        assert_eq!(by_xdp.redirect_targets, [11].into());
+        assert_eq!(by_xdp.endpoints[&key(2)].flags, ENDPOINT_REDIRECT);
+        assert_eq!(by_xdp.endpoints[&key(3)].flags, 0);
     }
 
     #[test]
