@@ -23,7 +23,7 @@ use crate::program::{
     Step, config,
     count::{self, Direction},
     deliver, dropped, network, packet,
-    tunnel::{self, Arrival, INNER, Target},
+    tunnel::{self, Arrival, INNER},
 };
 
 /// Delivers or judges one packet.
@@ -134,8 +134,7 @@ fn taken(ctx: &TcContext, config: &Config, arrival: &Arrival) -> Step<Delivery> 
 fn stays_in_tunnel(ctx: &TcContext, arrival: &Arrival) -> bool {
     // SAFETY: a field of the context.
     let super_packet = unsafe { (*ctx.skb.skb).gso_size } != 0;
-    super_packet
-        && matches!(&arrival.target, Target::Endpoint(endpoint) if tunnel::goes_on(ctx, arrival, endpoint))
+    super_packet && arrival.target.endpoint().is_some_and(|endpoint| tunnel::goes_on(ctx, arrival, endpoint))
 }
 
 /// Takes back one of the checksums that the skb says were verified, as for the outer one, zero or not
@@ -172,12 +171,11 @@ fn strip(ctx: &TcContext, arrival: &Arrival, more_flags: u64) -> Step<Delivery> 
         set_ecn(ctx, arrival.kind, bits)?;
     }
     let outcome = arrived(arrival, ctx.len());
-    let action = match arrival.target {
-        Target::Endpoint(endpoint) => deliver::to_endpoint(ctx, endpoint.ifindex),
-        Target::All => {
-            deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
-            deliver::DONE
-        }
+    let action = if let Some(endpoint) = arrival.target.endpoint() {
+        deliver::to_endpoint(ctx, endpoint.ifindex)
+    } else {
+        deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
+        deliver::DONE
     };
     Ok(Delivery { outcome, action })
 }
