@@ -91,6 +91,9 @@ outcomes! {
     /// something that is no whole TCP, UDP or ICMP packet with a checksum.
     SlowChecksum = 20, SlowPath, "slow_checksum";
 
+    /// A merged packet that its endpoint will forward on: only the kernel's device makes it an ordinary one again.
+    SlowForwarded = 21, SlowPath, "slow_forwarded";
+
     /// The source MAC is not the endpoint's.
     SpoofedMac = 32, Drop, "spoofed_mac";
     /// The source address is not one of the endpoint's.

@@ -42,6 +42,8 @@ pub struct Arrival {
     pub kind: inner::Kind,
     /// ECN bits to write into the inner header, if they change.
     pub ecn: Option<u8>,
+    /// The outer UDP header has a checksum, which a card may have verified.
+    pub summed: bool,
     /// Bytes behind the end of the outer IP packet, as of Ethernet padding: no part of the frame.
     pub trailer: u32,
     /// Where it goes.
@@ -95,11 +97,13 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Ar
         return Err(Outcome::PassedUp);
     }
     let vxlan = packet::at::<VxlanHdr>(packet, vxlan_at).ok_or(Outcome::Truncated)?;
-    let frame = packet::at::<Ethernet>(packet, N).ok_or(Outcome::Truncated)?;
+    let vni = outer::vni(vxlan).ok_or(Outcome::NoVniFlag)?;
     let ignore = config.flags & RESERVED_BITS_IGNORE != 0;
-    let vni = outer::validate(extent, udp, vxlan, packet.length(), ignore)?;
+    outer::validate(extent, udp, vxlan, packet.length(), ignore).map_err(|flaw| if_ours(vni, flaw))?;
+    let frame = packet::at::<Ethernet>(packet, N).ok_or_else(|| if_ours(vni, Outcome::Truncated))?;
     let vtep = member(vni, outer_source)?;
-    if over_ipv6 && udp.check == [0; 2] && config.flags & UDP6_ZERO_CHECKSUM == 0 {
+    let summed = udp.check != [0; 2];
+    if over_ipv6 && !summed && config.flags & UDP6_ZERO_CHECKSUM == 0 {
         return Err(Outcome::ZeroChecksum);
     }
 
@@ -116,7 +120,15 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Ar
     };
     let target = target(vni, frame.destination)?;
     let trailer = extent.trailer(packet.length());
-    Ok(Arrival { vni, vtep, kind, ecn, trailer, target })
+    Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
+}
+
+/// What is wrong with a packet if its network is one of ours. Other VXLAN devices on the same port have
+/// rules of their own: other flags, no Ethernet header inside.
+#[inline(always)]
+fn if_ours(vni: u32, flaw: Outcome) -> Outcome {
+    // SAFETY: only asked for.
+    if unsafe { maps::networks.get(vni).is_some() } { flaw } else { Outcome::PassedUnknownVni }
 }
 
 #[inline(always)]
@@ -221,6 +233,24 @@ fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, first: [u8; 4]) -> bool {
         let key = NeighbourKey { vni, addr: Addr::from_v4(address) };
         // SAFETY: read at once.
         unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }
+    }
+}
+
+/// Whether the endpoint that a packet goes to will forward it on: its inner destination is none of the
+/// endpoint's addresses.
+#[inline(always)]
+pub fn goes_on<const N: usize>(packet: &impl Packet, arrival: &Arrival, endpoint: &Endpoint) -> bool {
+    let Some(frame) = packet::at::<Ethernet>(packet, N) else { return false };
+    let mac = frame.destination;
+    match arrival.kind {
+        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(packet, N + ETH_LEN)
+            .is_some_and(|ip| !is_of(arrival.vni, ip.dst_addr, mac, endpoint.addr4)),
+        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(packet, N + ETH_LEN).is_some_and(|ip| {
+            let key = NeighbourKey { vni: arrival.vni, addr: Addr(ip.dst_addr) };
+            // SAFETY: read at once.
+            !unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }
+        }),
+        inner::Kind::Arp | inner::Kind::Other => false,
     }
 }
 

@@ -62,6 +62,15 @@ pub const fn ipv6(ip: [u8; 4]) -> [u8; 16] {
     [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
 }
 
+/// A segment of a TCP stream.
+pub fn tcp(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(from.mac, to.mac).ipv4(from.ip, to.ip, 64).tcp(5000, 6000, 1, 1000);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
 /// A UDP datagram over IPv6.
 pub fn udp6(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
     let builder =

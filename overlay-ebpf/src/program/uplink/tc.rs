@@ -2,17 +2,18 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
-        BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::generated::bpf_skb_change_tail,
+    helpers::generated::{bpf_csum_level, bpf_skb_change_tail},
     programs::TcContext,
 };
 use network_types::ip::Ipv4Hdr;
 use overlay_ebpf::{
     abi::{
-        CHECKED_MARK, Class, Config, Hook, META_MAGIC, OUTER_LEN, OUTER_LEN_V6, Outcome, UNDERLAY_V6,
-        XDP_ATTACHED, XdpMeta,
+        CHECKED_MARK, Class, Config, DECAP_CLEARS_TUNNEL, DECAP_L4_UDP, Hook, META_MAGIC, OUTER_LEN,
+        OUTER_LEN_V6, Outcome, UNDERLAY_V6, XDP_ATTACHED, XdpMeta,
     },
     wire::{ETH_LEN, ecn, inner},
 };
@@ -77,7 +78,11 @@ fn take<const N: usize>(ctx: &TcContext, config: &Config) -> Step<Delivery> {
     let arrival = tunnel::inspect::<N>(ctx, config)?;
     // Whichever way it goes from here.
     count::peer(arrival.vtep, Direction::Tx, ctx.len() - N as u32 - arrival.trailer);
-    strip::<N>(ctx, &arrival)
+    let clears = config.flags & DECAP_CLEARS_TUNNEL != 0;
+    if !clears && stays_in_tunnel::<N>(ctx, &arrival) {
+        return Err(Outcome::SlowForwarded);
+    }
+    strip::<N>(ctx, &arrival, if clears { DECAP_L4_UDP } else { 0 })
 }
 
 /// Whether the frame is in a VLAN, its tag taken off by the hardware: not the underlay's then, but
@@ -110,6 +115,7 @@ fn metadata(ctx: &TcContext) -> Option<XdpMeta> {
 
 #[inline(always)]
 fn deliver_stripped(ctx: &TcContext, meta: &XdpMeta) -> i32 {
+    forget_outer_checksum(ctx);
     if meta.ifindex != 0 {
         return deliver::to_endpoint(ctx, meta.ifindex);
     }
@@ -122,11 +128,32 @@ fn flood_ports(vni: u32) -> u32 {
     network(vni).map_or(0, |network| network.flood_ports)
 }
 
+/// Whether a packet, stripped, would still be marked as in a UDP tunnel where that matters. GRO and a
+/// sender's `bpf_skb_adjust_room` mark super-packets so, and without [`DECAP_L4_UDP`] no helper undoes
+/// it. It means nothing to a socket or to segmentation in software, but to a card or a tap device that
+/// segments tunnels by itself.
+#[inline(always)]
+fn stays_in_tunnel<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> bool {
+    // SAFETY: a field of the context.
+    let super_packet = unsafe { (*ctx.skb.skb).gso_size } != 0;
+    super_packet
+        && arrival.target.endpoint().is_some_and(|endpoint| tunnel::goes_on::<N>(ctx, arrival, endpoint))
+}
+
+/// Takes back one of the checksums that the skb says were verified, as for the outer one, zero or not
+/// (`csum_level` in include/linux/skbuff.h; Linux 5.8). If it was the only one, the inner checksum is
+/// verified by whoever receives the packet.
+#[inline(always)]
+fn forget_outer_checksum(ctx: &TcContext) {
+    // SAFETY: plain helper call, which does not fail for this argument.
+    unsafe { bpf_csum_level(ctx.skb.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
+}
+
 /// Takes the outer headers off and delivers. An error before anything is changed leaves the packet to
 /// the kernel's VXLAN device. So does a kernel that cannot go from one family to the other (before
 /// Linux 6.3): it knows no such flag and refuses before it touches the packet.
 #[inline(always)]
-fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
+fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival, more_flags: u64) -> Step<Delivery> {
     let over_ipv6 = N == OUTER_LEN_V6;
     let other_family = match arrival.kind {
         inner::Kind::Ipv4 if over_ipv6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
@@ -134,6 +161,8 @@ fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
         inner::Kind::Ipv4 | inner::Kind::Ipv6 => 0,
         inner::Kind::Arp | inner::Kind::Other => return Err(Outcome::SlowNotIp),
     };
+    let flags =
+        u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | other_family) | more_flags;
     if arrival.trailer != 0 {
         // SAFETY: plain helper call.
         let cut = unsafe { bpf_skb_change_tail(ctx.skb.skb, ctx.len() - arrival.trailer, 0) };
@@ -142,8 +171,8 @@ fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
         }
     }
     let eth = *packet::at::<[u8; ETH_LEN]>(ctx, N).ok_or(Outcome::Truncated)?;
-    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | other_family);
     ctx.adjust_room(-(N as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::SlowEncapsulated)?;
+    forget_outer_checksum(ctx);
     ctx.store(0, &eth, 0).map_err(|_| Outcome::HelperFailed)?;
     if let Some(bits) = arrival.ecn {
         set_ecn(ctx, arrival.kind, bits)?;
