@@ -42,7 +42,8 @@ impl Wire {
 
     fn of_family(ipv6: bool) -> Result<Self> {
         let netns = Netns::new("wire")?;
-        netns.exec("ip link add wire type bridge mcast_snooping 0")?;
+        // With an address of its own: else it takes that of a port, and another one with the next port.
+        netns.exec("ip link add wire address 02:99:00:00:00:fe type bridge mcast_snooping 0")?;
         let own = if ipv6 {
             format!("{}/64 dev wire nodad", Self::gateway_v6())
         } else {

@@ -135,7 +135,7 @@ fn a_node_on_the_other_family_is_named() {
     }
     cluster.wait_ready().unwrap();
     cluster.create_network(BLUE).unwrap();
-    cluster.attach_each(BLUE).unwrap();
+    let _containers = cluster.attach_each(BLUE).unwrap();
     let node = &cluster.nodes[0];
     node.ctl(&["node", "add-static", "old", "--vtep", "192.0.2.9"]).unwrap();
     let endpoint = ["--node", "old", "--ip", "10.1.0.9", "--mac", "02:00:00:00:00:09"];
