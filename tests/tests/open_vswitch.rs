@@ -1,8 +1,6 @@
 //! Open vSwitch's VTEP as the other end. It drops what has a wrong checksum, so the wire is one of cards: on
 //! a wire of veths with their offloads, checksums are never filled in.
 
-#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
