@@ -10,8 +10,8 @@ use aya::{
 use overlay_ebpf::{
     abi::{
         Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey,
-        Neighbour, NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, Port, SELF_VTEP, Traffic,
-        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM, UNDERLAY_V6,
+        VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{checksum, ecn::OuterClass, encap},
 };
@@ -158,13 +158,8 @@ impl Fixture {
             let checksum = if setup.flags & UDP6_ZERO_CHECKSUM == 0 { VTEP_CHECKSUM } else { 0 };
             (header, VTEP_V6 | checksum)
         } else {
-            let mut header = [0; OUTER_LEN_V6];
-            header[..OUTER_LEN].copy_from_slice(&encap::template(
-                macs,
-                (HERE.ip.into(), THERE.ip.into()),
-                4789,
-            ));
-            (header, 0)
+            let template = encap::template(macs, (HERE.ip.into(), THERE.ip.into()), 4789);
+            (encap::in_row(template), 0)
         };
         let there = Vtep {
             addr: tunnel(THERE),

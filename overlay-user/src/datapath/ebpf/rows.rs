@@ -9,9 +9,9 @@ use std::{
 use overlay_ebpf::{
     abi::{
         Addr, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
-        MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, OUTER_LEN_V6, Port,
-        RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED,
-        VTEP_V6, Vtep, XDP_ATTACHED,
+        MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE,
+        SELF_VTEP, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep,
+        XDP_ATTACHED,
     },
     wire::{ecn::OuterClass, encap},
 };
@@ -184,22 +184,18 @@ fn vtep_row(addr: IpAddr, underlay: &Underlay) -> Vtep {
         return row;
     };
     let macs = (*source_mac, neighbour.unwrap_or_default());
-    let mut header = [0; OUTER_LEN_V6];
     let mut flags = if neighbour.is_some() { VTEP_RESOLVED } else { 0 };
-    match (underlay.addr, addr) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let template = encap::template(macs, (from, to), underlay.port);
-            header[..template.len()].copy_from_slice(&template);
-        }
+    let header = match (underlay.addr, addr) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => encap::in_row(encap::template(macs, (from, to), underlay.port)),
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            header = encap::template_v6(macs, (from, to), underlay.port);
             flags |= VTEP_V6;
             if !underlay.udp6_zero_checksum {
                 flags |= VTEP_CHECKSUM;
             }
+            encap::template_v6(macs, (from, to), underlay.port)
         }
         _ => return row,
-    }
+    };
     Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu: u32::from(*mtu), ..row }
 }
 

@@ -114,7 +114,7 @@ impl Fixture {
             next_hop: Addr::from_v4(THERE.octets()),
             ifindex: uplink,
             flags: VTEP_RESOLVED,
-            header: encap::template((mac, THERE_MAC), (HERE, THERE), 4789),
+            header: encap::in_row(encap::template((mac, THERE_MAC), (HERE, THERE), 4789)),
             mtu: 1500,
             ..Vtep::default()
         };
