@@ -62,6 +62,8 @@ pub struct Port {
     pub _pad: [u8; 2],
     /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
     pub addr4: [u8; 4],
+    /// Its first IPv6 address, or zero, likewise.
+    pub addr6: [u8; 16],
 }
 
 /// Key of `endpoints`.
@@ -88,6 +90,8 @@ pub struct Endpoint {
     pub slot: u32,
     /// The endpoint's first IPv4 address, or zero.
     pub addr4: [u8; 4],
+    /// Its first IPv6 address, or zero.
+    pub addr6: [u8; 16],
 }
 
 /// Key of `neighbours`.
@@ -228,9 +232,9 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 20, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4];
+    Port: 36, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4], [u8; 16];
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
-    Endpoint: 16, sum of u32, u32, u32, [u8; 4];
+    Endpoint: 32, sum of u32, u32, u32, [u8; 4], [u8; 16];
     NeighbourKey: 20, sum of u32, [u8; 16];
     Neighbour: 8, sum of [u8; 6], [u8; 2];
     MemberKey: 20, sum of u32, [u8; 16];

@@ -35,8 +35,13 @@ const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
     | BPF_F_ADJ_ROOM_FIXED_GSO as u64
     | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64
     | ENCAP_L2;
-/// The least a segment carries in front of its payload: IPv4 and UDP headers.
-const LEAST_SEGMENT_HEADERS: u32 = 28;
+/// The least a segment carries in front of its payload: IP and UDP headers.
+const fn least_segment_headers(kind: Kind) -> u32 {
+    match kind {
+        Kind::Ipv6 => 48,
+        Kind::Ipv4 | Kind::Arp | Kind::Other => 28,
+    }
+}
 /// What the outer headers add to the inner frame's length in the outer IPv4 packet.
 const OUTER_IP_EXTRA: u32 = (OUTER_LEN - ETH_LEN) as u32;
 
@@ -69,7 +74,7 @@ struct Headers {
 pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
     let bytes = ctx.len();
-    check_size(ctx, vtep.mtu)?;
+    check_size(ctx, inner.kind, vtep.mtu)?;
     // Also for what is left to the slow path now.
     count::peer(index, Direction::Rx, bytes);
     let mut front = make_room(ctx, inner.kind)?;
@@ -98,7 +103,7 @@ pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
         return Err(Outcome::SlowFanout);
     }
     let bytes = ctx.len();
-    check_size(ctx, u32::from(super::config().ok_or(Outcome::Unbound)?.mtu))?;
+    check_size(ctx, inner.kind, u32::from(super::config().ok_or(Outcome::Unbound)?.mtu))?;
     let mut front = make_room(ctx, inner.kind)?;
     for slot in 0..MAX_FLOOD_VTEPS {
         if slot >= count {
@@ -120,10 +125,10 @@ pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
 
 /// Refuses what the way to the other node does not carry, judged by the segment, not the super-packet.
 #[inline(always)]
-fn check_size(ctx: &TcContext, mtu: u32) -> Step<()> {
+fn check_size(ctx: &TcContext, kind: Kind, mtu: u32) -> Step<()> {
     // SAFETY: a field of the context.
     let segment = unsafe { (*ctx.skb.skb).gso_size };
-    let frame = if segment == 0 { ctx.len() } else { segment + LEAST_SEGMENT_HEADERS + ETH_LEN as u32 };
+    let frame = if segment == 0 { ctx.len() } else { segment + least_segment_headers(kind) + ETH_LEN as u32 };
     if frame + OUTER_IP_EXTRA > mtu {
         return Err(Outcome::TooBig);
     }

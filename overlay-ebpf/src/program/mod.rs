@@ -1,5 +1,7 @@
 //! The programs' steps. Entry points are in `main.rs`.
 
+pub mod answer;
+pub mod claims;
 pub mod count;
 pub mod deliver;
 pub mod encap;

@@ -1,22 +1,19 @@
 //! A packet that arrives on the uplink, judged from its outer headers to its inner destination.
 //! Shared by XDP and tc: nothing here changes the packet.
 
-use network_types::{
-    arp::ArpHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
-    udp::UdpHdr,
-    vxlan::VxlanHdr,
-};
+use network_types::{ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, NeighbourKey, OUTER_LEN, Outcome,
-        RESERVED_BITS_IGNORE, SELF_VTEP,
+        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, OUTER_LEN, Outcome, RESERVED_BITS_IGNORE,
+        SELF_VTEP,
     },
-    wire::{ETH_LEN, IPV4_LEN, UDP_LEN, arp, ecn, ethernet::Ethernet, inner, outer},
+    wire::{ETH_LEN, IPV4_LEN, UDP_LEN, ecn, ethernet::Ethernet, inner, outer},
 };
 
 use super::{
-    Step, maps,
+    Step,
+    claims::{self, Honest, Sender},
+    maps,
     packet::{self, Packet},
 };
 
@@ -26,8 +23,9 @@ const VXLAN: usize = UDP + UDP_LEN;
 pub const INNER: usize = OUTER_LEN;
 /// Offset of the inner frame's payload.
 pub const INNER_NET: usize = INNER + ETH_LEN;
-/// Bytes the checks read directly: up to the ports behind an inner IPv4 header with all options.
-pub const READ: u32 = (INNER_NET + 60 + UDP_LEN) as u32;
+/// Bytes the checks read directly: up to the ports behind an inner IPv4 header with all options, or to
+/// the end of a neighbour advertisement with one.
+pub const READ: u32 = (INNER_NET + 72) as u32;
 
 /// A packet from another node that may be delivered.
 #[derive(Clone, Copy)]
@@ -90,13 +88,15 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
         .filter(|sender| sender.vtep == vtep)
         .ok_or(Outcome::InnerSource)?;
     let kind = inner::kind(frame)?;
-    let tos = check_inner(packet, kind, vni, source, sender.addr4)?;
-    let ecn = match tos {
-        Some(tos) => ecn::merged(tos, ip.tos)?,
-        None => None,
+    let trailer = outer::trailer(ip, packet.length());
+    let length = (packet.length() - trailer).saturating_sub(INNER_NET as u32);
+    let sender = Sender::of_endpoint(vni, source, &sender);
+    let honest = claims::check(packet, kind, INNER_NET, length, &sender).map_err(from_another)?;
+    let ecn = match honest {
+        Honest::Ip(tos) | Honest::Nd(tos, _) => ecn::merged(tos, ip.tos)?,
+        Honest::Arp(_) | Honest::Other => None,
     };
     let target = target(vni, frame.destination)?;
-    let trailer = outer::trailer(ip, packet.length());
     Ok(Arrival { vni, vtep, kind, ecn, trailer, target })
 }
 
@@ -113,51 +113,13 @@ fn member(vni: u32, source: [u8; 4]) -> Step<u32> {
     }
 }
 
-/// Checks that the inner addresses are the sender's, and that it is no VXLAN to a node. Returns the
-/// traffic class of an IP packet.
+/// What a broken claim is called where the sender's own node has let it pass.
 #[inline(always)]
-fn check_inner(
-    packet: &impl Packet,
-    kind: inner::Kind,
-    vni: u32,
-    source: MacAddr,
-    first: [u8; 4],
-) -> Step<Option<u8>> {
-    match kind {
-        inner::Kind::Ipv4 => {
-            let ip = packet::at::<Ipv4Hdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
-            inner::check_ipv4(ip)?;
-            if !is_of(vni, ip.src_addr, source, first) {
-                return Err(Outcome::InnerSource);
-            }
-            if packet::is_vxlan_to_a_node(packet, INNER_NET, ip)? {
-                return Err(Outcome::Nested);
-            }
-            Ok(Some(ip.tos))
-        }
-        inner::Kind::Ipv6 => {
-            let ip = packet::at::<Ipv6Hdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
-            Ok(Some((ip.vcf[0] << 4) | (ip.vcf[1] >> 4)))
-        }
-        inner::Kind::Arp => {
-            let arp = packet::at::<ArpHdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
-            match arp::question(arp, source, |address| is_of(vni, address, source, first)) {
-                Err(Outcome::SpoofedArp) => Err(Outcome::InnerSource),
-                Err(other) => Err(other),
-                Ok(_) => Ok(None),
-            }
-        }
-        inner::Kind::Other => Ok(None),
-    }
-}
-
-/// Whether `address` belongs to the endpoint with this MAC, whose first address is `first`.
-#[inline(always)]
-fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, first: [u8; 4]) -> bool {
-    address == first && first != [0; 4] || {
-        let key = NeighbourKey { vni, addr: Addr::from_v4(address) };
-        // SAFETY: read at once.
-        unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }
+const fn from_another(reason: Outcome) -> Outcome {
+    match reason {
+        Outcome::SpoofedAddress | Outcome::SpoofedArp | Outcome::SpoofedNd => Outcome::InnerSource,
+        Outcome::EncapProhibited => Outcome::Nested,
+        other => other,
     }
 }
 

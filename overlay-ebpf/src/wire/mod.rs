@@ -14,6 +14,8 @@ pub mod ecn;
 pub mod encap;
 pub mod ethernet;
 pub mod inner;
+pub mod ipv6;
+pub mod nd;
 pub mod outer;
 pub mod source_port;
 
@@ -21,6 +23,8 @@ pub mod source_port;
 pub const ETH_LEN: usize = 14;
 /// Length of an IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
+/// Length of an IPv6 header without extensions.
+pub const IPV6_LEN: usize = 40;
 /// Length of a UDP header.
 pub const UDP_LEN: usize = 8;
 /// Length of a VXLAN header.
@@ -39,6 +43,8 @@ pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// IP protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
+/// IP protocol number of `ICMPv6`.
+pub const PROTO_ICMPV6: u8 = 58;
 
 /// The two bytes at `offset` as a number; the caller's array is long enough by its type.
 #[inline(always)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State as Shared, http::StatusCode};
 
 use super::{
-    ApiError, Context, CreateNetwork, Named, Network, NetworkDetail, endpoints,
+    ApiError, Context, CreateNetwork, Named, Network, NetworkDetail, Subnet, endpoints,
     request::{Body, Name},
 };
 use crate::{
@@ -21,9 +21,9 @@ pub async fn create(
     let vni = request.vni.map(Vni::new).transpose();
     let new = NewNetwork {
         name: request.name.clone(),
-        subnet: request.subnet,
-        gateway: request.gateway,
-        range: request.ip_range,
+        subnets: request.subnets,
+        gateways: request.gateways,
+        ranges: request.ip_ranges,
         vni: vni.map_err(|error| ApiError::invalid(format!("--vni: {error}")))?,
         mtu: request.mtu,
         internal: request.internal,
@@ -31,22 +31,13 @@ pub async fn create(
     };
     let made = context.store.create_network(new).await?;
     context.echo(|state| state.networks.contains_key(&request.name)).await;
-    let network = Network {
-        name: request.name,
-        vni: made.vni,
-        subnet: made.subnet,
-        gateway: made.gateway,
-        ip_range: made.range.unwrap_or(made.subnet),
-        mtu: made.mtu,
-        internal: made.internal,
-        endpoints: 0,
-    };
+    let network = describe(&request.name, &made, 0);
     Ok((StatusCode::CREATED, Json(network)))
 }
 
 pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Network>> {
     let state = context.state();
-    Json(state.networks.iter().map(|(name, network)| describe(&state, name, network)).collect())
+    Json(state.networks.iter().map(|(name, network)| describe_in(&state, name, network)).collect())
 }
 
 pub async fn inspect(
@@ -59,7 +50,7 @@ pub async fn inspect(
         .endpoints_of(&name)
         .map(|(id, endpoint)| endpoints::describe(&context, &name, id, endpoint))
         .collect();
-    Ok(Json(NetworkDetail { network: describe(&state, &name, network), members }))
+    Ok(Json(NetworkDetail { network: describe_in(&state, &name, network), members }))
 }
 
 pub async fn remove(
@@ -77,15 +68,22 @@ pub fn unknown(name: &NetworkName) -> ApiError {
     ))
 }
 
-fn describe(state: &State, name: &NetworkName, network: &state::Network) -> Network {
+fn describe_in(state: &State, name: &NetworkName, network: &state::Network) -> Network {
+    describe(name, network, state.endpoints_of(name).count())
+}
+
+fn describe(name: &NetworkName, network: &state::Network, endpoints: usize) -> Network {
     Network {
         name: name.clone(),
         vni: network.vni.get(),
-        subnet: network.subnet,
-        gateway: network.gateway,
-        ip_range: network.range,
+        subnet: subnet(network.subnet),
+        dual: network.dual.map(subnet),
         mtu: network.mtu,
         internal: network.internal,
-        endpoints: state.endpoints_of(name).count(),
+        endpoints,
     }
+}
+
+const fn subnet(subnet: state::Subnet) -> Subnet {
+    Subnet { subnet: subnet.net, gateway: subnet.gateway, ip_range: subnet.range }
 }

@@ -14,10 +14,16 @@ pub fn disable(device: &str) {
 }
 
 /// Has a container's interface ignore router advertisements, and not ask for them: its addresses
-/// come from the store.
-pub fn refuse_advertisements(device: &str) {
+/// come from the store. Its link-local address is made of its MAC address, which is what the data path
+/// takes it to be, and is as unique as that: nobody has to be asked for it.
+pub fn addressed_by_store(device: &str) {
     set(device, "accept_ra", "0");
+    set(device, "addr_gen_mode", EUI64);
+    set(device, "accept_dad", "0");
 }
+
+/// `IN6_ADDR_GEN_MODE_EUI64` (include/uapi/linux/if_link.h).
+const EUI64: &str = "0";
 
 fn set(device: &str, name: &str, value: &str) {
     let path = Path::new("/proc/sys/net/ipv6/conf").join(device).join(name);

@@ -12,6 +12,7 @@ mod node;
 mod record;
 mod record_set;
 mod shown;
+mod subnet;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,14 +20,15 @@ pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
 pub use endpoint::{Endpoint, EndpointError};
 pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
-pub use network::{AddressError, Network, NetworkError};
+pub use network::{Network, NetworkError};
 pub use node::{Node, NodeError};
 pub use record::{
     AddressRecord, AddressState, AliveRecord, EndpointRecord, MetaRecord, NetworkRecord, NodeRecord,
-    RecordKey,
+    RecordKey, SubnetRecord,
 };
 pub use record_set::{RawRecord, RecordSet};
 pub use shown::{shown, shown_key};
+pub use subnet::{AddressError, Subnet, family, same_family};
 
 /// The checked records of one revision of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -122,14 +122,15 @@ impl Fixture {
         };
         self.set("config", 0, config);
         if !setup.unbound {
-            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), addr4: A.ip, ..Port::default() };
+            let (mac, addr4, addr6) = (MacAddr(A.mac), A.ip, A.ip6());
+            let port = Port { vni: VNI, slot: 0, mac, addr4, addr6, ..Port::default() };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
-            self.endpoint(host, Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot, addr4: host.ip });
+            self.endpoint(host, Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot, ..Endpoint::default() });
         }
-        self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
-        self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, addr4: D.ip, ..Endpoint::default() });
+        self.endpoint(C, Endpoint { vtep: THERE_INDEX, ..Endpoint::default() });
+        self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, ..Endpoint::default() });
         let there = Vtep {
             addr: Addr::from_v4(THERE.ip),
             next_hop: Addr::from_v4(THERE.ip),
@@ -149,8 +150,8 @@ impl Fixture {
             MemberKey { vni: VNI, addr: Addr::from_v4(THERE.ip) },
             Member { vtep: THERE_INDEX },
         );
-        for host in [HERE, THERE] {
-            self.insert("vtep_addrs", Addr::from_v4(host.ip), Member { vtep: SELF_VTEP });
+        for addr in [Addr::from_v4(HERE.ip), Addr::from_v4(THERE.ip), Addr(THERE.ip6())] {
+            self.insert("vtep_addrs", addr, Member { vtep: SELF_VTEP });
         }
         self.insert(
             "networks",
@@ -168,9 +169,12 @@ impl Fixture {
     }
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {
+        let row = Endpoint { addr4: host.ip, addr6: host.ip6(), ..row };
         self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), row);
-        let key = NeighbourKey { vni: VNI, addr: Addr::from_v4(host.ip) };
-        self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
+        for addr in [Addr::from_v4(host.ip), Addr(host.ip6()), Addr(host.second().ip6())] {
+            let key = NeighbourKey { vni: VNI, addr };
+            self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
+        }
     }
 
     fn insert<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) {

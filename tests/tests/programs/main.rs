@@ -6,6 +6,7 @@
 mod endpoint;
 mod fixture;
 mod frames;
+mod ipv6;
 mod slowpath;
 mod uplink;
 
@@ -22,6 +23,8 @@ fn every_outcome_is_reached_by_some_packet() {
         (endpoint::cases(), Hook::Endpoint),
         (uplink::cases(), Hook::Uplink),
         (slowpath::cases(), Hook::Slowpath),
+        (ipv6::from_endpoint(), Hook::Endpoint),
+        (ipv6::from_wire(), Hook::Uplink),
     ] {
         reached.extend(cases.iter().map(|case| case.outcome));
     }

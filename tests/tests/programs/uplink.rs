@@ -24,10 +24,15 @@ fn packets_from_the_wire_by_tc() {
 
 #[test]
 fn packets_from_the_wire_by_xdp() {
-    let mut fixtures = Fixtures::default();
     // Shorter than a test run of a tc program takes.
     let short = pass("an IPv4 header cut short", raw(THERE, HERE, 0x0800, &[0x45; 4]), Outcome::PassedUp);
-    for case in cases().into_iter().chain([short]) {
+    check_xdp(cases().into_iter().chain([short]));
+}
+
+/// Runs cases as they are for tc through the XDP program.
+pub fn check_xdp(cases: impl IntoIterator<Item = Case>) {
+    let mut fixtures = Fixtures::default();
+    for case in cases {
         let fixture = fixtures.of(with_xdp(case.setup));
         let run = fixture.run_xdp(&case.packet);
         let class = case.outcome.class();
