@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     MacAddr, Vni,
-    state::{EndpointId, NetworkName, NodeName, State},
+    state::{self, Delivery, EndpointId, NetworkName, NodeName, State},
 };
 
 /// What one node must forward. Equal states give equal plans.
@@ -53,6 +53,8 @@ pub struct Endpoint {
     pub addresses: BTreeSet<IpAddr>,
     /// Where it is.
     pub location: Location,
+    /// How frames from the wire reach it, if it is here.
+    pub delivery: Delivery,
 }
 
 /// Where an endpoint is.
@@ -93,8 +95,8 @@ pub fn plan(state: &State, node: &NodeName) -> Plan {
                 plan.vteps.insert(endpoint.node.clone(), Vtep { addr: at.vtep });
                 Location::Remote(endpoint.node.clone())
             };
-            let addresses = endpoint.addresses.clone();
-            carried.endpoints.insert(endpoint.mac, Endpoint { id: id.clone(), addresses, location });
+            let state::Endpoint { mac, addresses, delivery, .. } = endpoint.clone();
+            carried.endpoints.insert(mac, Endpoint { id: id.clone(), addresses, location, delivery });
         }
         plan.networks.insert(network.vni, carried);
     }

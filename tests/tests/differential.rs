@@ -16,11 +16,11 @@ use overlay_user::{
     MacAddr, Vni,
     datapath::{
         Datapath as _, Mode, Route, Underlay,
-        ebpf::{EbpfDatapath, Options},
+        ebpf::{EbpfDatapath, Features, Options},
     },
     device::{self, EndpointDevice},
     plan::{Endpoint, Location, Network, Plan, Vtep},
-    state::{EndpointId, NodeName},
+    state::{Delivery, EndpointId, NodeName},
 };
 
 const LIMIT: Duration = Duration::from_secs(3);
@@ -166,10 +166,16 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf) -> Result<()> {
                 mac: A.0,
                 mtu: 1450,
                 addresses: vec![format!("{}/24", A.1).parse()?],
+                takes_redirects: false,
             };
             device::create(&endpoint).await?;
             let underlay = underlay()?;
-            let options = Options { bpffs, max_endpoints: 64, ignore_reserved_bits: false };
+            let options = Options {
+                bpffs,
+                max_endpoints: 64,
+                ignore_reserved_bits: false,
+                features: Features::probe(),
+            };
             let mut datapath = EbpfDatapath::start(options, Mode::Tc, &underlay)?;
             let applied = datapath.apply(&plan(id)?, &underlay).await?;
             ensure!(applied.problems.is_empty(), "{:?}", applied.problems);
@@ -199,7 +205,12 @@ fn underlay() -> Result<Underlay> {
 
 fn plan(id: EndpointId) -> Result<Plan> {
     let node: NodeName = "there".parse()?;
-    let endpoint = |id, address, location| Endpoint { id, addresses: [IpAddr::V4(address)].into(), location };
+    let endpoint = |id, address, location| Endpoint {
+        id,
+        addresses: [IpAddr::V4(address)].into(),
+        location,
+        delivery: Delivery::Tc,
+    };
     let network = Network {
         name: "net".parse()?,
         mtu: None,

@@ -23,6 +23,10 @@ pub const RESERVED_BITS_IGNORE: u32 = 1;
 /// [`Config::flags`]: the XDP program is on the uplink, and counts what enters there.
 pub const XDP_ATTACHED: u32 = 1 << 1;
 
+/// [`Endpoint::flags`]: frames from the wire go to the endpoint's interface by XDP redirect, if XDP is on
+/// the uplink.
+pub const ENDPOINT_REDIRECT: u16 = 1;
+
 /// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
 pub const VTEP_RESOLVED: u32 = 1;
 
@@ -86,8 +90,10 @@ pub struct Endpoint {
     pub vtep: u32,
     /// Host side interface of a local endpoint; else zero.
     pub ifindex: u32,
-    /// Row in `endpoint_stats` of a local endpoint; else zero.
-    pub slot: u32,
+    /// Row in `endpoint_stats` of a local endpoint; else zero. Below [`MAX_SLOTS`].
+    pub slot: u16,
+    /// [`ENDPOINT_REDIRECT`].
+    pub flags: u16,
     /// The endpoint's first IPv4 address, or zero.
     pub addr4: [u8; 4],
     /// Its first IPv6 address, or zero.
@@ -234,7 +240,7 @@ layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
     Port: 36, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4], [u8; 16];
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
-    Endpoint: 32, sum of u32, u32, u32, [u8; 4], [u8; 16];
+    Endpoint: 32, sum of u32, u32, u16, u16, [u8; 4], [u8; 16];
     NeighbourKey: 20, sum of u32, [u8; 16];
     Neighbour: 8, sum of [u8; 6], [u8; 2];
     MemberKey: 20, sum of u32, [u8; 16];

@@ -146,6 +146,8 @@ outcomes! {
     SpoofedNd = 58, Drop, "spoofed_nd";
     /// A router advertisement or a redirect: an overlay has no routers.
     RouterAdvert = 59, Drop, "router_advert";
+    /// Redirected by XDP to an interface that did not take it, as a veth with neither GRO nor an XDP program inside; told by the interface's own statistics.
+    RedirectLost = 63, Drop, "redirect_lost";
 }
 
 /// Room for outcomes at each hook in the counters map.

@@ -78,7 +78,7 @@ fn unicast(ctx: &TcContext, inner: &Inner, destination: MacAddr) -> Step<Verdict
     if target.vtep != SELF_VTEP {
         return encap::to_vtep(ctx, *inner, target.vtep);
     }
-    count::endpoint(target.slot, Direction::Rx, ctx.len());
+    count::endpoint(u32::from(target.slot), Direction::Rx, ctx.len());
     Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, target.ifindex) })
 }
 

@@ -3,7 +3,7 @@
 #![expect(non_upper_case_globals, reason = "a map's name in the kernel is its static's name")]
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, PerCpuArray},
+    btf_maps::{Array, DevMapHash, HashMap, PerCpuArray},
     macros::btf_map,
 };
 use overlay_ebpf::abi::{
@@ -47,6 +47,10 @@ pub static flood_vteps: HashMap<FloodKey, u32, ENDPOINTS> = HashMap::new();
 
 #[btf_map]
 pub static flood_ports: HashMap<FloodKey, u32, { MAX_SLOTS as usize }> = HashMap::new();
+
+/// Interfaces that frames are redirected to by XDP, by their own index.
+#[btf_map]
+pub static redirect_targets: DevMapHash<{ MAX_SLOTS as usize }> = DevMapHash::new();
 
 #[btf_map]
 pub static counters: PerCpuArray<Traffic, { COUNTERS as usize }> = PerCpuArray::new();

@@ -6,6 +6,7 @@ pub mod count;
 pub mod deliver;
 pub mod encap;
 pub mod endpoint;
+pub mod kernel;
 pub mod maps;
 pub mod packet;
 pub mod slowpath;

@@ -4,6 +4,9 @@ use aya_ebpf::{
     helpers::generated::bpf_xdp_get_buff_len,
     programs::{TcContext, XdpContext},
 };
+
+use super::kernel;
+
 /// A packet whose first bytes lie between two addresses.
 pub trait Packet {
     /// Address of the first byte.
@@ -44,6 +47,9 @@ impl Packet for XdpContext {
 
     #[inline(always)]
     fn length(&self) -> u32 {
+        if !kernel::xdp_frags() {
+            return (self.data_end() - self.data()) as u32;
+        }
         // SAFETY: `ctx` is the context the kernel called the program with (Linux 5.18).
         unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 }
     }

@@ -43,7 +43,7 @@ fn forward(ctx: &TcContext) -> Step<Verdict> {
     let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
     match tunnel::target(vni, destination)? {
         Target::Endpoint(endpoint) => {
-            count::endpoint(endpoint.slot, Direction::Rx, ctx.len());
+            count::endpoint(u32::from(endpoint.slot), Direction::Rx, ctx.len());
             Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, endpoint.ifindex) })
         }
         Target::All => {

@@ -15,8 +15,9 @@ use super::{ApiError, Attach, Attached, Context, Kind, Namespace, detach, reques
 use crate::{
     MacAddr,
     daemon::Known,
+    datapath::Mode,
     device::{self, EndpointDevice, Netns},
-    state::{EndpointId, EndpointRecord, Network, NetworkName, RecordKey},
+    state::{Delivery, EndpointId, EndpointRecord, Network, NetworkName, RecordKey},
     store::Reservation,
 };
 
@@ -31,6 +32,16 @@ pub async fn attach(
     Body(request): Body<Attach>,
 ) -> Result<(StatusCode, Json<Attached>), ApiError> {
     let netns = check(&request)?;
+    if request.delivery == Delivery::Xdp && context.mode != Mode::Xdp {
+        return Err(ApiError::new(
+            Kind::Conflict,
+            format!(
+                "--deliver xdp needs XDP on the uplink; this node's data path is {} ({})",
+                context.mode.name(),
+                context.reason
+            ),
+        ));
+    }
     // On its own task: a client that goes away in the middle must not leave half an endpoint.
     let (reply, answer) = oneshot::channel();
     tokio::spawn(async move {
@@ -95,7 +106,7 @@ impl Attempt {
     }
 
     async fn run(&mut self) -> Result<Attached, ApiError> {
-        let Attach { network, ifname, ips, mac, names, .. } = &self.request;
+        let Attach { network, ifname, ips, mac, names, delivery, netns: _ } = &self.request;
         let context = &self.context;
         let name = names.first().map(crate::state::NodeName::as_str);
         let reserved = context.store.reserve_addresses(network, &context.node, &self.id, name, ips).await?;
@@ -117,6 +128,7 @@ impl Attempt {
             mac,
             mtu,
             addresses: addresses.clone(),
+            takes_redirects: *delivery == Delivery::Xdp,
         };
         device::create(&device).await?;
 
@@ -132,6 +144,7 @@ impl Attempt {
             },
             ifname: ifname.to_string(),
             generation: 0,
+            delivery: delivery.word().to_owned(),
         };
         let revision = context.store.bind_endpoint(reservation, &record).await?;
 

@@ -85,6 +85,7 @@ pub fn describe(
         addresses: endpoint.addresses.iter().copied().collect(),
         mac: endpoint.mac,
         names: endpoint.names.clone(),
+        delivery: endpoint.delivery,
         host_device: (endpoint.node == context.node).then(|| id.host_device()),
     }
 }

@@ -14,7 +14,7 @@ use super::mac;
 use crate::{
     MacAddr,
     datapath::{Count, Mode, Traffic},
-    state::{EndpointId, InterfaceName, NetworkName, NodeName},
+    state::{Delivery, EndpointId, InterfaceName, NetworkName, NodeName},
 };
 
 /// Asks for a network. What is not given is chosen.
@@ -106,6 +106,9 @@ pub struct Attach {
     /// The names it is to be known by.
     #[serde(default)]
     pub names: Vec<NodeName>,
+    /// How frames from the wire are to reach it.
+    #[serde(default)]
+    pub delivery: Delivery,
 }
 
 /// A network namespace.
@@ -158,6 +161,8 @@ pub struct Endpoint {
     pub mac: MacAddr,
     /// The names it is known by.
     pub names: Vec<String>,
+    /// How frames from the wire reach it.
+    pub delivery: Delivery,
     /// Name of the host's end, if it is on this node.
     pub host_device: Option<String>,
 }

@@ -13,7 +13,7 @@ use crate::{
     MacAddr, Vni,
     api::EndpointRef,
     config::DEFAULT_SOCKET,
-    state::{InterfaceName, NetworkName, NodeName},
+    state::{Delivery, InterfaceName, NetworkName, NodeName},
 };
 
 /// Operates the overlay network on this node
@@ -159,6 +159,9 @@ pub struct AttachArgs {
     /// A name it is to be known by; may be given several times
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<NodeName>,
+    /// How frames from the wire reach it
+    #[arg(long = "deliver", value_enum, value_name = "HOW", default_value_t)]
+    pub delivery: Delivery,
 }
 
 #[derive(Debug, Args)]

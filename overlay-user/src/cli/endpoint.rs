@@ -1,7 +1,10 @@
 //! Endpoints, shown.
 
 use super::output::{Show, joined, or_dash, pairs, table};
-use crate::api::{Attached, Endpoint, EndpointDetail};
+use crate::{
+    api::{Attached, Endpoint, EndpointDetail},
+    state::Delivery,
+};
 
 impl Show for Vec<Endpoint> {
     fn text(&self) -> String {
@@ -45,6 +48,7 @@ impl Show for EndpointDetail {
             ("addresses", joined(&endpoint.addresses)),
             ("mac", endpoint.mac.to_string()),
             ("names", or_dash(Some(&joined(&endpoint.names)))),
+            ("delivery", delivery(endpoint.delivery).to_owned()),
             ("host device", or_dash(endpoint.host_device.as_ref())),
         ];
         if let Some(traffic) = traffic {
@@ -52,5 +56,12 @@ impl Show for EndpointDetail {
             rows.push(("sent", format!("{} packets, {} bytes", traffic.tx.packets, traffic.tx.bytes)));
         }
         pairs(rows)
+    }
+}
+
+const fn delivery(delivery: Delivery) -> &'static str {
+    match delivery {
+        Delivery::Tc => "tc",
+        Delivery::Xdp => "xdp",
     }
 }

@@ -114,12 +114,12 @@ async fn endpoint_command(
     output: &Output,
 ) -> Result<ExitCode, ClientError> {
     match command {
-        EndpointCommand::Attach(AttachArgs { network, place, ifname, ips, mac, names }) => {
+        EndpointCommand::Attach(AttachArgs { network, place, ifname, ips, mac, names, delivery }) => {
             let netns = match (place.netns, place.pid) {
                 (Some(netns), _) => Namespace::Path(netns),
                 (None, pid) => Namespace::Pid(pid.unwrap_or_else(std::process::id)),
             };
-            let request = Attach { network, netns, ifname, ips, mac, names };
+            let request = Attach { network, netns, ifname, ips, mac, names, delivery };
             output.show(&client.attach(&request).await?);
         }
         EndpointCommand::Detach { endpoints } => {

@@ -37,6 +37,7 @@ fn endpoint() -> Endpoint {
         addresses: vec!["10.0.9.2".parse().unwrap()],
         mac: "02:42:0a:00:09:02".parse().unwrap(),
         names: vec!["web".to_owned(), "www".to_owned()],
+        delivery: crate::state::Delivery::Tc,
         host_device: Some("ov0123456789ab".to_owned()),
     }
 }

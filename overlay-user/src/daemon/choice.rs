@@ -4,7 +4,7 @@ use crate::{
     config::{Config, DatapathChoice, ReservedBits},
     datapath::{
         Datapath, DatapathError, Mode, Underlay,
-        ebpf::{self, EbpfDatapath},
+        ebpf::{self, EbpfDatapath, Features},
         kernel::{self, KernelDatapath},
     },
 };
@@ -67,13 +67,18 @@ async fn bpf(
     underlay: &Underlay,
     reason: String,
 ) -> Result<Chosen, DatapathError> {
+    let features = Features::probe();
     let options = ebpf::Options {
         bpffs: config.bpffs.clone(),
         max_endpoints: config.max_endpoints,
         ignore_reserved_bits: config.reserved_bits == ReservedBits::Ignore,
+        features,
     };
     let datapath = EbpfDatapath::start(options, mode, underlay)?;
     kernel::leave().await?;
+    let missing = features.missing();
+    let reason =
+        if missing.is_empty() { reason } else { format!("{reason}; this kernel has {}", missing.join(", ")) };
     Ok(Chosen { datapath: Box::new(datapath), mode, reason })
 }
 

@@ -217,7 +217,7 @@ fn node_record(node: &Node, port: u16) -> NodeRecord {
 }
 
 fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
-    let Endpoint { node, mac, addresses, names } = endpoint.clone();
+    let Endpoint { node, mac, addresses, names, delivery } = endpoint.clone();
     EndpointRecord {
         node,
         mac: mac.to_string(),
@@ -226,6 +226,7 @@ fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
         container: String::new(),
         ifname: String::new(),
         generation: 0,
+        delivery: delivery.word().to_owned(),
     }
 }
 

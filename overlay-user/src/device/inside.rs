@@ -6,12 +6,13 @@ use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::{Handle, LinkUnspec};
 
-use super::{DeviceError, EndpointDevice, netns};
+use super::{DeviceError, EndpointDevice, gro, netns};
 use crate::netlink::{self, into_io, ipv6};
 
 pub(super) async fn configure(device: &EndpointDevice, namespace: File) -> Result<(), DeviceError> {
     let name = device.ifname.clone();
     let addresses = device.addresses.clone();
+    let takes_redirects = device.takes_redirects;
     netns::inside(namespace, async move || {
         let kernel = netlink::connect()?;
         ipv6::addressed_by_store(&name);
@@ -21,6 +22,9 @@ pub(super) async fn configure(device: &EndpointDevice, namespace: File) -> Resul
             add_address(&kernel, ifindex, address)
                 .await
                 .map_err(|error| context(&format!("give {name} the address {address}"), &error))?;
+        }
+        if takes_redirects {
+            gro::queue_redirects(&name)?;
         }
         for up in [LinkUnspec::new_with_index(ifindex), LinkUnspec::new_with_name("lo")] {
             let result = kernel.link().set(up.up().build()).execute().await;

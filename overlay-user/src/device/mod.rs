@@ -1,6 +1,7 @@
 //! The interfaces of endpoints: a veth pair, one end made in the container's namespace and
 //! configured there.
 
+mod gro;
 mod inside;
 mod netns;
 
@@ -40,6 +41,8 @@ pub struct EndpointDevice {
     pub mtu: u16,
     /// Addresses of the other end, with the subnet's prefix length.
     pub addresses: Vec<IpNet>,
+    /// Frames are redirected to it by XDP: the other end must have a queue for them.
+    pub takes_redirects: bool,
 }
 
 /// Why an interface could not be made or removed; the text says what and why.
@@ -109,7 +112,7 @@ pub async fn exists(host: &str) -> Result<bool, DeviceError> {
 }
 
 async fn make_pair(kernel: &Connection, device: &EndpointDevice, netns: &File) -> Result<(), DeviceError> {
-    let EndpointDevice { host, netns: _, ifname, mac, mtu, addresses: _ } = device;
+    let EndpointDevice { host, netns: _, ifname, mac, mtu, addresses: _, takes_redirects: _ } = device;
     let inside = LinkMessageBuilder::<LinkUnspec>::new()
         .name(ifname.as_str())
         .address(mac.0.to_vec())

@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::state;
 
 fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
@@ -37,6 +36,7 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
             mac: MacAddr([2, 0, 0, 0, 0, *n]),
             addresses: [IpAddr::from([10, 0, 9, *n])].into(),
             names: Vec::new(),
+            delivery: Delivery::Tc,
         };
         let key = (name(&format!("net{network}")), name(&format!("{network:06x}{n:06x}")));
         state.endpoints.insert(key, endpoint);
@@ -95,7 +95,15 @@ fn naive(state: &State, node: &NodeName) -> Plan {
             .map(|((_, id), e)| {
                 let location =
                     if e.node == *node { Location::Local } else { Location::Remote(e.node.clone()) };
-                (e.mac, Endpoint { id: id.clone(), addresses: e.addresses.clone(), location })
+                (
+                    e.mac,
+                    Endpoint {
+                        id: id.clone(),
+                        addresses: e.addresses.clone(),
+                        location,
+                        delivery: e.delivery,
+                    },
+                )
             })
             .collect()
     };

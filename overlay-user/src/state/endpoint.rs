@@ -3,6 +3,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
 use super::{EndpointRecord, NodeName, shown::shown};
 use crate::MacAddr;
 
@@ -23,6 +26,20 @@ pub struct Endpoint {
     pub addresses: BTreeSet<IpAddr>,
     /// The names it is known by.
     pub names: Vec<String>,
+    /// How frames from the wire reach it.
+    pub delivery: Delivery,
+}
+
+/// How frames from the wire reach an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// As packets of the host's kernel, which GRO has merged: best for TCP
+    #[default]
+    Tc,
+    /// By XDP redirect from the uplink, one by one: best for an XDP program or small packets inside.
+    /// Checksums must be complete on the wire
+    Xdp,
 }
 
 /// Why an endpoint cannot be as its record says.
@@ -68,7 +85,26 @@ impl Endpoint {
             mac,
             addresses: record.addresses.iter().copied().collect(),
             names: record.names.clone(),
+            delivery: Delivery::of_word(&record.delivery),
         })
+    }
+}
+
+// === impl Delivery ===
+
+impl Delivery {
+    /// The word for it in records: none for the usual one.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tc => "",
+            Self::Xdp => "xdp",
+        }
+    }
+
+    /// What a record says; a word of a later version is taken for the way that always works.
+    fn of_word(word: &str) -> Self {
+        if word == Self::Xdp.word() { Self::Xdp } else { Self::Tc }
     }
 }
 
@@ -91,6 +127,7 @@ mod tests {
             container: String::new(),
             ifname: String::new(),
             generation: 0,
+            delivery: String::new(),
         }
     }
 

@@ -17,7 +17,7 @@ mod subnet;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
-pub use endpoint::{Endpoint, EndpointError};
+pub use endpoint::{Delivery, Endpoint, EndpointError};
 pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use network::{Network, NetworkError};

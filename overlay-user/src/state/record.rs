@@ -144,6 +144,9 @@ pub struct EndpointRecord {
     /// Raised when the same endpoint is made anew.
     #[serde(default)]
     pub generation: u64,
+    /// How frames from the wire reach it: a word of [`Delivery`](super::Delivery)'s; empty for `tc`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub delivery: String,
 }
 
 /// Where a record belongs, from its key.

@@ -85,6 +85,7 @@ impl Store {
             container: String::new(),
             ifname: String::new(),
             generation: 0,
+            delivery: String::new(),
         };
         checked(&record)?;
         let id = EndpointId::random();

@@ -227,6 +227,7 @@ pub fn endpoint_record(node_name: &str, reservation: &Reservation, names: &[&str
         container: "test".to_owned(),
         ifname: "eth0".to_owned(),
         generation: 1,
+        delivery: String::new(),
     }
 }
 

@@ -10,7 +10,7 @@ use overlay_user::{
     datapath::{Applied, Counters, Datapath, Underlay, kernel::KernelDatapath},
     device::{self, EndpointDevice},
     plan::{Endpoint, Location, Network, Plan, Vtep},
-    state::EndpointId,
+    state::{Delivery, EndpointId},
     underlay::{Selector, UnderlayFollower},
 };
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,7 @@ impl Cluster {
             mac: mac(number),
             mtu: 1450,
             addresses: vec![format!("10.0.9.{number}/24").parse().unwrap()],
+            takes_redirects: false,
         };
         self.nodes[node].netns.run(async || device::create(&device).await.unwrap());
         self.endpoints.push((node, number));
@@ -74,7 +75,15 @@ impl Cluster {
         let members: BTreeSet<_> = others.collect();
         let endpoint = |(n, number): &(usize, u8)| {
             let location = if *n == node { Location::Local } else { Location::Remote(name(*n)) };
-            (mac(*number), Endpoint { id: id(*number), addresses: [addr(*number)].into(), location })
+            (
+                mac(*number),
+                Endpoint {
+                    id: id(*number),
+                    addresses: [addr(*number)].into(),
+                    location,
+                    delivery: Delivery::Tc,
+                },
+            )
         };
         let network = Network {
             name: "net".parse().unwrap(),

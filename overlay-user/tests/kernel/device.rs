@@ -17,6 +17,7 @@ fn endpoint(container: &Netns) -> EndpointDevice {
         mac: MacAddr([2, 0x42, 10, 0, 9, 2]),
         mtu: 1450,
         addresses: vec!["10.0.9.2/24".parse().unwrap(), "fd00::9:2/64".parse().unwrap()],
+        takes_redirects: false,
     }
 }
 

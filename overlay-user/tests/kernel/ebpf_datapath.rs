@@ -6,7 +6,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use overlay_user::{
     datapath::{
         Counters, Datapath as _, Mode, Underlay,
-        ebpf::{self, EbpfDatapath, Options},
+        ebpf::{self, EbpfDatapath, Features, Options},
     },
     plan::Plan,
 };
@@ -17,15 +17,20 @@ use crate::{
 };
 
 /// A directory for pins, gone with all that is in it when dropped.
-struct Bpffs(PathBuf);
+pub struct Bpffs(pub PathBuf);
 
 impl Bpffs {
-    fn new(label: &str) -> Self {
+    pub fn new(label: &str) -> Self {
         Self(PathBuf::from(format!("/sys/fs/bpf/ovt{}-{label}", std::process::id())))
     }
 
-    fn options(&self) -> Options {
-        Options { bpffs: self.0.clone(), max_endpoints: 64, ignore_reserved_bits: false }
+    pub fn options(&self) -> Options {
+        Options {
+            bpffs: self.0.clone(),
+            max_endpoints: 64,
+            ignore_reserved_bits: false,
+            features: Features::probe(),
+        }
     }
 }
 
@@ -45,7 +50,7 @@ fn apply_once(node: &Netns, bpffs: &Bpffs, mode: Mode, underlay: &Underlay, plan
 }
 
 /// The programs on an interface: of tcx by name, and the XDP program.
-fn programs(node: &Netns, device: &str) -> Vec<String> {
+pub fn programs(node: &Netns, device: &str) -> Vec<String> {
     let (_, tcx) = node
         .run(async || SchedClassifier::query_tcx(device, TcAttachType::Ingress))
         .expect("ask for programs");

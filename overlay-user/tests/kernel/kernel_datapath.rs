@@ -9,6 +9,7 @@ use nix::{
 use overlay_user::{
     datapath::{Datapath as _, kernel::KernelDatapath},
     plan::{Endpoint, Location, Plan, Vtep},
+    state::Delivery,
 };
 
 use crate::{
@@ -177,6 +178,7 @@ fn a_vni_in_use_is_a_problem_of_that_network_alone() {
             id: id(8),
             addresses: [addr(8)].into(),
             location: Location::Remote("node1".parse().unwrap()),
+            delivery: Delivery::Tc,
         },
     )]
     .into();
@@ -307,8 +309,12 @@ fn updates_lose_no_packet() {
                 plan.vteps.insert(node.clone(), Vtep { addr: vtep(9).into() });
                 let network = plan.networks.values_mut().next().unwrap();
                 network.members.insert(node.clone());
-                let guest =
-                    Endpoint { id: id(90), addresses: [addr(90)].into(), location: Location::Remote(node) };
+                let guest = Endpoint {
+                    id: id(90),
+                    addresses: [addr(90)].into(),
+                    location: Location::Remote(node),
+                    delivery: Delivery::Tc,
+                };
                 network.endpoints.insert(mac(90), guest);
                 cluster.nodes[0].datapath = KernelDatapath::new();
             }

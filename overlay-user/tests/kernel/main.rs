@@ -5,6 +5,7 @@
 mod cluster;
 mod device;
 mod ebpf_datapath;
+mod filters;
 mod kernel_datapath;
 mod netns;
 mod underlay;

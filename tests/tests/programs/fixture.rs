@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    Ebpf, Pod, TestRun as _, TestRunOptions,
+    maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
     programs::{Program, SchedClassifier, Xdp},
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey, Neighbour,
-        NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey,
+        Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep,
+        XDP_ATTACHED,
     },
     wire::encap,
 };
-use overlay_user::datapath::ebpf::OBJECT;
+use overlay_user::datapath::ebpf::{self, Features};
 
 use crate::frames::{A, B, C, D, HERE, Host, THERE, VNI};
 
@@ -30,6 +31,7 @@ pub const TC_SHOT: u32 = 2;
 pub const TC_REDIRECT: u32 = 7;
 pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
+pub const XDP_REDIRECT: u32 = 4;
 
 /// One packet and what must become of it.
 pub struct Case {
@@ -62,6 +64,18 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// This node's endpoints are delivered to by XDP redirect.
+    pub redirect: Redirect,
+}
+
+/// Whether this node's endpoints are delivered to by XDP redirect.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Redirect {
+    #[default]
+    Off,
+    On,
+    /// Their interfaces are gone from the map of targets.
+    NoTarget,
 }
 
 /// The loaded programs.
@@ -92,10 +106,11 @@ impl Fixture {
     /// Loads the object with maps of its own, in a network namespace of this thread's own.
     pub fn new(setup: Setup) -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
-        let mut ebpf = EbpfLoader::new()
+        let features = Features::probe();
+        let mut ebpf = ebpf::loader(features)
             .override_global("AYA_LOG_LEVEL", &0_u8, true)
-            .load(OBJECT)
-            .expect("needs root and Linux 6.6 or later");
+            .load(&ebpf::object_for(features))
+            .expect("needs root");
         for (name, program) in ebpf.programs_mut() {
             let loaded = match program {
                 Program::SchedClassifier(program) => program.load(),
@@ -127,7 +142,9 @@ impl Fixture {
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
-            self.endpoint(host, Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot, ..Endpoint::default() });
+            let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };
+            let (vtep, ifindex) = (SELF_VTEP, LOOPBACK);
+            self.endpoint(host, Endpoint { vtep, ifindex, slot, flags, ..Endpoint::default() });
         }
         self.endpoint(C, Endpoint { vtep: THERE_INDEX, ..Endpoint::default() });
         self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, ..Endpoint::default() });
@@ -166,6 +183,10 @@ impl Fixture {
         if !setup.unbound {
             self.insert("slow_devices", LOOPBACK, VNI);
         }
+        if setup.redirect == Redirect::On {
+            let map = self.ebpf.map_mut("redirect_targets").unwrap();
+            DevMapHash::try_from(map).unwrap().insert(LOOPBACK, LOOPBACK, None, 0).unwrap();
+        }
     }
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {
@@ -187,7 +208,8 @@ impl Fixture {
         map.set(index, value, 0).unwrap();
     }
 
-    fn clear_counters(&mut self) {
+    /// Sets all outcomes' counters to zero.
+    pub fn clear_counters(&mut self) {
         let mut map: PerCpuArray<&mut MapData, Traffic> =
             self.ebpf.map_mut("counters").unwrap().try_into().unwrap();
         for index in 0..map.len() {

@@ -13,8 +13,10 @@ mod uplink;
 use overlay_ebpf::abi::{Hook, OUTCOMES, Outcome};
 
 /// Outcomes that no packet of a test run brings about: one needs a kernel helper to fail in the middle
-/// of a packet, one a packet longer than a test run takes, one a tag that the hardware took off.
-const NOT_BY_PACKET: [Outcome; 3] = [Outcome::HelperFailed, Outcome::SlowTooLong, Outcome::OuterVlan];
+/// of a packet, one a packet longer than a test run takes, one a tag that the hardware took off, one a
+/// driver that refuses a frame.
+const NOT_BY_PACKET: [Outcome; 4] =
+    [Outcome::HelperFailed, Outcome::SlowTooLong, Outcome::OuterVlan, Outcome::RedirectLost];
 
 #[test]
 fn every_outcome_is_reached_by_some_packet() {

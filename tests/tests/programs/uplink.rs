@@ -5,8 +5,8 @@ use overlay_ebpf::abi::{Class, Hook, META_MAGIC, Outcome, RESERVED_BITS_IGNORE};
 
 use crate::{
     fixture::{
-        Case, Fixture, Fixtures, LOOPBACK, Setup, TC_REDIRECT, TC_SHOT, TC_UNSPEC, XDP_DROP, XDP_PASS, check,
-        check_tc, with_xdp,
+        Case, Fixture, Fixtures, LOOPBACK, Redirect, Setup, TC_REDIRECT, TC_SHOT, TC_UNSPEC, XDP_DROP,
+        XDP_PASS, XDP_REDIRECT, check, check_tc, with_xdp,
     },
     frames::{
         A, ALL, B, C, HERE, Host, NOBODY, OTHER_VNI, STRANGER, THERE, VNI, arp, fix_ipv4, patched, raw, udp,
@@ -51,6 +51,40 @@ pub fn check_xdp(cases: impl IntoIterator<Item = Case>) {
         };
         check(fixture, Hook::Uplink, &case, &run, &output, action);
     }
+}
+
+#[test]
+fn an_endpoint_with_redirects_gets_the_bare_inner_frame() {
+    let setup = Setup { redirect: Redirect::On, ..with_xdp(Setup::default()) };
+    let fixture = delivered_to(setup, XDP_REDIRECT, <[u8]>::to_vec);
+    let broadcast = udp(C, Host { ip: [10, 0, 9, 255], ..ALL }, 6000, b"all");
+    let run = fixture.run_xdp(&vxlan(THERE, HERE, VNI, &broadcast));
+    assert_eq!(run.action, XDP_PASS, "a broadcast is tc's to copy");
+}
+
+#[test]
+fn tc_delivers_what_cannot_be_redirected() {
+    let setup = Setup { redirect: Redirect::NoTarget, ..with_xdp(Setup::default()) };
+    delivered_to(setup, XDP_PASS, |inner| with_meta(LOOPBACK, inner));
+}
+
+/// Runs every packet that is for an endpoint.
+fn delivered_to(setup: Setup, action: u32, output: impl Fn(&[u8]) -> Vec<u8>) -> Fixture {
+    let mut fixture = Fixture::new(setup);
+    let for_endpoint = [Outcome::Delivered, Outcome::SlowNotIp];
+    let cases =
+        cases().into_iter().filter(|c| c.setup == Setup::default() && for_endpoint.contains(&c.outcome));
+    let mut delivered = 0;
+    for case in cases {
+        let case = Case { outcome: Outcome::Delivered, ..case };
+        let inner = case.output.as_deref().unwrap_or(&case.packet[INNER..]);
+        fixture.clear_counters();
+        let run = fixture.run_xdp(&case.packet);
+        check(&fixture, Hook::Uplink, &case, &run, &output(inner), action);
+        delivered += 1;
+    }
+    assert!(delivered > 15, "{delivered}");
+    fixture
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::{
 fn arrived(arrival: &Arrival, frame_len: u32) -> Outcome {
     match arrival.target {
         Target::Endpoint(endpoint) => {
-            count::endpoint(endpoint.slot, Direction::Rx, frame_len);
+            count::endpoint(u32::from(endpoint.slot), Direction::Rx, frame_len);
             Outcome::Delivered
         }
         Target::All => Outcome::Flooded,

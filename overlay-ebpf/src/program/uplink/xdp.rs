@@ -1,15 +1,16 @@
 //! XDP on the uplink: strips the outer headers before an skb exists, so that the driver builds it
 //! from the inner frame and GRO merges inner TCP. Delivery is left to tc, which metadata in front of
-//! the packet tells where.
+//! the packet tells where; an endpoint that asked for it gets the frame redirected instead, and no
+//! skb is ever built.
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_REDIRECT},
     helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use overlay_ebpf::{
-    abi::{Class, Hook, META_MAGIC, OUTER_LEN, Outcome, XdpMeta},
+    abi::{Class, ENDPOINT_REDIRECT, Hook, META_MAGIC, OUTER_LEN, Outcome, XdpMeta},
     wire::{ecn, inner},
 };
 
@@ -17,7 +18,7 @@ use super::{arrived, count_both};
 use crate::program::{
     config,
     count::{self, Direction},
-    dropped,
+    dropped, maps,
     packet::{self, Packet},
     tunnel::{self, Arrival, INNER_NET, Target},
 };
@@ -52,15 +53,16 @@ fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
 
 #[inline(always)]
 fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
+    let redirected = redirect(&arrival.target);
     // SAFETY: plain helper call. A driver without metadata refuses it, and the packet, untouched,
     // is tc's.
-    if unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
+    if !redirected && unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
         return XDP_PASS;
     }
     if let Some(bits) = arrival.ecn {
         set_ecn(ctx, arrival.kind, bits);
     }
-    // SAFETY: plain helper calls; the first moves the metadata along.
+    // SAFETY: plain helper calls; the first moves metadata along.
     let stripped = unsafe {
         bpf_xdp_adjust_head(ctx.ctx, OUTER_LEN as i32) == 0
             && (arrival.trailer == 0 || bpf_xdp_adjust_tail(ctx.ctx, -(arrival.trailer as i32)) == 0)
@@ -70,16 +72,31 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
         dropped(ctx, Hook::Uplink, Outcome::HelperFailed, bytes);
         return XDP_ABORTED;
     }
+    count::outcome(Hook::Uplink, Outcome::Received, bytes);
+    let frame_len = bytes - OUTER_LEN as u32 - arrival.trailer;
+    count::peer(arrival.vtep, Direction::Tx, frame_len);
+    count::outcome(Hook::Uplink, arrived(arrival, frame_len), bytes);
+    if redirected {
+        return XDP_REDIRECT;
+    }
     let ifindex = match arrival.target {
         Target::Endpoint(endpoint) => endpoint.ifindex,
         Target::All => 0,
     };
     write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex });
-    count::outcome(Hook::Uplink, Outcome::Received, bytes);
-    let frame_len = bytes - OUTER_LEN as u32 - arrival.trailer;
-    count::peer(arrival.vtep, Direction::Tx, frame_len);
-    count::outcome(Hook::Uplink, arrived(arrival, frame_len), bytes);
     XDP_PASS
+}
+
+/// Asks for a redirect to the endpoint's interface if the endpoint has them. `false` also where that
+/// interface is not in the map (any more): tc delivers then.
+#[inline(always)]
+fn redirect(target: &Target) -> bool {
+    match target {
+        Target::Endpoint(endpoint) if endpoint.flags & ENDPOINT_REDIRECT != 0 => {
+            maps::redirect_targets.redirect(endpoint.ifindex, u64::from(XDP_PASS)).is_ok()
+        }
+        _ => false,
+    }
 }
 
 #[inline(always)]

@@ -1,5 +1,5 @@
 //! Programs on interfaces: attached once, pinned, and handed from one daemon to the next by an atomic
-//! update of the link, so that no packet passes without a program.
+//! update of the link or filter, so that no packet passes without a program.
 
 use std::fmt::Display;
 
@@ -13,7 +13,11 @@ use aya::{
     },
 };
 
-use super::{object::failed, pins::Pins};
+use super::{
+    filters,
+    object::failed,
+    pins::{Pins, remove_file},
+};
 use crate::datapath::DatapathError;
 
 /// tc ingress on endpoints' interfaces.
@@ -25,19 +29,34 @@ pub const UPLINK_XDP: &str = "uplink_xdp";
 /// tc ingress on the kernel's VXLAN devices.
 pub const SLOWPATH_IN: &str = "slowpath_in";
 
-/// Puts a tc program on an interface's ingress, as a tcx link (Linux 6.6), or hands over the link
-/// that a former daemon pinned.
+/// Puts a tc program on an interface's ingress, or hands over what a former daemon left there: as a
+/// tcx link, or as a filter on a kernel without those.
 ///
 /// # Errors
 /// If the kernel refuses; the text says what it did.
 pub fn attach_tc(
     ebpf: &mut Ebpf,
     pins: &Pins,
+    tcx: bool,
     name: &str,
     device: &str,
     ifindex: u32,
 ) -> Result<(), DatapathError> {
     let program: &mut SchedClassifier = program(ebpf, name)?;
+    if tcx {
+        attach_tcx(program, pins, name, device, ifindex)
+    } else {
+        filters::attach(program, pins, name, device, ifindex)
+    }
+}
+
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    name: &str,
+    device: &str,
+    ifindex: u32,
+) -> Result<(), DatapathError> {
     let pin = pins.link(name, ifindex);
     if let Ok(pinned) = PinnedLink::from_pin(&pin) {
         let link: Option<SchedClassifierLink> = FdLink::from(pinned).try_into().ok();
@@ -49,9 +68,9 @@ pub fn attach_tc(
             return Ok(());
         }
         // Its interface is gone: the kernel has let go of the link already.
-        pins.unlink(name, ifindex)?;
+        remove_file(&pin)?;
     }
-    let refused = refused(name, format!("{device} (tcx ingress, needs Linux 6.6)"));
+    let refused = refused(name, format!("{device} (tcx ingress)"));
     let id = program
         .attach_with_options(device, TcAttachType::Ingress, TcAttachOptions::TcxOrder(LinkOrder::default()))
         .map_err(&refused)?;
@@ -76,7 +95,7 @@ pub fn attach_xdp(ebpf: &mut Ebpf, pins: &Pins, device: &str, ifindex: u32) -> R
             drop(program.take_link(id));
             return Ok(());
         }
-        pins.unlink(UPLINK_XDP, ifindex)?;
+        remove_file(&pin)?;
     }
     let refused = refused(UPLINK_XDP, format!("{device} (native XDP)"));
     let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(|error| match errno(&error) {

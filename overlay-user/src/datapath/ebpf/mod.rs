@@ -5,10 +5,14 @@
 
 mod array;
 mod counters;
+mod devices;
+mod features;
+mod filters;
 mod index;
 mod links;
 mod object;
 mod pins;
+mod redirect;
 mod rows;
 mod slow_path;
 mod table;
@@ -30,7 +34,6 @@ use rtnetlink::LinkUnspec;
 use tokio::io::unix::AsyncFd;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use self::object::OBJECT;
 use self::{
     counters::CounterMaps,
     index::Indices,
@@ -39,6 +42,10 @@ use self::{
     pins::Pins,
     rows::{Local, Rows},
     tables::Tables,
+};
+pub use self::{
+    features::Features,
+    object::{OBJECT, loader, object_for},
 };
 use super::{Applied, Counters, Datapath, DatapathError, Mode, Underlay, vxlan_device};
 use crate::{
@@ -59,6 +66,8 @@ pub struct Options {
     pub max_endpoints: u32,
     /// Reserved bits of the VXLAN header are ignored on receipt instead of refused.
     pub ignore_reserved_bits: bool,
+    /// What the kernel has: [`Features::probe`] finds it.
+    pub features: Features,
 }
 
 /// How far the kernel is brought to a plan.
@@ -105,7 +114,7 @@ impl EbpfDatapath {
         let pins = Pins::open(&options.bpffs)?;
         let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
         let log_level = if verbose { log::Level::Debug as u8 } else { 0 };
-        let mut ebpf = object::load(&pins, options.max_endpoints, log_level, programs)?;
+        let mut ebpf = object::load(&pins, &options, log_level, programs)?;
         let log = if verbose { forward_log(&mut ebpf) } else { None };
         let tables = Tables::open(&mut ebpf)?;
         let counters = CounterMaps::open(&mut ebpf)?;
@@ -141,7 +150,8 @@ impl EbpfDatapath {
 
     fn attach(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
         if !self.attached.contains(&(program, ifindex)) {
-            links::attach_tc(&mut self.ebpf, &self.pins, program, device, ifindex)?;
+            let tcx = self.options.features.tcx;
+            links::attach_tc(&mut self.ebpf, &self.pins, tcx, program, device, ifindex)?;
             self.attached.insert((program, ifindex));
         }
         Ok(())
@@ -160,8 +170,8 @@ impl EbpfDatapath {
         let ids: BTreeMap<_, _> = devices.iter().map(|(id, ifindex)| (*ifindex, id)).collect();
         for row in self.tables.endpoints.rows().values().filter(|row| row.vtep == SELF_VTEP) {
             match ids.get(&row.ifindex) {
-                Some(id) => self.slots.adopt((*id).clone(), row.slot),
-                None => self.slots.rest(row.slot),
+                Some(id) => self.slots.adopt((*id).clone(), row.slot.into()),
+                None => self.slots.rest(row.slot.into()),
             }
         }
         self.adopted = true;
@@ -259,7 +269,7 @@ impl EbpfDatapath {
     /// keeps its own: bound to nothing, it drops everything, which would else go to the host's stack.
     fn detach_others(&mut self, underlay: &Underlay, rows: &Rows) -> Result<usize, DatapathError> {
         let mut changed = 0;
-        for (program, ifindex) in self.pins.linked()? {
+        for (program, ifindex) in self.pins.attached()? {
             let needed = match program.as_str() {
                 ENDPOINT_IN => rows.ports.contains_key(&ifindex) || if_indextoname(ifindex).is_ok(),
                 SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
@@ -268,7 +278,7 @@ impl EbpfDatapath {
                 _ => false,
             };
             if !needed {
-                self.pins.unlink(&program, ifindex)?;
+                self.pins.detach(&program, ifindex)?;
                 self.attached.retain(|(name, index)| *name != program || *index != ifindex);
                 changed += 1;
             }
@@ -352,6 +362,7 @@ impl Datapath for EbpfDatapath {
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let mut counters = Counters { outcomes: self.counters.outcomes()?, ..Counters::default() };
+        redirect::count_lost(&self.netlink, self.tables.redirect_targets.rows(), &mut counters).await?;
         for (id, slot) in self.slots.iter() {
             counters.endpoints.insert(id.clone(), self.counters.endpoint(slot)?);
         }
@@ -375,7 +386,7 @@ impl Datapath for EbpfDatapath {
 pub async fn leave(bpffs: &Path) -> Result<(), DatapathError> {
     let Some(pins) = Pins::existing(bpffs) else { return Ok(()) };
     let netlink = connect()?;
-    for (program, ifindex) in pins.linked()? {
+    for (program, ifindex) in pins.attached()? {
         if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && if_indextoname(ifindex).is_ok() {
             let down = LinkUnspec::new_with_index(ifindex).down().build();
             netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {

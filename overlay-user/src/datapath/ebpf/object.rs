@@ -1,15 +1,22 @@
 //! The embedded BPF object: loaded with its maps opened from their pins where there are some.
 
-use std::error::Error;
+use std::{borrow::Cow, error::Error};
 
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
 use aya_obj::Object;
 
-use super::pins::{Pins, remove_file};
+use super::{
+    Features, Options,
+    pins::{Pins, remove_file},
+};
 use crate::datapath::DatapathError;
 
 /// The BPF object, as `cargo xtask build-ebpf` made it.
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("OVERLAY_BPF_OBJECT"));
+
+/// Names of the section of XDP programs, for kernels that have packets of several buffers and for others.
+const FRAGS_SECTION: &[u8] = b"xdp.frags\0";
+const PLAIN_SECTION: &[u8] = b"xdp\0\0\0\0\0\0\0";
 
 /// aya-log's ring buffer: not shared between daemons, so not pinned.
 const LOG_MAP: &str = "AYA_LOGS";
@@ -26,6 +33,29 @@ pub enum Programs {
     WithoutXdp,
 }
 
+/// The object as a kernel with these features takes it.
+#[must_use]
+pub fn object_for(features: Features) -> Cow<'static, [u8]> {
+    if features.xdp_frags {
+        return OBJECT.into();
+    }
+    // The library takes from the section's name that a program is for packets of several buffers, and
+    // sets a flag that the kernel refuses (BPF_F_XDP_HAS_FRAGS).
+    let mut object = OBJECT.to_vec();
+    while let Some(start) = object.windows(FRAGS_SECTION.len()).position(|name| name == FRAGS_SECTION) {
+        object[start..][..FRAGS_SECTION.len()].copy_from_slice(PLAIN_SECTION);
+    }
+    object.into()
+}
+
+/// A loader that tells the programs what the kernel has.
+#[must_use]
+pub fn loader(features: Features) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global("XDP_FRAGS", if features.xdp_frags { &1_u8 } else { &0 }, true);
+    loader
+}
+
 /// Loads the object. `max_endpoints` sizes maps that are made now; maps that are pinned already keep
 /// their size.
 ///
@@ -33,12 +63,14 @@ pub enum Programs {
 /// If the kernel refuses a map or a program, or a pinned map has another shape.
 pub fn load(
     pins: &Pins,
-    max_endpoints: u32,
+    options: &Options,
     log_level: u8,
     programs: Programs,
 ) -> Result<Ebpf, DatapathError> {
-    let object = Object::parse(OBJECT).map_err(|e| failed("the embedded BPF object is damaged", e))?;
-    let mut loader = EbpfLoader::new();
+    let Options { max_endpoints, features, .. } = *options;
+    let bytes = object_for(features);
+    let object = Object::parse(&bytes).map_err(|e| failed("the embedded BPF object is damaged", e))?;
+    let mut loader = loader(features);
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
     for (name, map) in object.maps.iter().filter(|(name, _)| *name != LOG_MAP && !name.starts_with('.')) {
         let path = pins.map(name);
@@ -62,7 +94,7 @@ pub fn load(
         loader.map_max_entries(name, wanted);
         loader.map_pin_path(name, path);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|e| failed("the kernel refuses a BPF map", e))?;
+    let mut ebpf = loader.load(&bytes).map_err(|e| failed("the kernel refuses a BPF map", e))?;
     for (name, program) in ebpf.programs_mut() {
         match program {
             Program::SchedClassifier(program) => program.load().map_err(|e| refused(name, e))?,

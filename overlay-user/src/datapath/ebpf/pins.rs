@@ -1,4 +1,4 @@
-//! Where maps, programs and links are pinned, and the BPF file system they are pinned in.
+//! Where maps, programs, links and notes of filters are pinned, and the BPF file system they are pinned in.
 
 use std::{
     fs, io,
@@ -7,17 +7,18 @@ use std::{
 
 use nix::{
     mount::{MsFlags, mount},
+    net::if_::if_indextoname,
     sys::statfs::{FsType, statfs},
 };
 use overlay_ebpf::abi::SCHEMA;
 
-use super::links::UPLINK_XDP;
+use super::{filters, links::UPLINK_XDP};
 use crate::datapath::DatapathError;
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
 
-/// The pin directory of one daemon: maps lie in it, programs and links in folders below. Its name
+/// The pin directory of one daemon: maps lie in it, programs, links and notes of filters in folders below. Its name
 /// has the schema's number, so that daemons that disagree on layouts never share a map.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -32,7 +33,7 @@ impl Pins {
     pub fn open(bpffs: &Path) -> Result<Self, DatapathError> {
         ensure_mounted(bpffs)?;
         let pins = Self { root: bpffs.join(format!("v{SCHEMA}")) };
-        for dir in [pins.programs(), pins.links()] {
+        for dir in [pins.programs(), pins.links(), pins.filters()] {
             fs::create_dir_all(&dir).map_err(failed("create the pin directory", &dir))?;
         }
         Ok(pins)
@@ -63,45 +64,52 @@ impl Pins {
         self.links().join(format!("{program}-{ifindex}"))
     }
 
-    /// The programs and interfaces that have a pinned link, in the order in which to take them off:
-    /// XDP before the tc program that takes up what it stripped.
-    ///
-    /// # Errors
-    /// If the directory cannot be read.
-    pub fn linked(&self) -> Result<Vec<(String, u32)>, DatapathError> {
-        let dir = self.links();
-        let entries = match fs::read_dir(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(failed("read", &dir))?,
-        };
-        let mut linked: Vec<(String, u32)> = entries
-            .filter_map(|entry| {
-                let name = entry.ok()?.file_name().into_string().ok()?;
-                let (program, ifindex) = name.rsplit_once('-')?;
-                Some((program.to_owned(), ifindex.parse().ok()?))
-            })
-            .collect();
-        linked.sort_by_key(|(program, _)| program != UPLINK_XDP);
-        Ok(linked)
+    /// The note of a program's filter on an interface: its program.
+    #[must_use]
+    pub fn filter(&self, program: &str, ifindex: u32) -> PathBuf {
+        self.filters().join(format!("{program}-{ifindex}"))
     }
 
-    /// Removes the link between a program and an interface: unpinned, it is detached once no daemon
-    /// holds it.
-    ///
-    /// # Errors
-    /// If the pin is there and cannot be removed.
-    pub fn unlink(&self, program: &str, ifindex: u32) -> Result<(), DatapathError> {
-        let path = self.link(program, ifindex);
-        remove_file(&path)
+    /// Where a filter's program is pinned before it takes a former one's place.
+    #[must_use]
+    pub fn new_filter(&self) -> PathBuf {
+        self.filters().join("new")
     }
 
-    /// Removes every pin of this schema, the links first.
+    /// The programs and interfaces that have a pinned link or a filter, in the order in which to take
+    /// them off: XDP before the tc program that takes up what it stripped.
+    ///
+    /// # Errors
+    /// If a directory cannot be read.
+    pub fn attached(&self) -> Result<Vec<(String, u32)>, DatapathError> {
+        let mut attached = names_in(&self.links())?;
+        attached.extend(names_in(&self.filters())?);
+        attached.sort_by_key(|(program, _)| program != UPLINK_XDP);
+        Ok(attached)
+    }
+
+    /// Takes a program off an interface. A link is detached once no daemon holds it.
+    ///
+    /// # Errors
+    /// If it is there and cannot be removed.
+    pub fn detach(&self, program: &str, ifindex: u32) -> Result<(), DatapathError> {
+        let filter = self.filter(program, ifindex);
+        if filter.exists() {
+            if let Ok(device) = if_indextoname(ifindex) {
+                filters::detach(program, &device.to_string_lossy())?;
+            }
+            remove_file(&filter)?;
+        }
+        remove_file(&self.link(program, ifindex))
+    }
+
+    /// Removes every pin of this schema, and the filters; what is attached first.
     ///
     /// # Errors
     /// If one cannot be removed.
     pub fn remove_all(&self) -> Result<(), DatapathError> {
-        for (program, ifindex) in self.linked()? {
-            self.unlink(&program, ifindex)?;
+        for (program, ifindex) in self.attached()? {
+            self.detach(&program, ifindex)?;
         }
         match fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -118,6 +126,24 @@ impl Pins {
     fn links(&self) -> PathBuf {
         self.root.join("links")
     }
+
+    fn filters(&self) -> PathBuf {
+        self.root.join("filters")
+    }
+}
+
+/// Programs and interfaces, by the names of the pins in a directory.
+fn names_in(dir: &Path) -> Result<Vec<(String, u32)>, DatapathError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed("read", dir))?,
+    };
+    let name = |entry: io::Result<fs::DirEntry>| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        let (program, ifindex) = name.rsplit_once('-')?;
+        Some((program.to_owned(), ifindex.parse().ok()?))
+    };
+    Ok(entries.filter_map(name).collect())
 }
 
 /// Removes a file; without error if it is gone already.

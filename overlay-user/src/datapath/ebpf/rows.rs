@@ -8,8 +8,9 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour,
-        NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey,
+        Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep,
+        XDP_ATTACHED,
     },
     wire::encap,
 };
@@ -19,7 +20,7 @@ use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location, Plan},
-    state::{EndpointId, NodeName},
+    state::{Delivery, EndpointId, NodeName},
 };
 
 /// Rows by map.
@@ -47,6 +48,8 @@ pub struct Rows {
     pub flood_vteps: BTreeMap<FloodKey, u32>,
     /// `flood_ports`.
     pub flood_ports: BTreeMap<FloodKey, u32>,
+    /// `redirect_targets`.
+    pub redirect_targets: BTreeSet<u32>,
 }
 
 /// What rows depend on besides the plan and the underlay.
@@ -99,7 +102,11 @@ impl Rows {
             }
             if row.vtep == SELF_VTEP {
                 ports.insert(row.ifindex);
+                if row.flags & ENDPOINT_REDIRECT != 0 {
+                    self.redirect_targets.insert(row.ifindex);
+                }
                 let Endpoint { ifindex, slot, addr4, addr6, .. } = row;
+                let slot = slot.into();
                 let port = Port { vni: vni.get(), slot, mac: *mac, addr4, addr6, ..Port::default() };
                 self.ports.insert(ifindex, port);
             }
@@ -184,12 +191,16 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
         Location::Local => Some(Endpoint {
             vtep: SELF_VTEP,
             ifindex: *local.devices.get(&endpoint.id)?,
-            slot: local.slots.get(&endpoint.id)?,
+            slot: u16::try_from(local.slots.get(&endpoint.id)?).ok()?,
+            flags: match endpoint.delivery {
+                Delivery::Xdp if local.mode == Mode::Xdp => ENDPOINT_REDIRECT,
+                _ => 0,
+            },
             addr4,
             addr6,
         }),
         Location::Remote(node) => {
-            Some(Endpoint { vtep: local.vteps.get(node)?, ifindex: 0, slot: 0, addr4, addr6 })
+            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, addr6, ..Endpoint::default() })
         }
     }
 }
@@ -212,6 +223,7 @@ mod tests {
             id: id.parse().unwrap(),
             addresses: [IpAddr::from([10, 0, 9, last]), addr6(last)].into(),
             location,
+            delivery: Delivery::Xdp,
         };
         let node: NodeName = "node2".parse().unwrap();
         let network = PlanNetwork {
@@ -249,6 +261,10 @@ mod tests {
     }
 
     fn rows(plan: &Plan, underlay: &Underlay) -> Rows {
+        rows_in(Mode::Tc, plan, underlay)
+    }
+
+    fn rows_in(mode: Mode, plan: &Plan, underlay: &Underlay) -> Rows {
         let mut vteps = Indices::new(1, 16);
         let mut slots = Indices::new(0, 16);
         vteps.assign(plan.vteps.keys());
@@ -258,7 +274,7 @@ mod tests {
             plan,
             underlay,
             &Local {
-                mode: Mode::Tc,
+                mode,
                 ignore_reserved_bits: false,
                 devices: &[(ids[0].clone(), 11)].into(),
                 slow: &[(Vni::new(42).unwrap(), 21)].into(),
@@ -283,6 +299,17 @@ mod tests {
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
         assert_eq!(rows.neighbours.len(), 4);
+    }
+
+    #[test]
+    fn only_with_xdp_on_the_uplink_is_anything_redirected_and_only_to_who_is_here() {
+        let key = |last| EndpointKey::new(42, mac(last));
+        let by_tc = rows(&plan(), &underlay(None));
+        assert!(by_tc.redirect_targets.is_empty() && by_tc.endpoints[&key(2)].flags == 0);
+        let by_xdp = rows_in(Mode::Xdp, &plan(), &underlay(None));
+        assert_eq!(by_xdp.redirect_targets, [11].into());
+        assert_eq!(by_xdp.endpoints[&key(2)].flags, ENDPOINT_REDIRECT);
+        assert_eq!(by_xdp.endpoints[&key(3)].flags, 0);
     }
 
     #[test]

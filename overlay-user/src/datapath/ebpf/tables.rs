@@ -9,7 +9,7 @@ use overlay_ebpf::abi::{
     Vtep,
 };
 
-use super::{array::ArrayTable, rows::Rows, table::Table};
+use super::{array::ArrayTable, devices::DeviceTable, rows::Rows, table::Table};
 use crate::datapath::DatapathError;
 
 /// Every map the daemon writes.
@@ -28,6 +28,8 @@ pub struct Tables {
     flood_vteps: Table<FloodKey, u32>,
     flood_ports: Table<FloodKey, u32>,
     ports: Table<u32, Port>,
+    /// `redirect_targets`
+    pub redirect_targets: DeviceTable,
 }
 
 impl Tables {
@@ -48,6 +50,7 @@ impl Tables {
             flood_vteps: Table::open(ebpf, "flood_vteps")?,
             flood_ports: Table::open(ebpf, "flood_ports")?,
             ports: Table::open(ebpf, "ports")?,
+            redirect_targets: DeviceTable::open(ebpf, "redirect_targets")?,
         })
     }
 
@@ -66,6 +69,7 @@ impl Tables {
         self.members.reread()?;
         self.flood_vteps.reread()?;
         self.flood_ports.reread()?;
+        self.redirect_targets.reread()?;
         self.ports.reread()
     }
 
@@ -76,6 +80,7 @@ impl Tables {
             + self.vteps.add(&want.vteps, problems)
             + self.flood_vteps.add(&want.flood_vteps, problems)
             + self.flood_ports.add(&want.flood_ports, problems)
+            + self.redirect_targets.add(&want.redirect_targets, problems)
             + self.slow_devices.add(&want.slow_devices, problems)
             + self.networks.add(&want.networks, problems)
             + self.neighbours.add(&want.neighbours, problems)
@@ -92,6 +97,7 @@ impl Tables {
             + self.vteps.add(&want.vteps, problems)
             + self.flood_vteps.add_missing(&want.flood_vteps, problems)
             + self.flood_ports.add_missing(&want.flood_ports, problems)
+            + self.redirect_targets.add(&want.redirect_targets, problems)
             + self.slow_devices.add_missing(&want.slow_devices, problems)
             + self.networks.add_missing(&want.networks, problems)
             + self.neighbours.add_missing(&want.neighbours, problems)
@@ -108,6 +114,7 @@ impl Tables {
             + self.neighbours.remove(&want.neighbours, problems)
             + self.networks.remove(&want.networks, problems)
             + self.slow_devices.remove(&want.slow_devices, problems)
+            + self.redirect_targets.remove(&want.redirect_targets, problems)
             + self.flood_ports.remove(&want.flood_ports, problems)
             + self.flood_vteps.remove(&want.flood_vteps, problems)
             + self.vteps.remove(&want.vteps, problems)

@@ -1,0 +1,39 @@
+//! Frames that XDP redirected and the other interface did not take. The program has counted them as
+//! delivered by then: only the interface's statistics tell.
+
+use std::collections::BTreeSet;
+
+use overlay_ebpf::abi::{Hook, Outcome};
+
+use crate::{
+    datapath::{Count, Counters, DatapathError},
+    netlink::{self, Connection},
+};
+
+/// Moves what the interfaces in `targets` dropped from `delivered` to `redirect_lost`. Its bytes are not
+/// known.
+///
+/// # Errors
+/// If the kernel does not hand the statistics out.
+pub async fn count_lost(
+    kernel: &Connection,
+    targets: &BTreeSet<u32>,
+    counters: &mut Counters,
+) -> Result<(), DatapathError> {
+    let mut lost = 0;
+    for &ifindex in targets {
+        let link = netlink::link_at(kernel, ifindex).await.map_err(|cause| DatapathError::Io {
+            what: format!("cannot read the statistics of interface {ifindex}"),
+            cause,
+        })?;
+        lost += link.map_or(0, |link| link.stats.tx_dropped);
+    }
+    let uplink = counters.outcomes.entry(Hook::Uplink.name().to_owned()).or_default();
+    if lost > 0
+        && let Some(delivered) = uplink.get_mut(Outcome::Delivered.name())
+    {
+        delivered.packets = delivered.packets.saturating_sub(lost);
+        uplink.insert(Outcome::RedirectLost.name().to_owned(), Count { packets: lost, bytes: 0 });
+    }
+    Ok(())
+}
