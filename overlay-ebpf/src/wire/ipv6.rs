@@ -34,7 +34,7 @@ pub struct Upper {
 /// [`Outcome::InnerMalformed`].
 #[inline(always)]
 pub const fn check(ip: &Ipv6Hdr, available: u32) -> Result<(), Outcome> {
-    if ip.vcf[0] >> 4 == 6 && available >= (IPV6_LEN + payload_len(ip)) as u32 {
+    if ip.vcf[0] >> 4 == 6 && available as usize >= IPV6_LEN + payload_len(ip) {
         Ok(())
     } else {
         Err(Outcome::InnerMalformed)
