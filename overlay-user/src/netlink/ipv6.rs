@@ -3,7 +3,10 @@
 //!
 //! Best effort: without IPv6 in the kernel there is nothing to set, and other failures are logged.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use tracing::warn;
 
@@ -11,6 +14,22 @@ use tracing::warn;
 /// its own router solicitations into an overlay. The device must not be up yet.
 pub fn disable(device: &str) {
     set(device, "disable_ipv6", "1");
+}
+
+/// Has a bridge of ours keep IPv6 neighbour entries, from which it answers for endpoints, and nothing
+/// else of IPv6: no address, so that it sends nothing, and no part in the host's forwarding. Returns
+/// whether it does: not without IPv6 in the kernel, and not with an MTU below IPv6's least.
+pub fn keep_neighbours(device: &str) -> bool {
+    if get(device, "disable_ipv6").as_deref() == Some("0")
+        && get(device, "addr_gen_mode").as_deref() == Some(NONE)
+    {
+        return true;
+    }
+    set(device, "addr_gen_mode", NONE);
+    set(device, "accept_ra", "0");
+    set(device, "forwarding", "0");
+    set(device, "disable_ipv6", "0");
+    get(device, "disable_ipv6").as_deref() == Some("0")
 }
 
 /// Has a container's interface ignore router advertisements, and not ask for them: its addresses
@@ -22,15 +41,25 @@ pub fn addressed_by_store(device: &str) {
     set(device, "accept_dad", "0");
 }
 
-/// `IN6_ADDR_GEN_MODE_EUI64` (include/uapi/linux/if_link.h).
+/// `IN6_ADDR_GEN_MODE_EUI64` and `IN6_ADDR_GEN_MODE_NONE` (include/uapi/linux/if_link.h).
 const EUI64: &str = "0";
+const NONE: &str = "1";
+
+fn get(device: &str, name: &str) -> Option<String> {
+    let value = std::fs::read_to_string(path(device, name)).ok()?;
+    Some(value.trim().to_owned())
+}
 
 fn set(device: &str, name: &str, value: &str) {
-    let path = Path::new("/proc/sys/net/ipv6/conf").join(device).join(name);
+    let path = path(device, name);
     match std::fs::write(&path, value) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             warn!(path = %path.display(), value, %error, "cannot change an IPv6 setting");
         }
         _ => {}
     }
+}
+
+fn path(device: &str, name: &str) -> PathBuf {
+    Path::new("/proc/sys/net/ipv6/conf").join(device).join(name)
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Display},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use overlay_ebpf::abi::{Hook, Outcome};
@@ -225,4 +225,18 @@ pub(super) fn v4<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> BTreeSe
         IpAddr::V6(_) => None,
     };
     addresses.into_iter().filter_map(v4).collect()
+}
+
+/// The IPv6 addresses among `addresses`.
+pub(super) fn v6<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> BTreeSet<Ipv6Addr> {
+    let v6 = |addr: &IpAddr| match addr {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(addr) => Some(*addr),
+    };
+    addresses.into_iter().filter_map(v6).collect()
+}
+
+/// An IPv6 address as the number that raw bits are compared with.
+pub(super) fn bits6(addr: Ipv6Addr) -> String {
+    format!("{:#034x}", u128::from(addr))
 }
