@@ -19,6 +19,7 @@ pub fn disable(device: &str) {
 /// Has a bridge of ours keep IPv6 neighbour entries, from which it answers for endpoints, and nothing
 /// else of IPv6: no address, so that it sends nothing, and no part in the host's forwarding. Returns
 /// whether it does: not without IPv6 in the kernel, and not with an MTU below IPv6's least.
+#[must_use]
 pub fn keep_neighbours(device: &str) -> bool {
     if get(device, "disable_ipv6").as_deref() == Some("0")
         && get(device, "addr_gen_mode").as_deref() == Some(NONE)
@@ -41,8 +42,9 @@ pub fn addressed_by_store(device: &str) {
     set(device, "accept_dad", "0");
 }
 
-/// `IN6_ADDR_GEN_MODE_EUI64` and `IN6_ADDR_GEN_MODE_NONE` (include/uapi/linux/if_link.h).
+/// `IN6_ADDR_GEN_MODE_EUI64` (`include/uapi/linux/if_link.h`).
 const EUI64: &str = "0";
+/// `IN6_ADDR_GEN_MODE_NONE`.
 const NONE: &str = "1";
 
 fn get(device: &str, name: &str) -> Option<String> {

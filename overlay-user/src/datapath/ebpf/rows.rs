@@ -106,8 +106,8 @@ impl Rows {
                     self.redirect_targets.insert(row.ifindex);
                 }
                 let Endpoint { ifindex, slot, addr4, addr6, .. } = row;
-                let slot = slot.into();
-                let port = Port { vni: vni.get(), slot, mac: *mac, addr4, addr6, ..Port::default() };
+                let (vni, mac) = (vni.get(), *mac);
+                let port = Port { vni, slot: slot.into(), mac, addr4, addr6, ..Port::default() };
                 self.ports.insert(ifindex, port);
             }
         }
