@@ -1,6 +1,7 @@
 //! Keys and values of the maps. ARCHITECTURE.md lists which program reads which.
 
 use super::{Addr, MacAddr, OUTER_LEN};
+use crate::wire::ecn::OuterClass;
 
 /// Entries of the `vteps` array, and so the number of nodes a node can know at once.
 pub const MAX_VTEPS: u32 = 16_384;
@@ -62,8 +63,8 @@ pub struct Port {
     pub slot: u32,
     /// Its MAC address.
     pub mac: MacAddr,
-    #[doc(hidden)]
-    pub _pad: [u8; 2],
+    /// What traffic class its network's outer headers have.
+    pub class: OuterClass,
     /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
     pub addr4: [u8; 4],
     /// Its first IPv6 address, or zero, likewise.
@@ -238,7 +239,7 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 36, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4], [u8; 16];
+    Port: 36, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], [u8; 16];
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
     Endpoint: 32, sum of u32, u32, u16, u16, [u8; 4], [u8; 16];
     NeighbourKey: 20, sum of u32, [u8; 16];

@@ -64,7 +64,7 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         Honest::Ip(tos) | Honest::Nd(tos, nd::Question::Announcement) => tos,
         Honest::Arp(arp::Question::Announcement) | Honest::Other => 0,
     };
-    let inner = Inner { vni: port.vni, kind, tos };
+    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos) };
     if destination.is_multicast() { flood(ctx, &inner, ifindex) } else { unicast(ctx, &inner, destination) }
 }
 

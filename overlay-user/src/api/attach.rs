@@ -261,7 +261,8 @@ mod tests {
     fn network(mtu: Option<u16>) -> Network {
         let net = "10.0.9.0/24".parse().unwrap();
         let subnet = Subnet { net, gateway: "10.0.9.1".parse().unwrap(), range: net };
-        Network { vni: Vni::new(7).unwrap(), subnet, dual: None, mtu, internal: false }
+        let (vni, policy) = (Vni::new(7).unwrap(), crate::state::Policy::default());
+        Network { vni, subnet, dual: None, mtu, internal: false, policy }
     }
 
     #[test]

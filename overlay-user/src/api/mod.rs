@@ -26,8 +26,8 @@ pub use context::Context;
 pub use error::{ApiError, Kind};
 pub use message::{
     AddStaticEndpoint, AddStaticNode, Attach, Attached, Counter, CreateNetwork, DatapathStatus, Endpoint,
-    EndpointDetail, Health, Liveness, Named, Namespace, Network, NetworkDetail, Node, Peer, Status,
-    StoreState, StoreStatus, Subnet, Uplink,
+    EndpointDetail, Health, Liveness, Named, Namespace, Network, NetworkDetail, Node, Peer, SetNetwork,
+    Status, StoreState, StoreStatus, Subnet, Uplink,
 };
 pub use reference::EndpointRef;
 pub use server::{router, serve};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::{Json, extract::State as Shared, http::StatusCode};
 
 use super::{
-    ApiError, Context, CreateNetwork, Named, Network, NetworkDetail, Subnet, endpoints,
+    ApiError, Context, CreateNetwork, Named, Network, NetworkDetail, SetNetwork, Subnet, endpoints,
     request::{Body, Name},
 };
 use crate::{
     Vni,
     state::{self, NetworkName, State},
-    store::NewNetwork,
+    store::{NetworkChange, NewNetwork},
 };
 
 pub async fn create(
@@ -27,12 +27,23 @@ pub async fn create(
         vni: vni.map_err(|error| ApiError::invalid(format!("--vni: {error}")))?,
         mtu: request.mtu,
         internal: request.internal,
+        policy: request.policy,
         allow_overlap: request.allow_overlap,
     };
     let made = context.store.create_network(new).await?;
     context.echo(|state| state.networks.contains_key(&request.name)).await;
-    let network = describe(&request.name, &made, 0);
-    Ok((StatusCode::CREATED, Json(network)))
+    Ok((StatusCode::CREATED, Json(describe(&request.name, &made, 0))))
+}
+
+pub async fn set(
+    Shared(context): Shared<Arc<Context>>,
+    Name(name): Name<NetworkName>,
+    Body(SetNetwork { mtu, policy }): Body<SetNetwork>,
+) -> Result<Json<Network>, ApiError> {
+    let made = context.store.set_network(&name, NetworkChange { mtu, policy }).await?;
+    let is_set = |network: &state::Network| (network.mtu, network.policy) == (made.mtu, made.policy);
+    context.echo(|state| state.networks.get(&name).is_some_and(is_set)).await;
+    Ok(Json(describe_in(&context.state(), &name, &made)))
 }
 
 pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Network>> {
@@ -80,6 +91,7 @@ fn describe(name: &NetworkName, network: &state::Network, endpoints: usize) -> N
         dual: network.dual.map(subnet),
         mtu: network.mtu,
         internal: network.internal,
+        policy: network.policy,
         endpoints,
     }
 }

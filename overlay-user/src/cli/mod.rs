@@ -20,7 +20,7 @@ pub use usage::parse_or_exit;
 
 use crate::api::{
     AddStaticEndpoint, AddStaticNode, Attach, Client, ClientError, CreateNetwork, Health, Named, Namespace,
-    Status,
+    SetNetwork, Status,
 };
 
 /// Exit code: what was asked for failed, or the node is degraded.
@@ -89,14 +89,19 @@ async fn network_command(
                 gateways: args.gateways,
                 ip_ranges: args.ip_ranges,
                 vni: args.vni.map(crate::Vni::get),
-                mtu: args.mtu,
+                mtu: args.settings.mtu,
                 internal: args.internal,
+                policy: args.settings.policy(),
                 allow_overlap: args.allow_overlap,
             };
             output.show(&vec![client.create_network(&request).await?]);
         }
         NetworkCommand::Ls => output.show(&client.networks().await?),
         NetworkCommand::Inspect { name } => output.show(&client.network(&name).await?),
+        NetworkCommand::Set { name, settings } => {
+            let request = SetNetwork { mtu: settings.mtu, policy: settings.policy() };
+            output.show(&vec![client.set_network(&name, &request).await?]);
+        }
         NetworkCommand::Rm { names } => {
             let mut removed = Vec::new();
             for name in &names {

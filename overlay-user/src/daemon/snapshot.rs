@@ -201,13 +201,14 @@ fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Valu
 }
 
 fn network_record(network: &Network) -> NetworkRecord {
-    let Network { vni, subnet: Subnet { net: subnet, gateway, range }, dual, mtu, internal } = *network;
+    let Network { vni, subnet: Subnet { net: subnet, gateway, range }, dual, mtu, internal, policy } =
+        *network;
     let dual = dual.map(|Subnet { net: subnet, gateway, range }| SubnetRecord {
         subnet,
         gateway,
         range: Some(range),
     });
-    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), dual, mtu, internal }
+    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), dual, mtu, internal, policy }
 }
 
 /// The port is that of this node: the state has none, for it is the same on all.

@@ -27,6 +27,7 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
             dual: None,
             mtu: Some(1400),
             internal: false,
+            policy: Policy { bum_rate: 7, ..Policy::default() },
         };
         state.networks.insert(name(&format!("net{n}")), network);
     }
@@ -115,7 +116,8 @@ fn naive(state: &State, node: &NodeName) -> Plan {
         networks: carried()
             .map(|(name, network)| {
                 let (members, endpoints) = (members(name), endpoints(name));
-                (network.vni, Network { name: name.clone(), mtu: network.mtu, members, endpoints })
+                let policy = network.policy;
+                (network.vni, Network { name: name.clone(), mtu: network.mtu, policy, members, endpoints })
             })
             .collect(),
         protected: state.nodes.values().map(|n| n.vtep).collect(),

@@ -9,6 +9,7 @@ mod key;
 mod name;
 mod network;
 mod node;
+mod policy;
 mod record;
 mod record_set;
 mod shown;
@@ -22,6 +23,10 @@ pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use network::{Network, NetworkError};
 pub use node::{Node, NodeError};
+pub use policy::{
+    DEFAULT_BUM_RATE, Dscp, Flooding, MAX_BUM_RATE, ParseDscpError, ParseWordError, Policy, PolicyChange,
+    PolicyError, Vlan,
+};
 pub use record::{
     AddressRecord, AddressState, AliveRecord, EndpointRecord, MetaRecord, NetworkRecord, NodeRecord,
     RecordKey, SubnetRecord,

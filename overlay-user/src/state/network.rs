@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{AddressError, NetworkRecord, Subnet, SubnetRecord, subnet::same_family};
+use super::{AddressError, NetworkRecord, Policy, PolicyError, Subnet, SubnetRecord, subnet::same_family};
 use crate::Vni;
 
 /// The least MTU an IPv4 link can have, in bytes (RFC 791, section 3.2).
@@ -26,6 +26,8 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// No way out to the world.
     pub internal: bool,
+    /// What its owner decided about its packets.
+    pub policy: Policy,
 }
 
 /// Why a network cannot be as its record says.
@@ -79,6 +81,9 @@ pub enum NetworkError {
         /// By which family.
         family: &'static str,
     },
+    /// Out of range.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 // === impl Network ===
@@ -86,7 +91,7 @@ pub enum NetworkError {
 impl Network {
     /// Checks a record and makes a network of it.
     pub fn from_record(record: &NetworkRecord) -> Result<Self, NetworkError> {
-        let NetworkRecord { vni, subnet, gateway, range, dual, mtu, internal } = *record;
+        let NetworkRecord { vni, subnet, gateway, range, dual, mtu, internal, policy } = *record;
         let vni = Vni::new(vni).map_err(|e| NetworkError::Vni(e.to_string()))?;
         let mut subnet = Subnet::from_record(SubnetRecord { subnet, gateway, range })?;
         let mut dual = dual.map(Subnet::from_record).transpose()?;
@@ -98,7 +103,8 @@ impl Network {
                 std::mem::swap(&mut subnet, dual);
             }
         }
-        let network = Self { vni, subnet, dual, mtu, internal };
+        policy.check()?;
+        let network = Self { vni, subnet, dual, mtu, internal, policy };
         mtu.map_or(Ok(()), |mtu| network.check_mtu(mtu))?;
         Ok(network)
     }
@@ -145,6 +151,7 @@ mod tests {
             dual: None,
             mtu: None,
             internal: false,
+            policy: Policy::default(),
         }
     }
 
@@ -223,6 +230,9 @@ mod tests {
         let bad = NetworkRecord { mtu: Some(67), ..record("10.0.9.0/24", "10.0.9.1", None) };
         let error = Network::from_record(&bad).unwrap_err().to_string();
         assert_eq!(error, "the MTU 67 is below 68, the least IPv4 allows");
+        let policy = Policy { bum_rate: 0, ..Policy::default() };
+        let bad = NetworkRecord { policy, ..record("10.0.9.0/24", "10.0.9.1", None) };
+        assert_eq!(Network::from_record(&bad), Err(NetworkError::Policy(PolicyError::BumRate(0))));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointId, NetworkName, NodeName};
+use super::{EndpointId, NetworkName, NodeName, Policy};
 
 /// `meta`: which cluster this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct NetworkRecord {
     /// No way out to the world.
     #[serde(default)]
     pub internal: bool,
+    /// What its owner decided.
+    #[serde(flatten)]
+    pub policy: Policy,
 }
 
 /// One subnet of a network.

@@ -9,13 +9,13 @@ use super::{
     Store, StoreError,
     call::{Call, Mark},
     holder, pool,
-    value::{decoded, encoded},
+    value::{decoded, encoded, replaced},
 };
 use crate::{
     Vni,
     state::{
-        EndpointId, Network, NetworkName, NetworkRecord, RecordKey, SubnetRecord, family, same_family,
-        shown_key,
+        EndpointId, Network, NetworkName, NetworkRecord, Policy, PolicyChange, RecordKey, SubnetRecord,
+        family, same_family, shown_key,
     },
 };
 
@@ -42,8 +42,19 @@ pub struct NewNetwork {
     pub mtu: Option<u16>,
     /// No way out to the world.
     pub internal: bool,
+    /// What is not to be as it is by default.
+    pub policy: PolicyChange,
     /// The subnet may overlap that of another network.
     pub allow_overlap: bool,
+}
+
+/// Changes to a network: what is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NetworkChange {
+    /// MTU of its endpoints' interfaces; 0: from the underlay's.
+    pub mtu: Option<u16>,
+    /// What its owner decides.
+    pub policy: PolicyChange,
 }
 
 /// What the store has of networks.
@@ -85,6 +96,23 @@ impl Store {
             "network {} was not created: others are being created at the same time; try again",
             new.name
         )))
+    }
+
+    /// Changes what a network's owner decides, in one transaction.
+    pub async fn set_network(
+        &self,
+        name: &NetworkName,
+        change: NetworkChange,
+    ) -> Result<Network, StoreError> {
+        let call = self.call();
+        self.check_cluster(&call).await?;
+        for attempt in 1..=TRIES {
+            if let Some(network) = self.try_set(&call, name, change).await? {
+                return Ok(network);
+            }
+            wait_in_a_race(attempt).await;
+        }
+        Err(StoreError::Conflict(format!("network {name} was not changed: it keeps changing; try again")))
     }
 
     /// Removes a network nobody is on; the error names who is.
@@ -137,6 +165,29 @@ impl Store {
             let network = decoded::<NetworkRecord>(found.value());
             return Err(exists(&new.name, network.as_ref()));
         }
+        Ok(done.map(|_| network))
+    }
+
+    async fn try_set(
+        &self,
+        call: &Call<'_>,
+        name: &NetworkName,
+        change: NetworkChange,
+    ) -> Result<Option<Network>, StoreError> {
+        let key = self.keys().network(name);
+        let Some(found) = call.get(&key).await? else {
+            return Err(StoreError::NotFound(format!("there is no network {name}")));
+        };
+        let Some(mut record) = decoded::<NetworkRecord>(found.value()) else {
+            return Err(StoreError::Conflict(format!("the record of network {name} cannot be read")));
+        };
+        record.policy = record.policy.with(change.policy);
+        record.mtu = change.mtu.map_or(record.mtu, |mtu| (mtu != 0).then_some(mtu));
+        let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
+        let value = replaced(found.value(), &record)?;
+        let compares = vec![Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision())];
+        let operations = vec![TxnOp::put(key.as_str(), value.clone(), None)];
+        let done = call.commit(compares, operations, Some(Mark { key: &key, value: &value })).await?;
         Ok(done.map(|_| network))
     }
 
@@ -272,7 +323,16 @@ fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> 
         let vnis: BTreeSet<_> = taken.vnis.iter().map(|&(vni, _)| vni).collect();
         pool::free_vni(&vnis).ok_or_else(|| none_free("VNI"))?
     };
-    Ok(NetworkRecord { vni: vni.get(), subnet, gateway, range, dual, mtu: new.mtu, internal: new.internal })
+    Ok(NetworkRecord {
+        vni: vni.get(),
+        subnet,
+        gateway,
+        range,
+        dual,
+        mtu: new.mtu.filter(|mtu| *mtu != 0),
+        internal: new.internal,
+        policy: Policy::default().with(new.policy),
+    })
 }
 
 /// A subnet with the gateway and the range that were asked for in its family.

@@ -13,7 +13,7 @@ use overlay_ebpf::{
         Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep,
         XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{ecn::OuterClass, encap},
 };
 use overlay_user::datapath::ebpf::{self, Features};
 
@@ -64,6 +64,8 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// The network's outer headers have a DSCP of their own.
+    pub dscp: Option<u8>,
     /// This node's endpoints are delivered to by XDP redirect.
     pub redirect: Redirect,
 }
@@ -137,9 +139,9 @@ impl Fixture {
         };
         self.set("config", 0, config);
         if !setup.unbound {
+            let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
             let (mac, addr4, addr6) = (MacAddr(A.mac), A.ip, A.ip6());
-            let port = Port { vni: VNI, slot: 0, mac, addr4, addr6, ..Port::default() };
-            self.insert("ports", LOOPBACK, port);
+            self.insert("ports", LOOPBACK, Port { vni: VNI, slot: 0, mac, class, addr4, addr6 });
         }
         for (slot, host) in [(0, A), (1, B)] {
             let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };

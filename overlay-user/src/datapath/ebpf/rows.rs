@@ -12,7 +12,7 @@ use overlay_ebpf::{
         Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep,
         XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{ecn::OuterClass, encap},
 };
 
 use super::index::Indices;
@@ -20,7 +20,7 @@ use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location, Plan},
-    state::{Delivery, EndpointId, NodeName},
+    state::{Delivery, Dscp, EndpointId, NodeName},
 };
 
 /// Rows by map.
@@ -92,6 +92,10 @@ impl Rows {
         if slow != 0 {
             self.slow_devices.insert(slow, vni.get());
         }
+        let class = match network.policy.dscp {
+            Dscp::Inherit => OuterClass::INHERIT,
+            Dscp::Fixed(dscp) => OuterClass::fixed(dscp),
+        };
         let mut ports = BTreeSet::new();
         for (mac, endpoint) in &network.endpoints {
             let Some(row) = endpoint_row(endpoint, local) else { continue };
@@ -107,8 +111,7 @@ impl Rows {
                 }
                 let Endpoint { ifindex, slot, addr4, addr6, .. } = row;
                 let (vni, mac) = (vni.get(), *mac);
-                let port = Port { vni, slot: slot.into(), mac, addr4, addr6, ..Port::default() };
-                self.ports.insert(ifindex, port);
+                self.ports.insert(ifindex, Port { vni, slot: slot.into(), mac, class, addr4, addr6 });
             }
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
@@ -208,7 +211,7 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MacAddr, plan::Network as PlanNetwork};
+    use crate::{MacAddr, plan::Network as PlanNetwork, state::Policy};
 
     fn mac(last: u8) -> MacAddr {
         MacAddr([2, 0x42, 10, 0, 9, last])
@@ -229,6 +232,7 @@ mod tests {
         let network = PlanNetwork {
             name: "net".parse().unwrap(),
             mtu: None,
+            policy: Policy::default(),
             members: [node.clone()].into(),
             endpoints: [
                 (mac(2), endpoint("00000000000a", 2, Location::Local)),

@@ -27,7 +27,7 @@ use rtnetlink::{Handle, LinkUnspec};
 use self::guard::{Guard, Ruleset};
 use super::{
     Applied, Counters, Datapath, DatapathError, Mode, Underlay,
-    vxlan_device::{self, Fdb, Reconciled},
+    vxlan_device::{self, Fdb, Reconciled, Wanted},
 };
 use crate::{
     MacAddr, Vni,
@@ -110,7 +110,8 @@ impl KernelDatapath {
         (bridge, mtu): (u32, u16),
         done: &mut Reconciled,
     ) -> Result<Devices, DatapathError> {
-        let vxlan = vxlan_device::ensure(kernel, underlay, vni, mtu).await?;
+        let wanted = Wanted { vni, dscp: network.policy.dscp, mtu };
+        let vxlan = vxlan_device::ensure(kernel, underlay, wanted).await?;
         done.changed += vxlan.changed;
         port::ensure(kernel, vxlan.ifindex, bridge, port::Kind::Vxlan, done).await;
         done.changed += vxlan_device::set_up(kernel, underlay, vni, vxlan).await?;
