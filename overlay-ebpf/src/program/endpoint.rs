@@ -65,18 +65,18 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         Honest::Arp(arp::Question::Announcement) | Honest::Other => 0,
     };
     let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos) };
-    if destination.is_multicast() { flood(ctx, &inner, ifindex) } else { unicast(ctx, &inner, destination) }
+    if destination.is_multicast() { flood(ctx, inner, ifindex) } else { unicast(ctx, inner, destination) }
 }
 
 /// To one endpoint. This, [`flood`] and the answers are functions of their own, so that what they keep
 /// is not on the one stack of 512 bytes all at once.
 #[inline(never)]
-fn unicast(ctx: &TcContext, inner: &Inner, destination: MacAddr) -> Step<Verdict> {
+fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict> {
     // SAFETY: the value is copied at once.
     let target = unsafe { maps::endpoints.get(EndpointKey::new(inner.vni, destination)).copied() }
         .ok_or(Outcome::UnknownDestination)?;
     if target.vtep != SELF_VTEP {
-        return encap::to_vtep(ctx, *inner, target.vtep);
+        return encap::to_vtep(ctx, inner, target.vtep);
     }
     count::endpoint(u32::from(target.slot), Direction::Rx, ctx.len());
     Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, target.ifindex) })
@@ -84,11 +84,11 @@ fn unicast(ctx: &TcContext, inner: &Inner, destination: MacAddr) -> Step<Verdict
 
 /// Copies to the other endpoints of the network here, then to its other nodes.
 #[inline(never)]
-fn flood(ctx: &TcContext, inner: &Inner, ifindex: u32) -> Step<Verdict> {
+fn flood(ctx: &TcContext, inner: Inner, ifindex: u32) -> Step<Verdict> {
     let network = network(inner.vni)?;
     deliver::to_all(ctx, inner.vni, network.flood_ports, ifindex);
     if network.flood_vteps > 0 {
-        encap::to_all(ctx, *inner, network.flood_vteps)?;
+        encap::to_all(ctx, inner, network.flood_vteps)?;
     }
     Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
 }

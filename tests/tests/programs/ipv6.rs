@@ -212,7 +212,7 @@ fn hidden() -> Vec<Case> {
         drop("behind more", options(5, 17, &[0; 8]), Outcome::InnerMalformed),
         drop(
             "behind a header that ends nowhere",
-            { ip6((A.mac, C.mac), (A.ip6(), C.ip6()), 60, 64, &[17, 200, 0, 0, 0, 0, 0, 0]) },
+            ip6((A.mac, C.mac), (A.ip6(), C.ip6()), 60, 64, &[17, 200, 0, 0, 0, 0, 0, 0]),
             Outcome::InnerMalformed,
         ),
         sent("a later fragment", fragment(1, &[0x12; 16])),
