@@ -44,13 +44,28 @@ pub struct Arrival {
     pub target: Target,
 }
 
-/// Where an arrival goes.
+/// Where an arrival goes: to one endpoint on this node, or to every endpoint of the network here.
+///
+/// No enum: what one of its variants has not, is undefined in the other, and the compiler may read that
+/// from the stack and not use it. The verifier refuses such reads before Linux 6.3.
 #[derive(Clone, Copy)]
-pub enum Target {
-    /// To one endpoint on this node.
-    Endpoint(Endpoint),
-    /// To every endpoint of the network on this node.
-    All,
+pub struct Target(Endpoint);
+
+impl Target {
+    /// Every endpoint of the network.
+    const ALL: Self = Self(Endpoint { vtep: SELF_VTEP, ifindex: 0, slot: 0, flags: 0, addr4: [0; 4] });
+
+    /// The endpoint it goes to, if it goes to one.
+    #[inline(always)]
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        if self.0.ifindex == 0 { None } else { Some(&self.0) }
+    }
+
+    /// Its interface; 0 if it goes to all.
+    #[inline(always)]
+    pub const fn ifindex(&self) -> u32 {
+        self.0.ifindex
+    }
 }
 
 /// Judges a packet.
@@ -127,10 +142,10 @@ const fn from_another(reason: Outcome) -> Outcome {
 #[inline(always)]
 pub fn target(vni: u32, destination: MacAddr) -> Step<Target> {
     if destination.is_multicast() {
-        return Ok(Target::All);
+        return Ok(Target::ALL);
     }
     // SAFETY: the value is copied at once.
     let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() }
         .ok_or(Outcome::UnknownDestination)?;
-    if endpoint.vtep == SELF_VTEP { Ok(Target::Endpoint(endpoint)) } else { Err(Outcome::NotLocal) }
+    if endpoint.vtep == SELF_VTEP { Ok(Target(endpoint)) } else { Err(Outcome::NotLocal) }
 }

@@ -19,7 +19,7 @@ use crate::program::{
     Step, config,
     count::{self, Direction},
     deliver, dropped, network, packet,
-    tunnel::{self, Arrival, INNER, Target},
+    tunnel::{self, Arrival, INNER},
 };
 
 /// Delivers or judges one packet.
@@ -140,12 +140,11 @@ fn strip(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
         set_ecn(ctx, arrival.kind, bits)?;
     }
     let outcome = arrived(arrival, ctx.len());
-    let action = match arrival.target {
-        Target::Endpoint(endpoint) => deliver::to_endpoint(ctx, endpoint.ifindex),
-        Target::All => {
-            deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
-            deliver::DONE
-        }
+    let action = if let Some(endpoint) = arrival.target.endpoint() {
+        deliver::to_endpoint(ctx, endpoint.ifindex)
+    } else {
+        deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
+        deliver::DONE
     };
     Ok(Delivery { outcome, action })
 }

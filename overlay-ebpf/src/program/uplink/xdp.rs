@@ -20,7 +20,7 @@ use crate::program::{
     count::{self, Direction},
     dropped, maps,
     packet::{self, Packet},
-    tunnel::{self, Arrival, INNER_NET, Target},
+    tunnel::{self, Arrival, INNER_NET},
 };
 
 /// Judges one packet and strips it if it is to be delivered.
@@ -53,7 +53,7 @@ fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
 
 #[inline(always)]
 fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
-    let redirected = redirect(&arrival.target);
+    let redirected = redirect(arrival);
     // SAFETY: plain helper call. A driver without metadata refuses it, and the packet, untouched,
     // is tc's.
     if !redirected && unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
@@ -79,10 +79,7 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
     if redirected {
         return XDP_REDIRECT;
     }
-    let ifindex = match arrival.target {
-        Target::Endpoint(endpoint) => endpoint.ifindex,
-        Target::All => 0,
-    };
+    let ifindex = arrival.target.ifindex();
     write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex });
     XDP_PASS
 }
@@ -90,13 +87,11 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
 /// Asks for a redirect to the endpoint's interface if the endpoint has them. `false` also where that
 /// interface is not in the map (any more): tc delivers then.
 #[inline(always)]
-fn redirect(target: &Target) -> bool {
-    match target {
-        Target::Endpoint(endpoint) if endpoint.flags & ENDPOINT_REDIRECT != 0 => {
-            maps::redirect_targets.redirect(endpoint.ifindex, u64::from(XDP_PASS)).is_ok()
-        }
-        _ => false,
-    }
+fn redirect(arrival: &Arrival) -> bool {
+    arrival.target.endpoint().is_some_and(|endpoint| {
+        endpoint.flags & ENDPOINT_REDIRECT != 0
+            && maps::redirect_targets.redirect(endpoint.ifindex, u64::from(XDP_PASS)).is_ok()
+    })
 }
 
 #[inline(always)]
