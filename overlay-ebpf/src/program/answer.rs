@@ -21,7 +21,8 @@ const FRAME_LEN: u32 = size_of::<nd::Frame>() as u32;
 
 /// Answers an ARP request.
 #[inline(never)]
-pub fn arp(ctx: &TcContext, asker: &Sender, wanted: [u8; 4], ifindex: u32) -> Step<Verdict> {
+pub fn arp(ctx: &TcContext, asker: &Sender, ifindex: u32) -> Step<Verdict> {
+    let wanted = packet::at::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?.tpa;
     let mac = claims::neighbour(asker.vni, Addr::from_v4(wanted)).ok_or(Outcome::ArpUnknown)?;
     let eth = packet::at_mut::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let arp = packet::at_mut::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?;
@@ -31,7 +32,8 @@ pub fn arp(ctx: &TcContext, asker: &Sender, wanted: [u8; 4], ifindex: u32) -> St
 
 /// Answers a neighbour solicitation.
 #[inline(never)]
-pub fn nd(ctx: &TcContext, asker: &Sender, wanted: &[u8; 16], ifindex: u32) -> Step<Verdict> {
+pub fn nd(ctx: &TcContext, asker: &Sender, ifindex: u32) -> Step<Verdict> {
+    let wanted = packet::at::<[u8; 16]>(ctx, nd::TARGET).ok_or(Outcome::Truncated)?;
     let mac = claims::neighbour6(asker.vni, *wanted).ok_or(Outcome::NdUnknown)?;
     // Without options, or with a longer one, the question has another length than the answer.
     // SAFETY: plain helper call.

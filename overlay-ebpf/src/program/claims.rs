@@ -31,15 +31,25 @@ pub struct Sender {
 }
 
 /// A packet whose claims hold up.
-pub enum Honest {
-    /// IP with this traffic class.
-    Ip(u8),
-    /// ARP.
-    Arp(arp::Question),
-    /// Neighbour discovery with this traffic class.
-    Nd(u8, nd::Question),
-    /// Neither.
-    Other,
+///
+/// It and what the functions here return have no field that is not always set (see
+/// [`super::tunnel::Target`]).
+pub struct Honest {
+    /// The traffic class of IP; else 0.
+    pub class: u8,
+    /// What it asks for that is answered here.
+    pub asks: Asks,
+}
+
+/// What a packet asks for that is answered in place of who is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// Nothing.
+    Nothing,
+    /// Who has an IPv4 address?
+    Arp,
+    /// Who has an IPv6 address?
+    Nd,
 }
 
 /// Checks a packet of `kind` whose network header is at `offset` and `length` bytes from the end.
@@ -55,24 +65,51 @@ pub fn check(
     length: u32,
     sender: &Sender,
 ) -> Step<Honest> {
-    match kind {
-        inner::Kind::Ipv4 => check_ipv4(packet, offset, sender),
-        inner::Kind::Ipv6 => match check_ipv6(packet, offset, length, sender)? {
-            Ipv6 { class, discovery: false } => Ok(Honest::Ip(class)),
-            Ipv6 { class, discovery: true } => {
-                check_discovery(packet, offset, sender).map(|question| Honest::Nd(class, question))
-            }
-        },
+    let (class, asks) = match kind {
+        inner::Kind::Ipv4 => (check_ipv4(packet, offset, sender)?, Asks::Nothing),
+        inner::Kind::Ipv6 => {
+            let class = unpacked(check_ipv6(packet, offset, length, sender))?;
+            let asks = class & DISCOVERY != 0 && unpacked(check_discovery(packet, offset, sender))? != 0;
+            (class as u8, if asks { Asks::Nd } else { Asks::Nothing })
+        }
         inner::Kind::Arp => {
             let arp = packet::at::<ArpHdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
-            arp::question(arp, sender.mac, |address| sender.owns4(address)).map(Honest::Arp)
+            match arp::question(arp, sender.mac, |address| sender.owns4(address))? {
+                arp::Question::WhoHas(_) => (0, Asks::Arp),
+                arp::Question::Announcement => (0, Asks::Nothing),
+            }
         }
-        inner::Kind::Other => Ok(Honest::Other),
+        inner::Kind::Other => (0, Asks::Nothing),
+    };
+    Ok(Honest { class, asks })
+}
+
+/// In the result of [`check_ipv6`]: neighbour discovery right behind the IPv6 header, which was not
+/// looked into.
+const DISCOVERY: u16 = 1 << 8;
+
+/// In a result in one register: it is an [`Outcome`].
+const FAILED: u64 = 1 << 32;
+
+#[inline(always)]
+fn packed(step: Step<u16>) -> u64 {
+    match step {
+        Ok(value) => value.into(),
+        Err(reason) => FAILED | reason as u64,
     }
 }
 
 #[inline(always)]
-fn check_ipv4(packet: &impl Packet, offset: usize, sender: &Sender) -> Step<Honest> {
+fn unpacked(packed: u64) -> Step<u16> {
+    if packed & FAILED == 0 {
+        return Ok(packed as u16);
+    }
+    // SAFETY: `packed` made it of an `Outcome`, which is an u32.
+    Err(unsafe { core::mem::transmute::<u32, Outcome>(packed as u32) })
+}
+
+#[inline(always)]
+fn check_ipv4(packet: &impl Packet, offset: usize, sender: &Sender) -> Step<u8> {
     let ip = packet::at::<Ipv4Hdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
     inner::check_ipv4(ip)?;
     if !sender.owns4(ip.src_addr) {
@@ -81,24 +118,21 @@ fn check_ipv4(packet: &impl Packet, offset: usize, sender: &Sender) -> Step<Hone
     if let Some(port) = inner::udp_port_offset(ip) {
         refuse_vxlan(packet, offset + port, || Addr::from_v4(ip.dst_addr))?;
     }
-    Ok(Honest::Ip(ip.tos))
-}
-
-/// An IPv6 packet.
-struct Ipv6 {
-    /// Its traffic class.
-    class: u8,
-    /// It is neighbour discovery right behind the IPv6 header, which was not looked into.
-    discovery: bool,
+    Ok(ip.tos)
 }
 
 /// Checks all of an IPv6 packet but neighbour discovery. Both are functions of their own, so that what
 /// they keep is not on the one stack of 512 bytes all at once.
 #[inline(never)]
-fn check_ipv6(packet: &impl Packet, offset: usize, length: u32, sender: &Sender) -> Step<Ipv6> {
+fn check_ipv6(packet: &impl Packet, offset: usize, length: u32, sender: &Sender) -> u64 {
+    packed(class_of_ipv6(packet, offset, length, sender))
+}
+
+#[inline(always)]
+fn class_of_ipv6(packet: &impl Packet, offset: usize, length: u32, sender: &Sender) -> Step<u16> {
     let ip = packet::at::<Ipv6Hdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
     ipv6::check(ip, length)?;
-    let class = ipv6::traffic_class(ip);
+    let class = u16::from(ipv6::traffic_class(ip));
     let upper = ipv6::upper(ip, |at| packet::at::<[u8; 4]>(packet, offset + at).copied())?;
     if let Some(Upper { protocol: PROTO_ICMPV6, offset: at }) = upper {
         let [kind, ..] = *packet::at::<[u8; 4]>(packet, offset + at).ok_or(Outcome::InnerMalformed)?;
@@ -108,10 +142,10 @@ fn check_ipv6(packet: &impl Packet, offset: usize, length: u32, sender: &Sender)
                 // claims does not see them (RFC 7113).
                 return Err(if nd::is_routers(kind) { Outcome::RouterAdvert } else { Outcome::SpoofedNd });
             }
-            return Ok(Ipv6 { class, discovery: true });
+            return Ok(class | DISCOVERY);
         }
         if nd::is_listener(kind) && ip.src_addr == [0; 16] {
-            return Ok(Ipv6 { class, discovery: false });
+            return Ok(class);
         }
     }
     if !sender.owns6(ip.src_addr) {
@@ -120,15 +154,21 @@ fn check_ipv6(packet: &impl Packet, offset: usize, length: u32, sender: &Sender)
     if let Some(Upper { protocol: PROTO_UDP, offset: at }) = upper {
         refuse_vxlan(packet, offset + at + 2, || Addr(ip.dst_addr))?;
     }
-    Ok(Ipv6 { class, discovery: false })
+    Ok(class)
 }
 
-/// Checks neighbour discovery.
+/// Checks neighbour discovery; 1 if it asks who has an address.
 #[inline(never)]
-fn check_discovery(packet: &impl Packet, offset: usize, sender: &Sender) -> Step<nd::Question> {
+fn check_discovery(packet: &impl Packet, offset: usize, sender: &Sender) -> u64 {
+    packed(asks_for_neighbour(packet, offset, sender).map(u16::from))
+}
+
+#[inline(always)]
+fn asks_for_neighbour(packet: &impl Packet, offset: usize, sender: &Sender) -> Step<bool> {
     let ip = packet::at::<Ipv6Hdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
     let read = |at| packet::at::<[u8; 8]>(packet, offset + IPV6_LEN + at).copied();
-    nd::question(ip, sender.mac, |address| sender.owns6(address), read)
+    let question = nd::question(ip, sender.mac, |address| sender.owns6(address), read)?;
+    Ok(matches!(question, nd::Question::WhoHas(_)))
 }
 
 /// Refuses VXLAN to the tunnel address of a node of ours.

@@ -3,12 +3,12 @@
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use overlay_ebpf::{
     abi::{Class, EndpointKey, Hook, MacAddr, Network, Outcome, Port, SELF_VTEP},
-    wire::{ETH_LEN, arp, ethernet::Ethernet, inner, nd},
+    wire::{ETH_LEN, ethernet::Ethernet, inner},
 };
 
 use super::{
     Step, Verdict, answer,
-    claims::{self, Honest, Sender},
+    claims::{self, Asks, Sender},
     count::{self, Direction},
     deliver, dropped,
     encap::{self, Inner},
@@ -58,13 +58,13 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     }
     let kind = inner::kind(eth)?;
     let sender = Sender::of_port(port);
-    let tos = match claims::check(ctx, kind, ETH_LEN, ctx.len() - ETH_LEN as u32, &sender)? {
-        Honest::Arp(arp::Question::WhoHas(wanted)) => return answer::arp(ctx, &sender, wanted, ifindex),
-        Honest::Nd(_, nd::Question::WhoHas(wanted)) => return answer::nd(ctx, &sender, &wanted, ifindex),
-        Honest::Ip(tos) | Honest::Nd(tos, nd::Question::Announcement) => tos,
-        Honest::Arp(arp::Question::Announcement) | Honest::Other => 0,
-    };
-    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos) };
+    let honest = claims::check(ctx, kind, ETH_LEN, ctx.len() - ETH_LEN as u32, &sender)?;
+    match honest.asks {
+        Asks::Arp => return answer::arp(ctx, &sender, ifindex),
+        Asks::Nd => return answer::nd(ctx, &sender, ifindex),
+        Asks::Nothing => {}
+    }
+    let inner = Inner { vni: port.vni, kind, tos: port.class.of(honest.class) };
     if destination.is_multicast() { flood(ctx, inner, ifindex) } else { unicast(ctx, inner, destination) }
 }
 

@@ -12,7 +12,7 @@ use overlay_ebpf::{
 
 use super::{
     Step,
-    claims::{self, Honest, Sender},
+    claims::{self, Sender},
     maps,
     packet::{self, Packet},
 };
@@ -53,7 +53,8 @@ pub struct Target(Endpoint);
 
 impl Target {
     /// Every endpoint of the network.
-    const ALL: Self = Self(Endpoint { vtep: SELF_VTEP, ifindex: 0, slot: 0, flags: 0, addr4: [0; 4] });
+    const ALL: Self =
+        Self(Endpoint { vtep: SELF_VTEP, ifindex: 0, slot: 0, flags: 0, addr4: [0; 4], addr6: [0; 16] });
 
     /// The endpoint it goes to, if it goes to one.
     #[inline(always)]
@@ -107,9 +108,9 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
     let length = (packet.length() - trailer).saturating_sub(INNER_NET as u32);
     let sender = Sender::of_endpoint(vni, source, &sender);
     let honest = claims::check(packet, kind, INNER_NET, length, &sender).map_err(from_another)?;
-    let ecn = match honest {
-        Honest::Ip(tos) | Honest::Nd(tos, _) => ecn::merged(tos, ip.tos)?,
-        Honest::Arp(_) | Honest::Other => None,
+    let ecn = match kind {
+        inner::Kind::Ipv4 | inner::Kind::Ipv6 => ecn::merged(honest.class, ip.tos)?,
+        inner::Kind::Arp | inner::Kind::Other => None,
     };
     let target = target(vni, frame.destination)?;
     Ok(Arrival { vni, vtep, kind, ecn, trailer, target })

@@ -54,6 +54,9 @@ pub struct Frame {
     mac: MacAddr,
 }
 
+/// Where a solicitation's target stands in a frame.
+pub const TARGET: usize = core::mem::offset_of!(Frame, target);
+
 /// Length of the `ICMPv6` message in a [`Frame`].
 const MESSAGE_LEN: u8 = 32;
 const _: () = assert!(size_of::<Frame>() == ETH_LEN + IPV6_LEN + MESSAGE_LEN as usize);
