@@ -65,7 +65,10 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         Asks::Nothing => {}
     }
     let inner = Inner { vni: port.vni, kind, tos: port.class.of(honest.class) };
-    if destination.is_multicast() { flood(ctx, inner, ifindex) } else { unicast(ctx, inner, destination) }
+    if destination.is_multicast() {
+        return flood(ctx, inner.vni, inner.tos, ifindex);
+    }
+    unicast(ctx, inner, destination)
 }
 
 /// To one endpoint. This, [`flood`] and the answers are functions of their own, so that what they keep
@@ -82,13 +85,15 @@ fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict>
     Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, target.ifindex) })
 }
 
-/// Copies to the other endpoints of the network here, then to its other nodes.
+/// Copies to the other endpoints of the network here, then to its other nodes. The frame's kind is not
+/// handed over but looked at again: the verifier walks through the loops for each one that it knows.
 #[inline(never)]
-fn flood(ctx: &TcContext, inner: Inner, ifindex: u32) -> Step<Verdict> {
-    let network = network(inner.vni)?;
-    deliver::to_all(ctx, inner.vni, network.flood_ports, ifindex);
+fn flood(ctx: &TcContext, vni: u32, tos: u8, ifindex: u32) -> Step<Verdict> {
+    let network = network(vni)?;
+    deliver::to_all(ctx, vni, network.flood_ports, ifindex);
     if network.flood_vteps > 0 {
-        encap::to_all(ctx, inner, network.flood_vteps)?;
+        let kind = inner::kind(packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?)?;
+        encap::to_all(ctx, Inner { vni, kind, tos }, network.flood_vteps)?;
     }
     Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
 }
