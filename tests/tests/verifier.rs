@@ -14,8 +14,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use overlay_user::datapath::ebpf::{self, Features};
 
 /// The most instructions the verifier may process for each program, on any kernel.
-const BOUNDS: [(&str, u32); 4] =
-    [("endpoint_in", 700_000), ("slowpath_in", 60_000), ("uplink_in", 120_000), ("uplink_xdp", 25_000)];
+const BOUNDS: [(&str, u32); 5] = [
+    ("endpoint_in", 700_000),
+    ("probe_decap", 1_000),
+    ("slowpath_in", 60_000),
+    ("uplink_in", 120_000),
+    ("uplink_xdp", 25_000),
+];
 
 #[test]
 fn no_program_takes_the_verifier_longer_than_it_may() {

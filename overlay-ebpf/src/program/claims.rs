@@ -19,7 +19,7 @@ use super::{
     packet::{self, Packet},
 };
 
-/// Who a packet must be from.
+/// An endpoint and its addresses: who a packet must be from.
 #[derive(Clone, Copy)]
 pub struct Sender {
     /// The network.
@@ -204,14 +204,16 @@ impl Sender {
         Self { vni, mac, addr4: endpoint.addr4, addr6: endpoint.addr6 }
     }
 
+    /// Whether an IPv4 address is the endpoint's.
     #[inline(always)]
-    fn owns4(&self, address: [u8; 4]) -> bool {
+    pub fn owns4(&self, address: [u8; 4]) -> bool {
         address == self.addr4 && address != [0; 4] || self.has(Addr::from_v4(address))
     }
 
-    /// An endpoint's own is also the link-local address its kernel makes of the MAC address.
+    /// Whether an IPv6 address is the endpoint's: also the link-local one that its kernel makes of the MAC
+    /// address.
     #[inline(always)]
-    fn owns6(&self, address: [u8; 16]) -> bool {
+    pub fn owns6(&self, address: [u8; 16]) -> bool {
         if address == [0; 16] {
             return false;
         }

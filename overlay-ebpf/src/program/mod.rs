@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod kernel;
 pub mod maps;
 pub mod packet;
+pub mod probe;
 pub mod slowpath;
 pub mod tunnel;
 pub mod uplink;

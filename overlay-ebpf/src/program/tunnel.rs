@@ -1,7 +1,11 @@
 //! A packet that arrives on the uplink, judged from its outer headers to its inner destination.
 //! Shared by XDP and tc: nothing here changes the packet.
 
-use network_types::{ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+    vxlan::VxlanHdr,
+};
 use overlay_ebpf::{
     abi::{
         Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, OUTER_LEN, Outcome, RESERVED_BITS_IGNORE,
@@ -38,6 +42,8 @@ pub struct Arrival {
     pub kind: inner::Kind,
     /// ECN bits to write into the inner header, if they change.
     pub ecn: Option<u8>,
+    /// The outer UDP header has a checksum, which a card may have verified.
+    pub summed: bool,
     /// Bytes behind the end of the outer IPv4 packet, as of Ethernet padding: no part of the frame.
     pub trailer: u32,
     /// Where it goes.
@@ -93,9 +99,10 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
         return Err(Outcome::PassedUp);
     }
     let vxlan = packet::at::<VxlanHdr>(packet, VXLAN).ok_or(Outcome::Truncated)?;
-    let frame = packet::at::<Ethernet>(packet, INNER).ok_or(Outcome::Truncated)?;
+    let vni = outer::vni(vxlan).ok_or(Outcome::NoVniFlag)?;
     let ignore = config.flags & RESERVED_BITS_IGNORE != 0;
-    let vni = outer::validate(ip, udp, vxlan, packet.length(), ignore)?;
+    outer::validate(ip, udp, vxlan, packet.length(), ignore).map_err(|flaw| if_ours(vni, flaw))?;
+    let frame = packet::at::<Ethernet>(packet, INNER).ok_or_else(|| if_ours(vni, Outcome::Truncated))?;
     let vtep = member(vni, ip.src_addr)?;
 
     let source = frame.source;
@@ -113,7 +120,16 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
         inner::Kind::Arp | inner::Kind::Other => None,
     };
     let target = target(vni, frame.destination)?;
-    Ok(Arrival { vni, vtep, kind, ecn, trailer, target })
+    let summed = udp.check != [0; 2];
+    Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
+}
+
+/// What is wrong with a packet if its network is one of ours. Other VXLAN devices on the same port have
+/// rules of their own: other flags, no Ethernet header inside.
+#[inline(always)]
+fn if_ours(vni: u32, flaw: Outcome) -> Outcome {
+    // SAFETY: only asked for.
+    if unsafe { maps::networks.get(vni).is_some() } { flaw } else { Outcome::PassedUnknownVni }
 }
 
 /// The row in `vteps` of an outer source that may send into the network.
@@ -136,6 +152,23 @@ const fn from_another(reason: Outcome) -> Outcome {
         Outcome::SpoofedAddress | Outcome::SpoofedArp | Outcome::SpoofedNd => Outcome::InnerSource,
         Outcome::EncapProhibited => Outcome::Nested,
         other => other,
+    }
+}
+
+/// Whether the endpoint that a packet goes to will forward it on: its inner destination is none of the
+/// endpoint's addresses.
+#[inline(always)]
+pub fn goes_on(packet: &impl Packet, arrival: &Arrival, endpoint: &Endpoint) -> bool {
+    let Some(frame) = packet::at::<Ethernet>(packet, INNER) else { return false };
+    let endpoint = Sender::of_endpoint(arrival.vni, frame.destination, endpoint);
+    match arrival.kind {
+        inner::Kind::Ipv4 => {
+            packet::at::<Ipv4Hdr>(packet, INNER_NET).is_some_and(|ip| !endpoint.owns4(ip.dst_addr))
+        }
+        inner::Kind::Ipv6 => {
+            packet::at::<Ipv6Hdr>(packet, INNER_NET).is_some_and(|ip| !endpoint.owns6(ip.dst_addr))
+        }
+        inner::Kind::Arp | inner::Kind::Other => false,
     }
 }
 

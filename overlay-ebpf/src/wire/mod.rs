@@ -41,6 +41,8 @@ pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// `EtherType` of an 802.1ad tag.
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
+/// IP protocol number of ICMP.
+pub const PROTO_ICMP: u8 = 1;
 /// IP protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
 /// IP protocol number of `ICMPv6`.

@@ -41,8 +41,20 @@ impl Transfer {
 /// unchanged.
 pub fn transfer(from: &Netns, to: &Netns, addr: impl Into<IpAddr>, bytes: u64) -> Result<Transfer> {
     let addr = addr.into();
+    transfer_by(from, to, addr, addr, bytes)
+}
+
+/// As [`transfer`], to who listens at `addr` but is asked for as `by`: somebody in between translates.
+pub fn transfer_by(
+    from: &Netns,
+    to: &Netns,
+    addr: impl Into<IpAddr>,
+    by: impl Into<IpAddr>,
+    bytes: u64,
+) -> Result<Transfer> {
+    let (addr, by): (IpAddr, IpAddr) = (addr.into(), by.into());
     let listener = to.run(move || Ok(TcpListener::bind((addr, 0))?))?;
-    let target = listener.local_addr()?;
+    let target = SocketAddr::from((by, listener.local_addr()?.port()));
     let sender = from.spawn(move || send(target, bytes))?;
     let received = receive(&listener);
     let (sent, took) = netns::join(sender)?;
