@@ -26,7 +26,16 @@ fn packets_from_the_wire_by_tc() {
 fn packets_from_the_wire_by_xdp() {
     // Shorter than a test run of a tc program takes.
     let short = pass("an IPv4 header cut short", raw(THERE, HERE, 0x0800, &[0x45; 4]), Outcome::PassedUp);
-    check_xdp(cases().into_iter().chain([short]));
+    // In several buffers, and longer than a test run of a tc program takes.
+    let large = udp(C, B, 6000, &[0x5a; 8800]);
+    let jumbo = vxlan(THERE, HERE, VNI, &large);
+    let padded = [jumbo.clone(), vec![0xee; 7]].concat();
+    let more = [
+        short,
+        deliver("a jumbo frame", jumbo, large.clone()),
+        deliver("a jumbo frame with bytes behind it", padded, large),
+    ];
+    check_xdp(cases().into_iter().chain(more));
 }
 
 /// Runs cases as they are for tc through the XDP program.
