@@ -18,7 +18,7 @@ const BOUNDS: [(&str, u32); 5] = [
     ("endpoint_in", 700_000),
     ("probe_decap", 1_000),
     ("slowpath_in", 60_000),
-    ("uplink_in", 120_000),
+    ("uplink_in", 200_000),
     ("uplink_xdp", 25_000),
 ];
 

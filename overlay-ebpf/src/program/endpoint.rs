@@ -71,9 +71,8 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     unicast(ctx, inner, destination)
 }
 
-/// To one endpoint. This, [`flood`] and the answers are functions of their own, so that what they keep
-/// is not on the one stack of 512 bytes all at once.
-#[inline(never)]
+/// To one endpoint.
+#[inline(always)]
 fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict> {
     // SAFETY: the value is copied at once.
     let target = unsafe { maps::endpoints.get(EndpointKey::new(inner.vni, destination)).copied() }
@@ -85,8 +84,9 @@ fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict>
     Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, target.ifindex) })
 }
 
-/// Copies to the other endpoints of the network here, then to its other nodes. The frame's kind is not
-/// handed over but looked at again: the verifier walks through the loops for each one that it knows.
+/// Copies to the other endpoints of the network here, then to its other nodes. This and the answers are
+/// functions of their own, so that what they keep is not on the one stack of 512 bytes all at once. The
+/// frame's kind is not handed over but looked at again: the verifier walks through the loops for each one that it knows.
 #[inline(never)]
 fn flood(ctx: &TcContext, vni: u32, tos: u8, ifindex: u32) -> Step<Verdict> {
     let network = network(vni)?;

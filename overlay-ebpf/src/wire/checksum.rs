@@ -14,26 +14,27 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
-/// The sum of the 16-bit words of `bytes`, an even number of them.
-#[inline(always)]
-#[must_use]
-pub const fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
-    const { assert!(N.is_multiple_of(2)) };
-    let mut sum = 0;
-    let mut i = 0;
-    while i < N {
-        sum += u16::from_be_bytes([bytes[i], bytes[i + 1]]) as u32;
-        i += 2;
-    }
-    sum
-}
-
 /// The checksum of an IPv4 header without options whose checksum field is zero; over a header with
 /// its checksum, 0 if it is right.
 #[inline(always)]
 #[must_use]
 pub const fn ipv4(header: &[u8; IPV4_LEN]) -> u16 {
-    !fold(sum(header))
+    !fold(words(header))
+}
+
+/// The sum of an even number of bytes as 16-bit words; of at most 128 KiB, so that it does not
+/// overflow.
+#[inline(always)]
+#[must_use]
+pub const fn words<const N: usize>(bytes: &[u8; N]) -> u32 {
+    const { assert!(N.is_multiple_of(2) && N <= 1 << 17) };
+    let mut sum = 0;
+    let mut i = 0;
+    while i < N {
+        sum += super::be16(bytes, i) as u32;
+        i += 2;
+    }
+    sum
 }
 
 /// The checksum after words that were zero take the given values: `HC' = ~(~HC + m)` (RFC 1624,

@@ -14,6 +14,7 @@ pub mod ecn;
 pub mod encap;
 pub mod ethernet;
 pub mod inner;
+pub mod inner_sum;
 pub mod ipv6;
 pub mod nd;
 pub mod outer;
@@ -43,8 +44,12 @@ pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// IP protocol number of ICMP.
 pub const PROTO_ICMP: u8 = 1;
+/// IP protocol number of TCP.
+pub const PROTO_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
+/// IP protocol number of IPv6's fragment header.
+pub const PROTO_FRAGMENT: u8 = 44;
 /// IP protocol number of `ICMPv6`.
 pub const PROTO_ICMPV6: u8 = 58;
 

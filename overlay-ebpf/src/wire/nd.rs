@@ -167,13 +167,13 @@ pub fn reply(frame: &mut Frame, answer: MacAddr) {
     frame.option = [TARGET_LINK_LAYER, 1];
     frame.mac = answer;
     // The pseudo-header of RFC 8200 section 8.1, whose source is the target; then the message.
-    let sum = checksum::sum(&frame.ip.dst_addr)
-        + 2 * checksum::sum(&frame.target)
+    let sum = checksum::words(&frame.ip.dst_addr)
+        + 2 * checksum::words(&frame.target)
         + u32::from(MESSAGE_LEN)
         + u32::from(PROTO_ICMPV6)
-        + checksum::sum(&[NEIGHBOUR_ADVERTISEMENT, 0, flags, 0])
-        + checksum::sum(&frame.option)
-        + checksum::sum(&answer.0);
+        + checksum::words(&[NEIGHBOUR_ADVERTISEMENT, 0, flags, 0])
+        + checksum::words(&frame.option)
+        + checksum::words(&answer.0);
     frame.checksum = (!checksum::fold(sum)).to_be_bytes();
 }
 

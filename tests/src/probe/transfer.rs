@@ -52,7 +52,7 @@ pub fn transfer_by(
     by: impl Into<IpAddr>,
     bytes: u64,
 ) -> Result<Transfer> {
-    let (addr, by): (IpAddr, IpAddr) = (addr.into(), by.into());
+    let (addr, by) = (addr.into(), by.into());
     let listener = to.run(move || Ok(TcpListener::bind((addr, 0))?))?;
     let target = SocketAddr::from((by, listener.local_addr()?.port()));
     let sender = from.spawn(move || send(target, bytes))?;

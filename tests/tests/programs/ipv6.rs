@@ -36,7 +36,7 @@ fn ipv6_from_the_wire_by_tc() {
 
 #[test]
 fn ipv6_from_the_wire_by_xdp() {
-    uplink::check_xdp(from_wire());
+    uplink::check_xdp(from_wire(), uplink::INNER);
 }
 
 fn case(what: &'static str, packet: Vec<u8>, action: u32, outcome: Outcome, output: Option<Vec<u8>>) -> Case {

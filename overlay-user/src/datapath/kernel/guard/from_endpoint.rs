@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
 use overlay_ebpf::abi::{Hook, Outcome};
@@ -127,7 +127,7 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
         match &endpoint.location {
             Location::Local => local.push(*mac),
             Location::Remote(node) => {
-                let Some(IpAddr::V4(vtep)) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
+                let Some(vtep) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
                 remote.push((*mac, vtep));
                 remote_addresses.extend(v4(&endpoint.addresses));
                 remote6.extend(own6(*mac, endpoint));
