@@ -9,14 +9,14 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, NeighbourKey, OUTER_LEN, Outcome,
-        RESERVED_BITS_IGNORE, SELF_VTEP,
+        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, NETWORK_TRUNK, NeighbourKey, OUTER_LEN,
+        Outcome, RESERVED_BITS_IGNORE, SELF_VTEP,
     },
     wire::{ETH_LEN, IPV4_LEN, UDP_LEN, arp, ecn, ethernet::Ethernet, inner, outer},
 };
 
 use super::{
-    Step, maps,
+    Step, flooding, maps, network,
     packet::{self, Packet},
 };
 
@@ -89,7 +89,7 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
     let sender = unsafe { maps::endpoints.get(EndpointKey::new(vni, source)).copied() }
         .filter(|sender| sender.vtep == vtep)
         .ok_or(Outcome::InnerSource)?;
-    let kind = inner::kind(frame)?;
+    let kind = kind(frame, vni)?;
     let tos = check_inner(packet, kind, vni, source, sender.addr4)?;
     let ecn = match tos {
         Some(tos) => ecn::merged(tos, ip.tos)?,
@@ -98,6 +98,15 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
     let target = target(vni, frame.destination)?;
     let trailer = outer::trailer(ip, packet.length());
     Ok(Arrival { vni, vtep, kind, ecn, trailer, target })
+}
+
+/// The inner frame's kind.
+#[inline(always)]
+fn kind(frame: &Ethernet, vni: u32) -> Step<inner::Kind> {
+    match inner::kind(frame) {
+        Err(Outcome::InnerVlan) if network(vni)?.flags & NETWORK_TRUNK != 0 => Ok(inner::Kind::Tagged),
+        other => other,
+    }
 }
 
 /// The row in `vteps` of an outer source that may send into the network.
@@ -147,7 +156,8 @@ fn check_inner(
                 Ok(_) => Ok(None),
             }
         }
-        inner::Kind::Other => Ok(None),
+        // What is behind a tag is another segment: only the MAC address is bound.
+        inner::Kind::Tagged | inner::Kind::Other => Ok(None),
     }
 }
 
@@ -164,11 +174,11 @@ fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, first: [u8; 4]) -> bool {
 /// Where a frame to `destination` goes on this node. What came from the overlay never leaves again.
 #[inline(always)]
 pub fn target(vni: u32, destination: MacAddr) -> Step<Target> {
-    if destination.is_multicast() {
-        return Ok(Target::All);
-    }
     // SAFETY: the value is copied at once.
-    let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() }
-        .ok_or(Outcome::UnknownDestination)?;
+    let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() };
+    let Some(endpoint) = endpoint else {
+        flooding::allowed(&network(vni)?, destination)?;
+        return Ok(Target::All);
+    };
     if endpoint.vtep == SELF_VTEP { Ok(Target::Endpoint(endpoint)) } else { Err(Outcome::NotLocal) }
 }

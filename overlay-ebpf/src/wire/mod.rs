@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod bucket;
 pub mod checksum;
 pub mod ecn;
 pub mod encap;
 pub mod ethernet;
+pub mod icmp;
 pub mod inner;
 pub mod outer;
 pub mod source_port;
@@ -21,6 +23,8 @@ pub mod source_port;
 pub const ETH_LEN: usize = 14;
 /// Length of an IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
+/// Length of an IPv6 header without extensions.
+pub const IPV6_LEN: usize = 40;
 /// Length of a UDP header.
 pub const UDP_LEN: usize = 8;
 /// Length of a VXLAN header.
@@ -37,6 +41,12 @@ pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// `EtherType` of an 802.1ad tag.
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
+/// IP protocol number of ICMP.
+pub const PROTO_ICMP: u8 = 1;
+/// IP protocol number of TCP.
+pub const PROTO_TCP: u8 = 6;
+/// IP protocol number of ICMPv6.
+pub const PROTO_ICMPV6: u8 = 58;
 /// IP protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
 

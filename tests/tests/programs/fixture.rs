@@ -9,8 +9,8 @@ use aya::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey,
-        Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep,
+        Addr, Bucket, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member,
+        MemberKey, Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep,
         XDP_ATTACHED,
     },
     wire::{ecn::OuterClass, encap},
@@ -64,6 +64,12 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// `networks`' flags.
+    pub network_flags: u32,
+    /// The network has an MTU of its own.
+    pub network_mtu: Option<u16>,
+    /// Nothing may be flooded for now.
+    pub no_tokens: bool,
     /// The network's outer headers have a DSCP of their own.
     pub dscp: Option<u8>,
     /// This node's endpoints are delivered to by XDP redirect.
@@ -140,7 +146,15 @@ impl Fixture {
         self.set("config", 0, config);
         if !setup.unbound {
             let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
-            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), class, addr4: A.ip };
+            let port = Port {
+                vni: VNI,
+                slot: 0,
+                mac: MacAddr(A.mac),
+                class,
+                addr4: A.ip,
+                mtu: setup.network_mtu.unwrap_or(u16::MAX),
+                ..Port::default()
+            };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
@@ -160,7 +174,7 @@ impl Fixture {
                 (HERE.ip.into(), THERE.ip.into()),
                 4789,
             ),
-            mtu: 1500,
+            mtu: 1450,
             ..Vtep::default()
         };
         self.set("vteps", THERE_INDEX, there);
@@ -179,8 +193,12 @@ impl Fixture {
                 slow_ifindex: if setup.no_slow_path { 0 } else { LOOPBACK },
                 flood_vteps: if setup.kernel_floods { u32::MAX } else { 1 },
                 flood_ports: 0,
+                flags: setup.network_flags,
+                bum_rate: if setup.no_tokens { 0 } else { 100 },
+                flood_mtu: 1450,
             },
         );
+        self.insert("bum_buckets", VNI, Bucket::default());
         self.insert("flood_vteps", FloodKey { vni: VNI, slot: 0 }, THERE_INDEX);
         if !setup.unbound {
             self.insert("slow_devices", LOOPBACK, VNI);

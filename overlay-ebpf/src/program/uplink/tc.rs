@@ -124,6 +124,7 @@ fn strip(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
     let flags = match arrival.kind {
         inner::Kind::Ipv4 => u64::from(BPF_F_ADJ_ROOM_FIXED_GSO),
         inner::Kind::Ipv6 => u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6),
+        inner::Kind::Tagged => return Err(Outcome::SlowVlan),
         inner::Kind::Arp | inner::Kind::Other => return Err(Outcome::SlowNotIp),
     };
     if arrival.trailer != 0 {

@@ -29,6 +29,9 @@ pub fn run(ctx: &XdpContext) -> u32 {
     let Some(config) = config() else { return XDP_PASS };
     let bytes = ctx.length();
     match tunnel::inspect(ctx, config) {
+        // A tag would be taken out of the stripped frame before tc sees it, and look like one of the
+        // underlay's: tc counts the packet, and leaves it to the kernel's VXLAN device.
+        Ok(Arrival { kind: inner::Kind::Tagged, .. }) => XDP_PASS,
         Ok(arrival) => strip(ctx, &arrival, bytes),
         // Headers behind the first buffer: tc can pull them, and counts the packet.
         Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden(ctx, bytes) => XDP_PASS,
