@@ -37,7 +37,7 @@ pub fn answer(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     }
     let eth = *packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::TooBig)?;
     let mtu = path_mtu(port, &eth)?;
-    match inner::kind(&eth)? {
+    match inner::kind(&eth).map_err(|_| Outcome::TooBig)? {
         inner::Kind::Ipv4 => {
             let mut frame = [0; LEN_V4];
             if !icmp::answers_v4(quote(ctx, &mut frame)?) || !is_due(port) {

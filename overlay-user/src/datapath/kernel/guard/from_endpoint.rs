@@ -119,10 +119,10 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
     }
     let flooding = network.flooding();
     if flooding.broadcast == Flooding::Drop {
-        chain.drop("@ll,0,48 0xffffffffffff", Outcome::BumPolicy);
+        chain.drop("ether daddr ff:ff:ff:ff:ff:ff", Outcome::BumPolicy);
     }
     if flooding.multicast == Flooding::Drop {
-        chain.drop("@ll,0,8 & 1 == 1 @ll,0,48 != 0xffffffffffff", Outcome::BumPolicy);
+        chain.drop("@ll,0,8 & 1 == 1 ether daddr != ff:ff:ff:ff:ff:ff", Outcome::BumPolicy);
     }
     if flooding.unknown_unicast == Flooding::Drop {
         chain.drop("@ll,0,8 & 1 == 0", Outcome::UnknownDestination);

@@ -128,10 +128,10 @@ fn destinations(ruleset: &mut Ruleset, vni: Vni, network: &Network) {
     }
     let flooding = network.flooding();
     if flooding.broadcast == Flooding::Drop {
-        chain.drop("@th,128,48 0xffffffffffff", Outcome::BumPolicy);
+        chain.drop("@th,128,48 { 0xffffffffffff }", Outcome::BumPolicy);
     }
     if flooding.multicast == Flooding::Drop {
-        chain.drop("@th,128,8 & 1 == 1 @th,128,48 != 0xffffffffffff", Outcome::BumPolicy);
+        chain.drop("@th,128,8 & 1 == 1 @th,128,48 != { 0xffffffffffff }", Outcome::BumPolicy);
     }
     chain.accept("@th,128,8 & 1 == 1", Outcome::Flooded);
     if let Some(remote) = at(false) {
