@@ -23,6 +23,8 @@ pub const SELF_VTEP: u32 = 0;
 pub const RESERVED_BITS_IGNORE: u32 = 1;
 /// [`Config::flags`]: the XDP program is on the uplink, and counts what enters there.
 pub const XDP_ATTACHED: u32 = 1 << 1;
+/// [`Config::flags`]: the kernel knows `BPF_F_ADJ_ROOM_DECAP_L4_UDP` ([`super::DECAP_L4_UDP`]).
+pub const DECAP_CLEARS_TUNNEL: u32 = 1 << 2;
 
 /// [`Endpoint::flags`]: frames from the wire go to the endpoint's interface by XDP redirect, if XDP is on
 /// the uplink.

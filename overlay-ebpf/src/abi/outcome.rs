@@ -92,6 +92,9 @@ outcomes! {
     /// A frame with a VLAN tag, of a network that carries them: `bpf_skb_adjust_room` cannot add or strip headers.
     SlowVlan = 22, SlowPath, "slow_vlan";
 
+    /// A merged packet that its endpoint will forward on: only the kernel's device makes it an ordinary one again.
+    SlowForwarded = 21, SlowPath, "slow_forwarded";
+
     /// The source MAC is not the endpoint's.
     SpoofedMac = 32, Drop, "spoofed_mac";
     /// The source address is not one of the endpoint's.

@@ -9,6 +9,7 @@ pub mod flooding;
 pub mod kernel;
 pub mod maps;
 pub mod packet;
+pub mod probe;
 pub mod slowpath;
 pub mod too_big;
 pub mod tunnel;

@@ -12,6 +12,7 @@ mod index;
 mod links;
 mod object;
 mod pins;
+mod probe;
 mod redirect;
 mod rows;
 mod slow_path;
@@ -87,6 +88,8 @@ pub struct EbpfDatapath {
     ebpf: Ebpf,
     tables: Tables,
     counters: CounterMaps,
+    /// Stripped packets are no longer marked as in a tunnel.
+    decap_clears_tunnel: bool,
     vteps: Indices<NodeName>,
     slots: Indices<EndpointId>,
     /// Programs and interfaces this daemon has put its own programs on.
@@ -118,6 +121,8 @@ impl EbpfDatapath {
         let log = if verbose { forward_log(&mut ebpf) } else { None };
         let tables = Tables::open(&mut ebpf)?;
         let counters = CounterMaps::open(&mut ebpf)?;
+        let decap_clears_tunnel = probe::decap_clears_tunnel(&ebpf);
+        tracing::debug!(decap_clears_tunnel, "probed the kernel");
         let mut datapath = Self {
             mode,
             options,
@@ -125,6 +130,7 @@ impl EbpfDatapath {
             ebpf,
             tables,
             counters,
+            decap_clears_tunnel,
             vteps: Indices::new(SELF_VTEP + 1, MAX_VTEPS),
             slots: Indices::new(0, MAX_SLOTS),
             attached: BTreeSet::new(),
@@ -312,6 +318,7 @@ impl EbpfDatapath {
             &Local {
                 mode: self.mode,
                 ignore_reserved_bits: self.options.ignore_reserved_bits,
+                decap_clears_tunnel: self.decap_clears_tunnel,
                 devices: &devices,
                 slow: &slow,
                 vteps: &self.vteps,

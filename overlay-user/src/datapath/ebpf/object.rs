@@ -8,6 +8,7 @@ use aya_obj::Object;
 use super::{
     Features, Options,
     pins::{Pins, remove_file},
+    probe,
 };
 use crate::datapath::DatapathError;
 
@@ -102,6 +103,9 @@ pub fn load(
                 program.load().map_err(|e| refused(name, e))?;
             }
             _ => continue,
+        }
+        if name == probe::DECAP {
+            continue;
         }
         let path = pins.program(name);
         remove_file(&path)?;

@@ -8,10 +8,10 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Bucket, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member,
-        MemberKey, NETWORK_DROPS_BROADCAST, NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN, NETWORK_TRUNK,
-        Neighbour, NeighbourKey, Network, OVERHEAD, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED,
-        Vtep, XDP_ATTACHED,
+        Addr, Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
+        MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_DROPS_BROADCAST, NETWORK_DROPS_MULTICAST,
+        NETWORK_FLOODS_UNKNOWN, NETWORK_TRUNK, Neighbour, NeighbourKey, Network, OVERHEAD, Port,
+        RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
     wire::{ecn::OuterClass, encap},
 };
@@ -61,6 +61,8 @@ pub struct Local<'a> {
     pub mode: Mode,
     /// Reserved bits of the VXLAN header are ignored.
     pub ignore_reserved_bits: bool,
+    /// The kernel takes the mark of a tunnel off what is stripped.
+    pub decap_clears_tunnel: bool,
     /// Interface indices of this node's endpoints; one without is left out.
     pub devices: &'a BTreeMap<EndpointId, u32>,
     /// Interface indices of the kernel's VXLAN devices.
@@ -182,6 +184,9 @@ fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
     let mut flags = 0;
     if local.ignore_reserved_bits {
         flags |= RESERVED_BITS_IGNORE;
+    }
+    if local.decap_clears_tunnel {
+        flags |= DECAP_CLEARS_TUNNEL;
     }
     if local.mode == Mode::Xdp {
         flags |= XDP_ATTACHED;
@@ -309,6 +314,7 @@ mod tests {
             &Local {
                 mode,
                 ignore_reserved_bits: false,
+                decap_clears_tunnel: false,
                 devices: &[(ids[0].clone(), 11)].into(),
                 slow: &[(Vni::new(42).unwrap(), 21)].into(),
                 vteps: &vteps,
