@@ -1,5 +1,5 @@
 //! The answer to a packet that is too large for its path: ICMP's "fragmentation needed" (RFC 792, with
-//! the MTU of RFC 1191) and ICMPv6's "packet too big" (RFC 4443).
+//! the MTU of RFC 1191) and `ICMPv6`'s "packet too big" (RFC 4443).
 //!
 //! It comes from the address the packet was for, as Linux's own tunnels have it
 //! (`iptunnel_pmtud_build_icmp`): whoever sends to an address takes packets from there.
@@ -17,6 +17,11 @@ const HEADER: usize = 8;
 pub const LEN_V4: usize = ETH_LEN + IPV4_LEN + HEADER + QUOTED;
 /// Length of the answer over IPv6, as a frame.
 pub const LEN_V6: usize = ETH_LEN + IPV6_LEN + HEADER + QUOTED;
+
+#[expect(clippy::cast_possible_truncation, reason = "a length of some hundred bytes")]
+const IP_LEN_V4: u16 = (LEN_V4 - ETH_LEN) as u16;
+#[expect(clippy::cast_possible_truncation, reason = "a length of some hundred bytes")]
+const ICMP_LEN: u16 = (HEADER + QUOTED) as u16;
 
 const TTL: u8 = 64;
 const UNREACHABLE: u8 = 3;
@@ -53,7 +58,7 @@ pub fn fragmentation_needed(frame: &mut [u8; LEN_V4], to: MacAddr, from: MacAddr
     ethernet(frame, to, from, ETHERTYPE_IPV4);
     frame[IP..ICMP]
         .copy_from_slice(&[0x45, 0xc0, 0, 0, 0, 0, 0x40, 0, TTL, PROTO_ICMP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    put16(frame, IP + 2, (LEN_V4 - ETH_LEN) as u16);
+    put16(frame, IP + 2, IP_LEN_V4);
     copy4(frame, QUOTE + 16, IP + 12);
     copy4(frame, QUOTE + 12, IP + 16);
     let check = !checksum::fold(sum(frame, IP, ICMP));
@@ -71,10 +76,9 @@ pub fn packet_too_big(frame: &mut [u8; LEN_V6], to: MacAddr, from: MacAddr, mtu:
     const IP: usize = ETH_LEN;
     const ICMP: usize = IP + IPV6_LEN;
     const QUOTE: usize = ICMP + HEADER;
-    const LEN: u16 = (HEADER + QUOTED) as u16;
     ethernet(frame, to, from, ETHERTYPE_IPV6);
     frame[IP..IP + 8].copy_from_slice(&[0x60, 0, 0, 0, 0, 0, PROTO_ICMPV6, TTL]);
-    put16(frame, IP + 4, LEN);
+    put16(frame, IP + 4, ICMP_LEN);
     let mut word = 0;
     while word < 4 {
         copy4(frame, QUOTE + 24 + word * 4, IP + 8 + word * 4);
@@ -84,7 +88,7 @@ pub fn packet_too_big(frame: &mut [u8; LEN_V6], to: MacAddr, from: MacAddr, mtu:
     frame[ICMP..QUOTE].copy_from_slice(&[PACKET_TOO_BIG, 0, 0, 0, 0, 0, 0, 0]);
     put16(frame, ICMP + 6, mtu);
     // With the pseudo-header: both addresses, length and protocol (RFC 8200, section 8.1).
-    let pseudo = u32::from(LEN) + u32::from(PROTO_ICMPV6);
+    let pseudo = u32::from(ICMP_LEN) + u32::from(PROTO_ICMPV6);
     let check = !checksum::fold(sum(frame, IP + 8, LEN_V6) + pseudo);
     put16(frame, ICMP + 2, check);
 }

@@ -163,7 +163,7 @@ fn flooding() -> Vec<Case> {
         ..drop("flooding policy", packet.clone(), outcome)
     };
     let spent = |network_flags, packet: &Vec<u8>| Case {
-        setup: Setup { network_flags, no_tokens: true, ..Setup::default() },
+        setup: Setup { network_flags, bum_rate: Some(0), ..Setup::default() },
         ..drop("more than the rate", packet.clone(), Outcome::BumRate)
     };
     vec![
@@ -176,7 +176,7 @@ fn flooding() -> Vec<Case> {
         spent(0, &group),
         spent(NETWORK_FLOODS_UNKNOWN, &unknown),
         Case {
-            setup: Setup { no_tokens: true, ..Setup::default() },
+            setup: Setup { bum_rate: Some(0), ..Setup::default() },
             ..redirect(
                 "an answered question takes no token",
                 arp(ArpOperation::REQUEST, A, ALL, C),

@@ -68,8 +68,8 @@ pub struct Setup {
     pub network_flags: u32,
     /// The network has an MTU of its own.
     pub network_mtu: Option<u16>,
-    /// Nothing may be flooded for now.
-    pub no_tokens: bool,
+    /// Frames that may be flooded in a second; else 100.
+    pub bum_rate: Option<u32>,
     /// The network's outer headers have a DSCP of their own.
     pub dscp: Option<u8>,
     /// This node's endpoints are delivered to by XDP redirect.
@@ -194,7 +194,7 @@ impl Fixture {
                 flood_vteps: if setup.kernel_floods { u32::MAX } else { 1 },
                 flood_ports: 0,
                 flags: setup.network_flags,
-                bum_rate: if setup.no_tokens { 0 } else { 100 },
+                bum_rate: setup.bum_rate.unwrap_or(100),
                 flood_mtu: 1450,
             },
         );
