@@ -141,5 +141,6 @@ headers! {
     network_types::arp::ArpHdr,
     [u8; 2],
     [u8; 4],
+    [u8; 8],
     [u8; 14]
 }

@@ -16,6 +16,7 @@ pub mod encap;
 pub mod ethernet;
 pub mod icmp;
 pub mod inner;
+pub mod inner_sum;
 pub mod outer;
 pub mod source_port;
 
@@ -47,6 +48,8 @@ pub const PROTO_ICMP: u8 = 1;
 pub const PROTO_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
+/// IP protocol number of IPv6's fragment header.
+pub const PROTO_FRAGMENT: u8 = 44;
 /// IP protocol number of `ICMPv6`.
 pub const PROTO_ICMPV6: u8 = 58;
 
