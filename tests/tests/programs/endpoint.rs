@@ -103,7 +103,7 @@ fn traffic_classes() -> Vec<Case> {
 }
 
 /// The ICMP error about a packet, by an independent library.
-fn error(packet: &[u8], mtu: u16) -> Vec<u8> {
+pub fn error(packet: &[u8], mtu: u16) -> Vec<u8> {
     let quoted = &packet[14..14 + QUOTED];
     let mut frame = Vec::new();
     let eth = PacketBuilder::ethernet2(C.mac, A.mac);
