@@ -79,7 +79,8 @@ pub fn check(
                 arp::Question::Announcement => (0, Asks::Nothing),
             }
         }
-        inner::Kind::Other => (0, Asks::Nothing),
+        // What is behind a tag is another segment: only the MAC address is bound.
+        inner::Kind::Tagged | inner::Kind::Other => (0, Asks::Nothing),
     };
     Ok(Honest { class, asks })
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use overlay_ebpf::{
-    abi::{Class, EndpointKey, Hook, MacAddr, Network, Outcome, Port, SELF_VTEP},
+    abi::{Class, Endpoint, EndpointKey, Hook, NETWORK_TRUNK, Network, Outcome, Port, SELF_VTEP},
     wire::{ETH_LEN, ethernet::Ethernet, inner},
 };
 
@@ -12,7 +12,7 @@ use super::{
     count::{self, Direction},
     deliver, dropped,
     encap::{self, Inner},
-    maps, network, packet,
+    flooding, maps, network, packet, too_big,
 };
 
 /// Bytes the checks read directly: Ethernet, and an IPv4 header with all options and UDP behind it, or
@@ -40,6 +40,13 @@ pub fn run(ctx: &TcContext) -> i32 {
         Err(reason) if reason.class() as u32 == Class::SlowPath as u32 => {
             to_slow_path(ctx, &port, reason, bytes)
         }
+        Err(Outcome::TooBig) => match too_big::answer(ctx, &port, ifindex) {
+            Ok(Verdict { outcome, action }) => {
+                count::outcome(Hook::Endpoint, outcome, bytes);
+                action
+            }
+            Err(reason) => dropped(ctx, Hook::Endpoint, reason, bytes),
+        },
         Err(reason) => dropped(ctx, Hook::Endpoint, reason, bytes),
     }
 }
@@ -47,16 +54,12 @@ pub fn run(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     packet::pull(ctx, READ);
-    // SAFETY: a field of the context: a tag the container's device left to the hardware.
-    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
-        return Err(Outcome::InnerVlan);
-    }
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let (source, destination) = (eth.source, eth.destination);
     if source.0 != port.mac.0 {
         return Err(Outcome::SpoofedMac);
     }
-    let kind = inner::kind(eth)?;
+    let kind = kind(ctx, eth, port.vni)?;
     let sender = Sender::of_port(port);
     let honest = claims::check(ctx, kind, ETH_LEN, ctx.len() - ETH_LEN as u32, &sender)?;
     match honest.asks {
@@ -64,19 +67,34 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         Asks::Nd => return answer::nd(ctx, &sender, ifindex),
         Asks::Nothing => {}
     }
-    let inner = Inner { vni: port.vni, kind, tos: port.class.of(honest.class) };
-    if destination.is_multicast() {
-        return flood(ctx, inner.vni, inner.tos, ifindex);
+    let tos = port.class.of(honest.class);
+    // SAFETY: the value is copied at once.
+    match unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() } {
+        Some(target) => {
+            let inner = Inner { vni: port.vni, kind, tos, mtu: u32::from(port.mtu) };
+            unicast(ctx, inner, &target)
+        }
+        None => flood(ctx, port.vni, tos, ifindex),
     }
-    unicast(ctx, inner, destination)
+}
+
+/// The frame's kind. What is behind a VLAN tag is not looked at: it is another segment, where the
+/// endpoint has addresses that nobody here knows.
+#[inline(always)]
+fn kind(ctx: &TcContext, eth: &Ethernet, vni: u32) -> Step<inner::Kind> {
+    // The kernel takes the tag out of the frame before tc sees it (`__netif_receive_skb_core`).
+    // SAFETY: a field of the context.
+    let aside = unsafe { (*ctx.skb.skb).vlan_present } != 0;
+    match inner::kind(eth) {
+        Ok(kind) if !aside => Ok(kind),
+        _ if network(vni)?.flags & NETWORK_TRUNK != 0 => Ok(inner::Kind::Tagged),
+        _ => Err(Outcome::InnerVlan),
+    }
 }
 
 /// To one endpoint.
 #[inline(always)]
-fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict> {
-    // SAFETY: the value is copied at once.
-    let target = unsafe { maps::endpoints.get(EndpointKey::new(inner.vni, destination)).copied() }
-        .ok_or(Outcome::UnknownDestination)?;
+fn unicast(ctx: &TcContext, inner: Inner, target: &Endpoint) -> Step<Verdict> {
     if target.vtep != SELF_VTEP {
         return encap::to_vtep(ctx, inner, target.vtep);
     }
@@ -86,14 +104,18 @@ fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict>
 
 /// Copies to the other endpoints of the network here, then to its other nodes. This and the answers are
 /// functions of their own, so that what they keep is not on the one stack of 512 bytes all at once. The
-/// frame's kind is not handed over but looked at again: the verifier walks through the loops for each one that it knows.
+/// frame's kind is not handed over but looked at again: the verifier walks through the loops for each one
+/// that it knows.
 #[inline(never)]
 fn flood(ctx: &TcContext, vni: u32, tos: u8, ifindex: u32) -> Step<Verdict> {
     let network = network(vni)?;
+    let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
+    flooding::allowed(&network, destination)?;
+    flooding::within_rate(vni, &network)?;
     deliver::to_all(ctx, vni, network.flood_ports, ifindex);
     if network.flood_vteps > 0 {
-        let kind = inner::kind(packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?)?;
-        encap::to_all(ctx, Inner { vni, kind, tos }, network.flood_vteps)?;
+        let kind = kind(ctx, packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?, vni)?;
+        encap::to_all(ctx, Inner { vni, kind, tos, mtu: 0 }, &network)?;
     }
     Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
 }

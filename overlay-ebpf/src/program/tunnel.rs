@@ -8,8 +8,8 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, OUTER_LEN_V6, Outcome, RESERVED_BITS_IGNORE,
-        SELF_VTEP, UDP6_ZERO_CHECKSUM,
+        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, NETWORK_TRUNK, OUTER_LEN_V6, Outcome,
+        RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM,
     },
     wire::{
         ETH_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN, ecn,
@@ -22,7 +22,7 @@ use overlay_ebpf::{
 use super::{
     Step,
     claims::{self, Sender},
-    maps,
+    flooding, maps, network,
     packet::{self, Packet},
 };
 
@@ -114,14 +114,14 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Ar
     let sender = unsafe { maps::endpoints.get(EndpointKey::new(vni, source)).copied() }
         .filter(|sender| sender.vtep == vtep)
         .ok_or(Outcome::InnerSource)?;
-    let kind = inner::kind(frame)?;
+    let kind = kind(frame, vni)?;
     let trailer = extent.trailer(packet.length());
     let length = (packet.length() - trailer).saturating_sub((N + ETH_LEN) as u32);
     let sender = Sender::of_endpoint(vni, source, &sender);
     let honest = claims::check(packet, kind, N + ETH_LEN, length, &sender).map_err(from_another)?;
     let ecn = match kind {
         inner::Kind::Ipv4 | inner::Kind::Ipv6 => ecn::merged(honest.class, outer_tos)?,
-        inner::Kind::Arp | inner::Kind::Other => None,
+        inner::Kind::Arp | inner::Kind::Tagged | inner::Kind::Other => None,
     };
     let target = target(vni, frame.destination)?;
     Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
@@ -133,6 +133,15 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Ar
 fn if_ours(vni: u32, flaw: Outcome) -> Outcome {
     // SAFETY: only asked for.
     if unsafe { maps::networks.get(vni).is_some() } { flaw } else { Outcome::PassedUnknownVni }
+}
+
+/// The inner frame's kind.
+#[inline(always)]
+fn kind(frame: &Ethernet, vni: u32) -> Step<inner::Kind> {
+    match inner::kind(frame) {
+        Err(Outcome::InnerVlan) if network(vni)?.flags & NETWORK_TRUNK != 0 => Ok(inner::Kind::Tagged),
+        other => other,
+    }
 }
 
 #[inline(always)]
@@ -214,18 +223,18 @@ pub fn goes_on<const N: usize>(packet: &impl Packet, arrival: &Arrival, endpoint
         inner::Kind::Ipv6 => {
             packet::at::<Ipv6Hdr>(packet, N + ETH_LEN).is_some_and(|ip| !endpoint.owns6(ip.dst_addr))
         }
-        inner::Kind::Arp | inner::Kind::Other => false,
+        inner::Kind::Tagged | inner::Kind::Arp | inner::Kind::Other => false,
     }
 }
 
 /// Where a frame to `destination` goes on this node. What came from the overlay never leaves again.
 #[inline(always)]
 pub fn target(vni: u32, destination: MacAddr) -> Step<Target> {
-    if destination.is_multicast() {
-        return Ok(Target::ALL);
-    }
     // SAFETY: the value is copied at once.
-    let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() }
-        .ok_or(Outcome::UnknownDestination)?;
+    let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() };
+    let Some(endpoint) = endpoint else {
+        flooding::allowed(&network(vni)?, destination)?;
+        return Ok(Target::ALL);
+    };
     if endpoint.vtep == SELF_VTEP { Ok(Target(endpoint)) } else { Err(Outcome::NotLocal) }
 }

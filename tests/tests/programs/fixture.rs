@@ -9,9 +9,9 @@ use aya::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey,
-        Neighbour, NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, Port, SELF_VTEP, Traffic,
-        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        Addr, Bucket, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member,
+        MemberKey, Neighbour, NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, Port, SELF_VTEP,
+        Traffic, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{checksum, ecn::OuterClass, encap},
 };
@@ -64,6 +64,12 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// `networks`' flags.
+    pub network_flags: u32,
+    /// The network has an MTU of its own.
+    pub network_mtu: Option<u16>,
+    /// Frames that may be flooded in a second; else 100.
+    pub bum_rate: Option<u32>,
     /// The network's outer headers have a DSCP of their own.
     pub dscp: Option<u8>,
     /// This node's endpoints are delivered to by XDP redirect.
@@ -142,8 +148,17 @@ impl Fixture {
         self.set("config", 0, config);
         if !setup.unbound {
             let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
-            let (mac, addr4, addr6) = (MacAddr(A.mac), A.ip, A.ip6());
-            self.insert("ports", LOOPBACK, Port { vni: VNI, slot: 0, mac, class, addr4, addr6 });
+            let port = Port {
+                vni: VNI,
+                slot: 0,
+                mac: MacAddr(A.mac),
+                class,
+                addr4: A.ip,
+                addr6: A.ip6(),
+                mtu: setup.network_mtu.unwrap_or(u16::MAX),
+                ..Port::default()
+            };
+            self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
             let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };
@@ -172,7 +187,7 @@ impl Fixture {
             ifindex: LOOPBACK,
             flags: VTEP_RESOLVED | flags,
             header,
-            mtu: 1500,
+            mtu: if over_ipv6 { 1430 } else { 1450 },
             ..Vtep::default()
         };
         self.set("vteps", THERE_INDEX, there);
@@ -187,8 +202,12 @@ impl Fixture {
                 slow_ifindex: if setup.no_slow_path { 0 } else { LOOPBACK },
                 flood_vteps: if setup.kernel_floods { u32::MAX } else { 1 },
                 flood_ports: 0,
+                flags: setup.network_flags,
+                bum_rate: setup.bum_rate.unwrap_or(100),
+                flood_mtu: 1450,
             },
         );
+        self.insert("bum_buckets", VNI, Bucket::default());
         self.insert("flood_vteps", FloodKey { vni: VNI, slot: 0 }, THERE_INDEX);
         if !setup.unbound {
             self.insert("slow_devices", LOOPBACK, VNI);
