@@ -9,8 +9,9 @@ mod outcome;
 
 pub use addr::{Addr, MacAddr, ParseMacError, Vni, VniError};
 pub use maps::{
-    Config, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_PORTS,
-    MAX_FLOOD_VTEPS, MAX_SLOTS, MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port,
+    Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_PORTS,
+    MAX_FLOOD_VTEPS, MAX_SLOTS, MAX_VTEPS, Member, MemberKey, NETWORK_DROPS_BROADCAST,
+    NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN, NETWORK_TRUNK, Neighbour, NeighbourKey, Network, Port,
     RESERVED_BITS_IGNORE, SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED,
     VTEP_V6, Vtep, XDP_ATTACHED, XdpMeta,
 };

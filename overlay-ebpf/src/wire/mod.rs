@@ -9,12 +9,16 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod bucket;
 pub mod checksum;
 pub mod ecn;
 pub mod encap;
 pub mod ethernet;
+pub mod icmp;
 pub mod inner;
 pub mod inner_sum;
+pub mod ipv6;
+pub mod nd;
 pub mod outer;
 pub mod source_port;
 

@@ -9,9 +9,9 @@ use aya::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey,
-        Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM, UNDERLAY_V6,
-        VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        Addr, Bucket, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member,
+        MemberKey, Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM,
+        UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{checksum, ecn::OuterClass, encap},
 };
@@ -64,6 +64,12 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// `networks`' flags.
+    pub network_flags: u32,
+    /// The network has an MTU of its own.
+    pub network_mtu: Option<u16>,
+    /// Frames that may be flooded in a second; else 100.
+    pub bum_rate: Option<u32>,
     /// The network's outer headers have a DSCP of their own.
     pub dscp: Option<u8>,
     /// This node's endpoints are delivered to by XDP redirect.
@@ -142,16 +148,25 @@ impl Fixture {
         self.set("config", 0, config);
         if !setup.unbound {
             let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
-            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), class, addr4: A.ip };
+            let port = Port {
+                vni: VNI,
+                slot: 0,
+                mac: MacAddr(A.mac),
+                class,
+                addr4: A.ip,
+                addr6: A.ip6(),
+                mtu: setup.network_mtu.unwrap_or(u16::MAX),
+                ..Port::default()
+            };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
             let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };
-            let row = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot, addr4: host.ip, flags };
-            self.endpoint(host, row);
+            let (vtep, ifindex) = (SELF_VTEP, LOOPBACK);
+            self.endpoint(host, Endpoint { vtep, ifindex, slot, flags, ..Endpoint::default() });
         }
-        self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
-        self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, addr4: D.ip, ..Endpoint::default() });
+        self.endpoint(C, Endpoint { vtep: THERE_INDEX, ..Endpoint::default() });
+        self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, ..Endpoint::default() });
         let macs = (MacAddr(HERE.mac), MacAddr(THERE.mac));
         let (header, flags) = if over_ipv6 {
             let header = encap::template_v6(macs, (ipv6(HERE.ip).into(), ipv6(THERE.ip).into()), 4789);
@@ -167,13 +182,13 @@ impl Fixture {
             ifindex: LOOPBACK,
             flags: VTEP_RESOLVED | flags,
             header,
-            mtu: 1500,
+            mtu: if over_ipv6 { 1430 } else { 1450 },
             ..Vtep::default()
         };
         self.set("vteps", THERE_INDEX, there);
         self.insert("members", MemberKey { vni: VNI, addr: tunnel(THERE) }, Member { vtep: THERE_INDEX });
-        for host in [HERE, THERE] {
-            self.insert("vtep_addrs", tunnel(host), Member { vtep: SELF_VTEP });
+        for addr in [tunnel(HERE), tunnel(THERE), Addr(THERE.ip6())] {
+            self.insert("vtep_addrs", addr, Member { vtep: SELF_VTEP });
         }
         self.insert(
             "networks",
@@ -182,8 +197,12 @@ impl Fixture {
                 slow_ifindex: if setup.no_slow_path { 0 } else { LOOPBACK },
                 flood_vteps: if setup.kernel_floods { u32::MAX } else { 1 },
                 flood_ports: 0,
+                flags: setup.network_flags,
+                bum_rate: setup.bum_rate.unwrap_or(100),
+                flood_mtu: 1450,
             },
         );
+        self.insert("bum_buckets", VNI, Bucket::default());
         self.insert("flood_vteps", FloodKey { vni: VNI, slot: 0 }, THERE_INDEX);
         if !setup.unbound {
             self.insert("slow_devices", LOOPBACK, VNI);
@@ -195,9 +214,12 @@ impl Fixture {
     }
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {
+        let row = Endpoint { addr4: host.ip, addr6: host.ip6(), ..row };
         self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), row);
-        let key = NeighbourKey { vni: VNI, addr: Addr::from_v4(host.ip) };
-        self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
+        for addr in [Addr::from_v4(host.ip), Addr(host.ip6()), Addr(host.second().ip6())] {
+            let key = NeighbourKey { vni: VNI, addr };
+            self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
+        }
     }
 
     fn insert<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) {

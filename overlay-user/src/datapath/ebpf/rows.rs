@@ -3,15 +3,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use overlay_ebpf::{
     abi::{
-        Addr, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
-        MAX_FLOOD_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE,
-        SELF_VTEP, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep,
-        XDP_ATTACHED,
+        Addr, Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
+        MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_DROPS_BROADCAST, NETWORK_DROPS_MULTICAST,
+        NETWORK_FLOODS_UNKNOWN, NETWORK_TRUNK, Neighbour, NeighbourKey, Network, OVERHEAD, OVERHEAD_V6, Port,
+        RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED,
+        VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{ecn::OuterClass, encap},
 };
@@ -21,7 +22,7 @@ use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location, Plan},
-    state::{Delivery, Dscp, EndpointId, NodeName},
+    state::{Delivery, Dscp, EndpointId, Flooding, NodeName, Vlan},
 };
 
 /// Rows by map.
@@ -43,6 +44,8 @@ pub struct Rows {
     pub vteps: BTreeMap<u32, Vtep>,
     /// `networks`.
     pub networks: BTreeMap<u32, Network>,
+    /// `bum_buckets`: those that must be there, whatever is in them.
+    pub bum_buckets: BTreeMap<u32, Bucket>,
     /// `slow_devices`.
     pub slow_devices: BTreeMap<u32, u32>,
     /// `flood_vteps`.
@@ -112,9 +115,18 @@ impl Rows {
                 if row.flags & ENDPOINT_REDIRECT != 0 {
                     self.redirect_targets.insert(row.ifindex);
                 }
-                let Endpoint { ifindex, slot, addr4, .. } = row;
-                self.ports
-                    .insert(ifindex, Port { vni: vni.get(), slot: slot.into(), mac: *mac, class, addr4 });
+                let Endpoint { ifindex, slot, addr4, addr6, .. } = row;
+                let port = Port {
+                    vni: vni.get(),
+                    slot: slot.into(),
+                    mac: *mac,
+                    class,
+                    addr4,
+                    addr6,
+                    mtu: network.mtu.unwrap_or(u16::MAX),
+                    ..Port::default()
+                };
+                self.ports.insert(ifindex, port);
             }
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
@@ -135,9 +147,33 @@ impl Rows {
         for (slot, ifindex) in (0..).zip(&ports) {
             self.flood_ports.insert(FloodKey { vni: vni.get(), slot }, *ifindex);
         }
-        let row = Network { slow_ifindex: slow, flood_vteps, flood_ports: len(ports.len()) };
+        // What the ways to all of them carry. One that is not there yet is no reason to refuse a frame.
+        let carried = flood.iter().filter_map(|index| self.vteps.get(index)).filter(|v| v.ifindex != 0);
+        let flood_mtu = carried.map(|vtep| vtep.mtu).chain(network.mtu.map(u32::from)).min();
+        let row = Network {
+            slow_ifindex: slow,
+            flood_vteps,
+            flood_ports: len(ports.len()),
+            flags: flags(network),
+            bum_rate: network.policy.bum_rate,
+            flood_mtu: flood_mtu.unwrap_or(u16::MAX.into()),
+        };
         self.networks.insert(vni.get(), row);
+        self.bum_buckets.insert(vni.get(), Bucket::default());
     }
+}
+
+fn flags(network: &plan::Network) -> u32 {
+    let flooding = network.flooding();
+    [
+        (flooding.broadcast == Flooding::Drop, NETWORK_DROPS_BROADCAST),
+        (flooding.multicast == Flooding::Drop, NETWORK_DROPS_MULTICAST),
+        (flooding.unknown_unicast == Flooding::Flood, NETWORK_FLOODS_UNKNOWN),
+        (network.policy.vlan == Vlan::Trunk, NETWORK_TRUNK),
+    ]
+    .into_iter()
+    .filter_map(|(set, flag)| set.then_some(flag))
+    .sum()
 }
 
 fn len(count: usize) -> u32 {
@@ -196,16 +232,21 @@ fn vtep_row(addr: IpAddr, underlay: &Underlay) -> Vtep {
         }
         _ => return row,
     };
-    Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu: u32::from(*mtu), ..row }
+    let overhead = if addr.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD };
+    let mtu = u32::from(mtu.saturating_sub(overhead));
+    Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu, ..row }
 }
 
 /// `None` for a local endpoint without a device, and for one behind a node without a row.
 fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint> {
-    let addr4 = endpoint
-        .addresses
-        .iter()
-        .find_map(|a| if let IpAddr::V4(v4) = a { Some(*v4) } else { None })
-        .map_or([0; 4], |v4: Ipv4Addr| v4.octets());
+    let (mut addr4, mut addr6) = ([0; 4], [0; 16]);
+    // The first of each family: the last that is written.
+    for address in endpoint.addresses.iter().rev() {
+        match address {
+            IpAddr::V4(v4) => addr4 = v4.octets(),
+            IpAddr::V6(v6) => addr6 = v6.octets(),
+        }
+    }
     match &endpoint.location {
         Location::Local => Some(Endpoint {
             vtep: SELF_VTEP,
@@ -216,15 +257,17 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
                 _ => 0,
             },
             addr4,
+            addr6,
         }),
         Location::Remote(node) => {
-            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, ..Endpoint::default() })
+            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, addr6, ..Endpoint::default() })
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
     use crate::{MacAddr, plan::Network as PlanNetwork, state::Policy};
 
@@ -232,10 +275,14 @@ mod tests {
         MacAddr([2, 0x42, 10, 0, 9, last])
     }
 
+    fn addr6(last: u8) -> IpAddr {
+        IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 9, last.into()])
+    }
+
     fn plan() -> Plan {
         let endpoint = |id: &str, last: u8, location| plan::Endpoint {
             id: id.parse().unwrap(),
-            addresses: [IpAddr::from([10, 0, 9, last])].into(),
+            addresses: [IpAddr::from([10, 0, 9, last]), addr6(last)].into(),
             location,
             delivery: Delivery::Xdp,
         };
@@ -307,14 +354,24 @@ mod tests {
         let local = rows.endpoints[&EndpointKey::new(42, mac(2))];
         let remote = rows.endpoints[&EndpointKey::new(42, mac(3))];
         assert_eq!((local.vtep, local.ifindex, local.addr4), (SELF_VTEP, 11, [10, 0, 9, 2]));
-        assert_eq!(rows.ports[&11].mac, mac(2));
+        assert_eq!((rows.ports[&11].mac, IpAddr::from(Addr(rows.ports[&11].addr6))), (mac(2), addr6(2)));
+        assert_eq!(IpAddr::from(Addr(remote.addr6)), addr6(3));
         assert_eq!(rows.members.values().map(|m| m.vtep).collect::<Vec<_>>(), [remote.vtep]);
         assert_eq!(rows.vteps[&remote.vtep].flags, VTEP_RESOLVED);
         assert_eq!(rows.flood_vteps[&FloodKey { vni: 42, slot: 0 }], remote.vtep);
-        assert_eq!(rows.networks[&42], Network { slow_ifindex: 21, flood_vteps: 1, flood_ports: 1 });
+        let network = Network {
+            slow_ifindex: 21,
+            flood_vteps: 1,
+            flood_ports: 1,
+            flags: 0,
+            bum_rate: 1000,
+            flood_mtu: 1450,
+        };
+        assert_eq!(rows.networks[&42], network);
+        assert!(rows.bum_buckets.contains_key(&42));
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
-        assert_eq!(rows.neighbours.len(), 2);
+        assert_eq!(rows.neighbours.len(), 4);
     }
 
     #[test]
@@ -326,6 +383,35 @@ mod tests {
         assert_eq!(by_xdp.redirect_targets, [11].into());
         assert_eq!(by_xdp.endpoints[&key(2)].flags, ENDPOINT_REDIRECT);
         assert_eq!(by_xdp.endpoints[&key(3)].flags, 0);
+    }
+
+    #[test]
+    fn what_an_owner_decides_is_in_the_rows() {
+        let mut plan = plan();
+        let network = plan.networks.values_mut().next().unwrap();
+        network.mtu = Some(1300);
+        network.policy = Policy {
+            dscp: Dscp::Fixed(46),
+            broadcast: Flooding::Drop,
+            unknown_unicast: Flooding::Flood,
+            bum_rate: 7,
+            vlan: Vlan::Trunk,
+            ..Policy::default()
+        };
+        let of = |plan: &Plan| rows(plan, &underlay(Some(mac(0xf2))));
+        let Rows { networks, ports, .. } = of(&plan);
+        let row = networks[&42];
+        assert_eq!(row.flags, NETWORK_DROPS_BROADCAST | NETWORK_FLOODS_UNKNOWN | NETWORK_TRUNK);
+        assert_eq!((row.bum_rate, row.flood_mtu), (7, 1300));
+        assert_eq!((ports[&11].class, ports[&11].mtu), (OuterClass::fixed(46), 1300));
+
+        // On as many nodes as its cap it floods, on one more nothing.
+        let policy = &mut plan.networks.values_mut().next().unwrap().policy;
+        *policy = Policy { flood_cap: Some(1), ..Policy::default() };
+        assert_eq!(of(&plan).networks[&42].flags, 0);
+        plan.networks.values_mut().next().unwrap().members.insert("node3".parse().unwrap());
+        let drops = NETWORK_DROPS_BROADCAST | NETWORK_DROPS_MULTICAST;
+        assert_eq!(of(&plan).networks[&42].flags, drops);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A network is a bridge `ovb<VNI>` with the VXLAN device `ovv<VNI>` and the host's ends of its
 //! endpoints as ports. Nothing is learnt: the bridge's and the VXLAN device's forwarding databases
-//! come from the plan, and so do the neighbour entries from which the bridge answers ARP. The host
+//! come from the plan, and so do the neighbour entries from which the bridge answers ARP and neighbour
+//! solicitations. The host
 //! is no member of the network.
 //!
 //! What the kernel would accept and must not (see [`guard`]) is dropped by nftables.
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     MacAddr, Vni,
-    netlink::{self, Link, into_io},
+    netlink::{self, Link, into_io, ipv6},
     plan::{Location, Network, Plan},
     state::NodeName,
 };
@@ -120,13 +121,14 @@ impl KernelDatapath {
         let wanted = Wanted { vni, dscp: network.policy.dscp, mtu };
         let vxlan = vxlan_device::ensure(kernel, underlay, wanted).await?;
         done.changed += vxlan.changed;
-        port::ensure(kernel, vxlan.ifindex, bridge, port::Kind::Vxlan, done).await;
+        port::ensure(kernel, vxlan.ifindex, bridge, port::Kind::Vxlan, network.flooding(), done).await;
         done.changed += vxlan_device::set_up(kernel, underlay, vni, vxlan).await?;
 
         let mut ports = BTreeMap::new();
         for (mac, device) in local_endpoints(network) {
             if let Some(link) = links.iter().find(|link| link.name == device) {
-                port::ensure(kernel, link.ifindex, bridge, port::Kind::Endpoint, done).await;
+                port::ensure(kernel, link.ifindex, bridge, port::Kind::Endpoint, network.flooding(), done)
+                    .await;
                 ports.insert(mac, link.ifindex);
             } else {
                 done.problems.push(format!(
@@ -187,6 +189,7 @@ impl Datapath for KernelDatapath {
             );
         }
 
+        done.problems.extend(plan.capped());
         let links = list(&kernel).await?;
         Self::withdraw(&kernel, plan, &links, &mut done).await;
 
@@ -224,7 +227,7 @@ impl Datapath for KernelDatapath {
             done.add(
                 bridge::reconcile_fdb(&kernel, &fdb, devices.bridge, &bridge_rows(network, devices)).await,
             );
-            let wanted = neighbours::wanted(network);
+            let wanted = neighbours::wanted(network, ipv6::keep_neighbours(&bridge::name(*vni)));
             done.add(neighbours::reconcile(&kernel, &neighbours, devices.bridge, &wanted).await);
         }
         let Reconciled { changed, problems } = done;
