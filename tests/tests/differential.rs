@@ -164,7 +164,7 @@ fn frames(less: usize) -> Vec<(String, Vec<u8>)> {
         .write(&mut echo, b"echo")
         .unwrap();
     frames.push(("ICMP".into(), echo));
-    frames.extend(frames6());
+    frames.extend(frames6(less));
     let mut other = [B.0.0, A.0.0].concat();
     other.extend(0x88b5_u16.to_be_bytes());
     other.extend([1; 60]);
@@ -173,7 +173,7 @@ fn frames(less: usize) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The same with IPv6.
-fn frames6() -> Vec<(String, Vec<u8>)> {
+fn frames6(less: usize) -> Vec<(String, Vec<u8>)> {
     let mut frames = Vec::new();
     let header = |traffic_class, flow_label: u32| Ipv6Header {
         traffic_class,
@@ -185,7 +185,7 @@ fn frames6() -> Vec<(String, Vec<u8>)> {
     };
     let builder =
         |header, extensions| PacketBuilder::ethernet2(A.0.0, B.0.0).ip(IpHeaders::Ipv6(header, extensions));
-    for length in [0, 1, 64, 777, 1402 - 14] {
+    for length in [0, 1, 64, 777, 1402 - 14 - less] {
         for class in [0, 1, 2, 0xb8, 0xfe] {
             let mut frame = Vec::new();
             builder(header(class, 0), Ipv6Extensions::default())
