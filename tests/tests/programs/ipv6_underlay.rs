@@ -6,7 +6,7 @@ use overlay_ebpf::abi::{
 };
 
 use crate::{
-    endpoint::{self, error, redirect},
+    endpoint::{error, redirect},
     fixture::{Case, Setup, TC_SHOT, TC_UNSPEC, check_tc},
     frames::{
         A, ALL, B, C, HERE, Host, OTHER_VNI, STRANGER, THERE, VNI, arp, ipv6, over_ipv6, patched, raw, udp,
