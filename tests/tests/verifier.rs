@@ -18,8 +18,8 @@ const BOUNDS: [(&str, u32); 5] = [
     ("endpoint_in", 700_000),
     ("probe_decap", 1_000),
     ("slowpath_in", 60_000),
-    ("uplink_in", 200_000),
-    ("uplink_xdp", 16_000),
+    ("uplink_in", 250_000),
+    ("uplink_xdp", 80_000),
 ];
 
 #[test]

@@ -17,6 +17,8 @@ pub mod ethernet;
 pub mod icmp;
 pub mod inner;
 pub mod inner_sum;
+pub mod ipv6;
+pub mod nd;
 pub mod outer;
 pub mod source_port;
 

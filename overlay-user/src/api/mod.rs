@@ -27,7 +27,7 @@ pub use error::{ApiError, Kind};
 pub use message::{
     AddStaticEndpoint, AddStaticNode, Attach, Attached, Counter, CreateNetwork, DatapathStatus, Endpoint,
     EndpointDetail, Health, Liveness, Named, Namespace, Network, NetworkDetail, Node, Peer, SetNetwork,
-    Status, StoreState, StoreStatus, Uplink,
+    Status, StoreState, StoreStatus, Subnet, Uplink,
 };
 pub use reference::EndpointRef;
 pub use server::{router, serve};
