@@ -95,8 +95,11 @@ impl Process {
     }
 }
 
-/// Tries until it works; the last error if it does not in time.
+/// Tries until it works; the last error if it does not in time. `OVERLAY_LAB_PATIENCE` says how many
+/// times longer than usual everything may take, as in an emulated machine.
 pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let patience = std::env::var("OVERLAY_LAB_PATIENCE").ok().and_then(|times| times.parse().ok());
+    let limit = limit * patience.unwrap_or(1);
     let begin = Instant::now();
     loop {
         match attempt() {

@@ -10,6 +10,7 @@ mod setup;
 mod step;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -53,6 +54,12 @@ enum Command {
         #[arg(long)]
         render: bool,
     },
+    /// Run the programs and two nodes on Debian's kernels in virtual machines (root)
+    VmTest {
+        /// Kernels by the beginning of their version, as 5.10 or 7; usually 5.10, 6.1, 6.12 and 7
+        #[arg(value_name = "KERNEL")]
+        kernels: Vec<String>,
+    },
     /// Check format and lints, run all tests (root)
     Test {
         /// Run only the tests whose names contain this, and no format or lint checks
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
         Command::Build { release } => setup::ensure().and_then(|()| build::build(release.into())),
         Command::Demo => setup::ensure().and_then(|()| lab::run("overlay-demo", Vec::new())),
         Command::Bench { quick, section, rounds, render } => bench::bench(quick, section, rounds, render),
+        Command::VmTest { kernels } => vm::test(&kernels),
         Command::Test { filter } => setup::ensure().and_then(|()| test::test(filter.as_deref())),
     };
     match result {

@@ -55,6 +55,13 @@ pub const BENCH_REQUIREMENTS: &[Requirement] = &[
     program("busybox", "busybox-static", "an image for Docker without a registry"),
 ];
 
+/// What `cargo xtask vm-test` needs besides.
+pub const VM_REQUIREMENTS: &[Requirement] = &[
+    program("qemu-system-x86_64", "qemu-system-x86", "virtual machines"),
+    program("modprobe", "kmod", "kernel modules of the guests"),
+    program("xz", "xz-utils", "unpack kernel modules"),
+];
+
 const fn program(name: &'static str, package: &'static str, purpose: &'static str) -> Requirement {
     Requirement { sign: Sign::Program(name), package, purpose }
 }

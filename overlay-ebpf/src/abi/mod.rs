@@ -31,7 +31,7 @@ pub const CHECKED_MARK: u32 = 0x6f76_6c43;
 /// `BPF_F_ADJ_ROOM_DECAP_L4_UDP` of `bpf_skb_adjust_room`: what is stripped is a UDP tunnel, so that the
 /// packet is no longer marked as in one. In the kernel's development tree since August 2026; older
 /// kernels refuse it.
-pub const DECAP_L4_UDP: u64 = 1 << 10;
+pub const DECAP_L4_UDP: u32 = 1 << 10;
 
 /// IANA's UDP port for VXLAN (RFC 7348, section 8).
 pub const VXLAN_PORT: u16 = 4789;

@@ -134,9 +134,10 @@ fn class_of_ipv6(packet: &impl Packet, offset: usize, length: u32, sender: &Send
     let ip = packet::at::<Ipv6Hdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
     ipv6::check(ip, length)?;
     let class = u16::from(ipv6::traffic_class(ip));
-    let upper = ipv6::upper(ip, |at| packet::at::<[u8; 4]>(packet, offset + at).copied())?;
+    let upper = ipv6::upper(ip, |at| packet::at_computed::<[u8; 4]>(packet, offset + at).copied())?;
     if let Some(Upper { protocol: PROTO_ICMPV6, offset: at }) = upper {
-        let [kind, ..] = *packet::at::<[u8; 4]>(packet, offset + at).ok_or(Outcome::InnerMalformed)?;
+        let [kind, ..] =
+            *packet::at_computed::<[u8; 4]>(packet, offset + at).ok_or(Outcome::InnerMalformed)?;
         if nd::is_discovery(kind) {
             if at != IPV6_LEN {
                 // Behind extension headers no host sends these (RFC 6980), and one that watches for
@@ -167,7 +168,7 @@ fn check_discovery(packet: &impl Packet, offset: usize, sender: &Sender) -> u64 
 #[inline(always)]
 fn asks_for_neighbour(packet: &impl Packet, offset: usize, sender: &Sender) -> Step<bool> {
     let ip = packet::at::<Ipv6Hdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
-    let read = |at| packet::at::<[u8; 8]>(packet, offset + IPV6_LEN + at).copied();
+    let read = |at| packet::at_computed::<[u8; 8]>(packet, offset + IPV6_LEN + at).copied();
     let question = nd::question(ip, sender.mac, |address| sender.owns6(address), read)?;
     Ok(matches!(question, nd::Question::WhoHas(_)))
 }
@@ -179,7 +180,7 @@ fn asks_for_neighbour(packet: &impl Packet, offset: usize, sender: &Sender) -> S
 #[inline(always)]
 fn refuse_vxlan(packet: &impl Packet, port: usize, destination: impl Fn() -> Addr) -> Step<()> {
     let Some(config) = super::config() else { return Ok(()) };
-    let port = packet::at::<[u8; 2]>(packet, port).ok_or(Outcome::InnerMalformed)?;
+    let port = packet::at_computed::<[u8; 2]>(packet, port).ok_or(Outcome::InnerMalformed)?;
     if u16::from_be_bytes(*port) != config.port {
         return Ok(());
     }

@@ -37,8 +37,9 @@ const AF_INET6: u32 = 10;
 /// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: with `ENCAP_L2_ETH` it leaves `inner_mac` 16 bytes behind the
 /// transport header, which `vxlan_features_check` (include/net/vxlan.h) wants for a card's TSO.
 const ENCAP_L2: u64 = (ETH_LEN as u64) << 56;
+const L2_ETH: u64 = BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64;
 const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
-    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+    | L2_ETH
     | BPF_F_ADJ_ROOM_FIXED_GSO as u64
     | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64
     | ENCAP_L2;
@@ -46,6 +47,9 @@ const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
 const LEAST_SEGMENT_HEADERS: u32 = 28;
 /// Length of a VLAN tag, which the kernel keeps beside the frame.
 const TAG_LEN: u32 = 4;
+
+/// No 16-bit sum.
+const NO_SUM: u32 = u32::MAX;
 
 /// What of an inner frame goes into its outer headers.
 #[derive(Clone, Copy)]
@@ -64,11 +68,14 @@ pub struct Inner {
 struct Front<const N: usize> {
     headers: Headers<N>,
     source_port: u16,
-    inner_sum: Option<u16>,
+    /// Sum of the inner packet for the outer checksum, or [`NO_SUM`]. No option: what that leaves unset may
+    /// not be read back after a helper call before Linux 6.3.
+    inner_sum: u32,
 }
 
-/// The outer headers and the inner Ethernet header behind them, as they are stored.
-#[repr(C)]
+/// The outer headers and the inner Ethernet header behind them, as they are stored. Aligned, so that the
+/// template is copied by words: without, the compiler calls a function that does it byte by byte.
+#[repr(C, align(4))]
 struct Headers<const N: usize> {
     outer: [u8; N],
     inner_eth: [u8; ETH_LEN],
@@ -181,7 +188,8 @@ fn segment_headers(ctx: &TcContext, kind: Kind) -> u32 {
         return len + UDP_LEN as u32;
     }
     // The data offset (RFC 9293, section 3.1).
-    let offset = packet::at::<[u8; 2]>(ctx, ETH_LEN + len as usize + 12).map_or(5, |bytes| bytes[0] >> 4);
+    let offset =
+        packet::at_computed::<[u8; 2]>(ctx, ETH_LEN + len as usize + 12).map_or(5, |bytes| bytes[0] >> 4);
     len + u32::from(offset) * 4
 }
 
@@ -196,12 +204,15 @@ fn make_room<const N: usize>(ctx: &TcContext, kind: Kind, checksum: bool) -> Ste
     }
     let over_ipv6 = N == OUTER_LEN_V6;
     let inner_eth = *packet::at::<[u8; ETH_LEN]>(ctx, 0).ok_or(Outcome::Truncated)?;
-    let inner_sum = if over_ipv6 && checksum { Some(sum(ctx, &inner_eth, kind)?) } else { None };
+    let inner_sum = if over_ipv6 && checksum { u32::from(sum(ctx, &inner_eth, kind)?) } else { NO_SUM };
     // The kernel's own flow hash, as long as the inner packet is all there is.
     // SAFETY: plain helper call.
     let hash = unsafe { bpf_get_hash_recalc(ctx.skb.skb) };
     let family = if over_ipv6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
-    ctx.adjust_room(N as i32, BPF_ADJ_ROOM_MAC, FLAGS | u64::from(family))
+    let flags = FLAGS | u64::from(family);
+    ctx.adjust_room(N as i32, BPF_ADJ_ROOM_MAC, flags)
+        // Before Linux 5.13, which then segments in software.
+        .or_else(|_| ctx.adjust_room(N as i32, BPF_ADJ_ROOM_MAC, flags & !L2_ETH))
         .map_err(|_| Outcome::SlowEncapsulated)?;
     Ok(Front {
         headers: Headers { outer: [0; N], inner_eth },
@@ -215,7 +226,7 @@ fn make_room<const N: usize>(ctx: &TcContext, kind: Kind, checksum: bool) -> Ste
 /// program can ask for.
 #[inline(always)]
 fn sum(ctx: &TcContext, eth: &[u8; ETH_LEN], kind: Kind) -> Step<u16> {
-    let udp = |offset| packet::at::<UdpHdr>(ctx, ETH_LEN + offset);
+    let udp = |offset| packet::at_computed::<UdpHdr>(ctx, ETH_LEN + offset);
     // SAFETY: a field of the context.
     let sum = if unsafe { (*ctx.skb.skb).gso_size } != 0 {
         None
@@ -242,7 +253,7 @@ fn write_headers<const N: usize>(
         tos: inner.tos,
         source_port: *source_port,
         vni: inner.vni,
-        inner_sum: *inner_sum,
+        inner_sum: if *inner_sum == NO_SUM { None } else { Some(*inner_sum as u16) },
     };
     encap::fill(&mut headers.outer, fields);
     ctx.store(0, headers, 0).map_err(|_| Outcome::HelperFailed)

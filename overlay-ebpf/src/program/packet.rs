@@ -7,6 +7,9 @@ use aya_ebpf::{
 
 use super::kernel;
 
+/// Behind all that is ever read by a computed offset.
+const FAR: usize = 0xfff;
+
 /// A packet whose first bytes lie between two addresses.
 pub trait Packet {
     /// Address of the first byte.
@@ -66,6 +69,16 @@ pub fn at<T: Header>(packet: &impl Packet, offset: usize) -> Option<&T> {
     }
     // SAFETY: the bytes lie within the packet, and a `Header` has no alignment and no invalid values.
     Some(unsafe { &*(start as *const T) })
+}
+
+/// [`at`], for an offset that was computed some helper calls ago. The verifier of older kernels (5.10)
+/// knows no more of a number that was kept on the stack meanwhile, and refuses to add it to a packet's
+/// address unless it is compared again.
+#[inline(always)]
+pub fn at_computed<T: Header>(packet: &impl Packet, offset: usize) -> Option<&T> {
+    // SAFETY: a local variable. Volatile, for the compiler knows the bound and would not compare.
+    let offset = unsafe { core::ptr::read_volatile(&raw const offset) };
+    if offset > FAR { None } else { at(packet, offset) }
 }
 
 /// [`at`], for writing.

@@ -7,12 +7,14 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use overlay_ebpf::abi::{DECAP_L4_UDP, OUTER_LEN};
+use overlay_ebpf::abi::OUTER_LEN;
 
-/// `TC_ACT_OK` if the kernel strips the packet with [`DECAP_L4_UDP`], else `TC_ACT_SHOT`.
+/// `TC_ACT_OK` if the kernel strips a packet with the flags in its mark, else `TC_ACT_SHOT`.
 #[inline(always)]
 pub fn decap(ctx: &TcContext) -> i32 {
-    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) | DECAP_L4_UDP;
+    // SAFETY: a field of the context.
+    let asked = unsafe { (*ctx.skb.skb).mark };
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | asked);
     let stripped = ctx.adjust_room(-(OUTER_LEN as i32), BPF_ADJ_ROOM_MAC, flags);
     if stripped.is_ok() { TC_ACT_OK } else { TC_ACT_SHOT }
 }

@@ -181,7 +181,7 @@ fn outer_v6(packet: &impl Packet, eth: &Ethernet, config: &Config) -> Step<Outer
 /// The reason to drop a packet if the destination port at `offset` is ours; else it goes up.
 #[inline(always)]
 fn if_to_port(packet: &impl Packet, offset: usize, port: u16, reason: Outcome) -> Outcome {
-    match packet::at::<[u8; 2]>(packet, offset) {
+    match packet::at_computed::<[u8; 2]>(packet, offset) {
         Some(found) if u16::from_be_bytes(*found) == port => reason,
         _ => Outcome::PassedUp,
     }

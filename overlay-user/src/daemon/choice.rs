@@ -67,16 +67,15 @@ async fn bpf(
     underlay: &Underlay,
     reason: String,
 ) -> Result<Chosen, DatapathError> {
-    let features = Features::probe();
     let options = ebpf::Options {
         bpffs: config.bpffs.clone(),
         max_endpoints: config.max_endpoints,
         ignore_reserved_bits: config.reserved_bits == ReservedBits::Ignore,
-        features,
+        features: Features::probe(),
     };
     let datapath = EbpfDatapath::start(options, mode, underlay)?;
     kernel::leave().await?;
-    let missing = features.missing();
+    let missing = datapath.missing();
     let reason =
         if missing.is_empty() { reason } else { format!("{reason}; this kernel has {}", missing.join(", ")) };
     Ok(Chosen { datapath: Box::new(datapath), mode, reason })

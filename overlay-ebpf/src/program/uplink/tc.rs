@@ -82,7 +82,7 @@ fn take<const N: usize>(ctx: &TcContext, config: &Config) -> Step<Delivery> {
     if !clears && stays_in_tunnel::<N>(ctx, &arrival) {
         return Err(Outcome::SlowForwarded);
     }
-    strip::<N>(ctx, &arrival, if clears { DECAP_L4_UDP } else { 0 })
+    strip::<N>(ctx, &arrival, if clears { u64::from(DECAP_L4_UDP) } else { 0 })
 }
 
 /// Whether the frame is in a VLAN, its tag taken off by the hardware: not the underlay's then, but

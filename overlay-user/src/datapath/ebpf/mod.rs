@@ -12,7 +12,7 @@ mod index;
 mod links;
 mod object;
 mod pins;
-mod probe;
+pub mod probe;
 mod redirect;
 mod rows;
 mod slow_path;
@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use nix::net::if_::{if_indextoname, if_nametoindex};
-use overlay_ebpf::abi::{Addr, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
+use overlay_ebpf::abi::{Addr, DECAP_L4_UDP, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
 use rtnetlink::LinkUnspec;
 use tokio::io::unix::AsyncFd;
 use tokio_util::task::AbortOnDropHandle;
@@ -121,7 +121,7 @@ impl EbpfDatapath {
         let log = if verbose { forward_log(&mut ebpf) } else { None };
         let tables = Tables::open(&mut ebpf)?;
         let counters = CounterMaps::open(&mut ebpf)?;
-        let decap_clears_tunnel = probe::decap_clears_tunnel(&ebpf);
+        let decap_clears_tunnel = probe::decap(&ebpf, DECAP_L4_UDP);
         tracing::debug!(decap_clears_tunnel, "probed the kernel");
         let mut datapath = Self {
             mode,
@@ -141,6 +141,16 @@ impl EbpfDatapath {
         };
         datapath.attach_uplink(underlay)?;
         Ok(datapath)
+    }
+
+    /// What the kernel has not that newer ones have, and what is done instead, for the operator.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let mut missing = self.options.features.missing();
+        if self.mode == Mode::Tc && !probe::decap(&self.ebpf, probe::DECAP_L3_IPV6) {
+            missing.push("no stripping across IP versions: IPv6 inside takes the kernel's VXLAN device");
+        }
+        missing
     }
 
     /// tc first: without it, what XDP strips would go to the host's stack.

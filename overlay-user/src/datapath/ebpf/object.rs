@@ -4,6 +4,7 @@ use std::{borrow::Cow, error::Error};
 
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
 use aya_obj::Object;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
     Features, Options,
@@ -52,6 +53,9 @@ pub fn object_for(features: Features) -> Cow<'static, [u8]> {
 /// A loader that tells the programs what the kernel has.
 #[must_use]
 pub fn loader(features: Features) -> EbpfLoader<'static> {
+    // Before Linux 5.11 maps count as locked memory, and not every kind says that it was too much. Who may
+    // not raise the limit may have one that does.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let mut loader = EbpfLoader::new();
     loader.override_global("XDP_FRAGS", if features.xdp_frags { &1_u8 } else { &0 }, true);
     loader

@@ -1,0 +1,123 @@
+//! Boots Debian's kernels in QEMU and runs our programs in them.
+//!
+//! The guest's root file system is this machine's, read-only over 9p with a memory-backed layer on top: what
+//! was built here runs there. QEMU's software emulation is enough, so this needs no KVM; its speed says
+//! nothing about ours.
+
+mod guest;
+mod kernel;
+mod machine;
+mod packages;
+mod report;
+mod wire;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::{
+    guest::Guest,
+    kernel::Kernel,
+    machine::{Card, Machine},
+    packages::Packages,
+    report::{Outcome, Report},
+    wire::Wire,
+};
+use crate::{
+    build::{self, Profile},
+    requirement::{REQUIREMENTS, VM_REQUIREMENTS},
+    setup, workspace,
+};
+
+/// Kernels that are tested if none is named: the oldest that the programs load on, and one of each
+/// release since.
+const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7"];
+
+/// What of the tests runs in a guest: the test program, and which of its tests; none: all.
+const SUITE: [(&str, &[&str]); 5] = [
+    ("verifier", &[]),
+    ("programs", &[]),
+    ("lab", &["two_vteps"]),
+    ("differential", &[]),
+    ("clusters", &["containers_of_one_node"]),
+];
+
+/// How long one virtual machine may run. Emulation on a busy machine is slow.
+const SUITE_LIMIT: Duration = Duration::from_mins(15);
+const PAIR_LIMIT: Duration = Duration::from_mins(10);
+
+/// Tests the kernels whose versions begin with these names, or the usual ones.
+///
+/// # Errors
+/// If a kernel cannot be had, or anything failed in one.
+pub fn test(names: &[String]) -> Result<()> {
+    if !workspace::is_root() {
+        bail!(
+            "vm-test joins virtual machines by tap interfaces and reads all of this machine's files: be root"
+        );
+    }
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("vm-test knows Debian's kernels for x86_64 only");
+    }
+    let names: Vec<&str> =
+        if names.is_empty() { KERNELS.to_vec() } else { names.iter().map(String::as_str).collect() };
+    setup::ensure_all(&[REQUIREMENTS, VM_REQUIREMENTS])?;
+    build::build(Profile::Debug)?;
+    let programs = guest::build_tests(&SUITE.map(|(program, _)| program))?;
+    let packages = Packages::open(&directory())?;
+    let mut report = Report::default();
+    let mut kernels = Vec::new();
+    for name in names {
+        kernels.push(Kernel::find(&packages, name)?);
+    }
+    for kernel in &kernels {
+        let guest = Guest::prepare(&packages, kernel, &directory())?;
+        report.add(suite(&guest, &programs)?);
+        report.add(pair(&guest)?);
+    }
+    report.finish()
+}
+
+/// Everything of `vm-test`'s that is kept.
+fn directory() -> PathBuf {
+    workspace::root().join("target/vm")
+}
+
+/// One machine that runs the tests.
+fn suite(guest: &Guest, programs: &[PathBuf]) -> Result<Outcome> {
+    eprintln!("==> {}: tests", guest.release());
+    let mut arguments = vec!["suite".to_owned()];
+    for ((_, filters), program) in SUITE.iter().zip(programs) {
+        let program = program.to_string_lossy();
+        arguments.extend(["--test".to_owned(), [&[&*program], *filters].concat().join(",")]);
+    }
+    let machine = Machine::start(guest, "suite", &arguments.join(" "), &[])?;
+    Ok(Outcome::of(guest.release(), "tests", vec![machine.follow(SUITE_LIMIT)?]))
+}
+
+/// Two machines, each a node, with a card of each kind.
+fn pair(guest: &Guest) -> Result<Outcome> {
+    eprintln!("==> {}: two nodes", guest.release());
+    let wire = Wire::new()?;
+    let start = |number: u8| {
+        let cards =
+            [Card::control(number), Card::virtio(number), Card::e1000(number)].map(|card| wire.plug(card));
+        let cards = cards.into_iter().collect::<Result<Vec<_>>>()?;
+        Machine::start(guest, &format!("node{number}"), &format!("node {number}"), &cards)
+    };
+    let (first, second) = (start(1)?, start(2)?);
+    let first = first.follow(PAIR_LIMIT);
+    // It ends by itself once the first has; what went wrong is there too.
+    let second = second.follow(Duration::from_secs(30));
+    Ok(Outcome::of(guest.release(), "nodes", vec![first?, second?]))
+}
+
+/// Writes a file below `target/vm`.
+fn write(path: &std::path::Path, content: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes a directory.
+fn create_dir(path: &std::path::Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))
+}
