@@ -48,6 +48,18 @@ pub fn slowpath_in(ctx: TcContext) -> i32 {
     program::slowpath::run(&ctx)
 }
 
+/// XDP on a gateway port: from the hosts behind it, before an skb exists.
+#[xdp(frags)]
+pub fn port_xdp(ctx: XdpContext) -> u32 {
+    program::port::xdp::run(&ctx)
+}
+
+/// tc ingress on a gateway port: from the hosts behind it, what XDP has left.
+#[classifier]
+pub fn port_in(ctx: TcContext) -> i32 {
+    program::port::tc::run(&ctx)
+}
+
 /// Several helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

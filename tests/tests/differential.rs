@@ -210,6 +210,7 @@ fn plan(id: EndpointId) -> Result<Plan> {
         addresses: [IpAddr::V4(address)].into(),
         location,
         delivery: Delivery::Tc,
+        learned: false,
     };
     let network = Network {
         name: "net".parse()?,
@@ -220,6 +221,8 @@ fn plan(id: EndpointId) -> Result<Plan> {
             (B.0, endpoint("0000000000d2".parse()?, B.1, Location::Remote(node.clone()))),
         ]
         .into(),
+        ports: std::collections::BTreeMap::new(),
+        has_ports: false,
     };
     Ok(Plan {
         vteps: [(node, Vtep { addr: IpAddr::V4(THERE) })].into(),

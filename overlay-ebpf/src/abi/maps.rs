@@ -26,6 +26,27 @@ pub const XDP_ATTACHED: u32 = 1 << 1;
 /// [`Endpoint::flags`]: frames from the wire go to the endpoint's interface by XDP redirect, if XDP is on
 /// the uplink.
 pub const ENDPOINT_REDIRECT: u16 = 1;
+/// [`Endpoint::flags`]: a host behind a gateway port, whose addresses nobody has told.
+pub const ENDPOINT_LEARNED: u16 = 1 << 1;
+/// [`Endpoint::flags`]: behind a gateway port of this node: frames go out of its interface, not into a
+/// namespace behind it.
+pub const ENDPOINT_PORT: u16 = 1 << 2;
+
+/// [`Port::flags`]: a gateway port that has learned as many MAC addresses as it may.
+pub const PORT_FULL: u32 = 1;
+
+/// [`Network::flags`]: it has gateway ports, on whatever node: there are addresses that nobody has told.
+pub const NETWORK_HAS_PORTS: u32 = 1;
+
+/// [`Learned::state`]: whose it is, is not decided.
+pub const LEARNED_PENDING: u16 = 0;
+/// [`Learned::state`]: the port's.
+pub const LEARNED_KNOWN: u16 = 1;
+/// [`Learned::state`]: an endpoint's or another port's.
+pub const LEARNED_REFUSED: u16 = 2;
+
+/// Entries of `learned`, and so the MAC addresses all gateway ports of a node can see at once.
+pub const MAX_LEARNED: u32 = 65_536;
 
 /// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
 pub const VTEP_RESOLVED: u32 = 1;
@@ -52,7 +73,7 @@ pub struct Config {
     pub _pad: [u8; 2],
 }
 
-/// `ports`, by interface index: what the endpoint behind an interface may send.
+/// `ports`, by interface index: what the endpoint, or the hosts, behind an interface may send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Port {
@@ -60,12 +81,27 @@ pub struct Port {
     pub vni: u32,
     /// Its row in `endpoint_stats`.
     pub slot: u32,
-    /// Its MAC address.
+    /// Its MAC address; zero for a gateway port, whose hosts' are in `learned`.
     pub mac: MacAddr,
     #[doc(hidden)]
     pub _pad: [u8; 2],
     /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
     pub addr4: [u8; 4],
+    /// [`PORT_FULL`].
+    pub flags: u32,
+}
+
+/// `learned`, by VNI and MAC address: who was seen behind a gateway port. Made by the programs, judged
+/// and removed by the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Learned {
+    /// The port's interface.
+    pub ifindex: u32,
+    /// [`LEARNED_PENDING`] and the like.
+    pub state: u16,
+    /// Set to 1 with each frame, and back to 0 by the daemon when it has looked.
+    pub seen: u16,
 }
 
 /// Key of `endpoints`.
@@ -90,7 +126,7 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// Row in `endpoint_stats` of a local endpoint; else zero. Below [`MAX_SLOTS`].
     pub slot: u16,
-    /// [`ENDPOINT_REDIRECT`].
+    /// [`ENDPOINT_REDIRECT`] and the like.
     pub flags: u16,
     /// The endpoint's first IPv4 address, or zero.
     pub addr4: [u8; 4],
@@ -145,6 +181,8 @@ pub struct Network {
     pub flood_vteps: u32,
     /// How many rows `flood_ports` has for it, from slot 0 on.
     pub flood_ports: u32,
+    /// [`NETWORK_HAS_PORTS`].
+    pub flags: u32,
 }
 
 /// Key of `flood_vteps` (values: rows in `vteps`) and `flood_ports` (values: interface indices).
@@ -216,6 +254,8 @@ pub struct XdpMeta {
     pub vni: u32,
     /// The endpoint's interface; 0 to flood.
     pub ifindex: u32,
+    /// [`Endpoint::flags`].
+    pub flags: u32,
 }
 
 // === layouts ===
@@ -234,7 +274,8 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 20, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4];
+    Port: 24, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4], u32;
+    Learned: 8, sum of u32, u16, u16;
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
     Endpoint: 16, sum of u32, u32, u16, u16, [u8; 4];
     NeighbourKey: 20, sum of u32, [u8; 16];
@@ -242,11 +283,11 @@ layout! {
     MemberKey: 20, sum of u32, [u8; 16];
     Member: 4, sum of u32;
     Addr: 16, sum of [u8; 16];
-    Network: 12, sum of u32, u32, u32;
+    Network: 16, sum of u32, u32, u32, u32;
     FloodKey: 8, sum of u32, u32;
     Vtep: 96, sum of [u8; 16], [u8; 16], u32, u32, [u8; 50], [u8; 2], u32;
     Traffic: 32, sum of u64, u64, u64, u64;
-    XdpMeta: 12, sum of u32, u32, u32;
+    XdpMeta: 16, sum of u32, u32, u32, u32;
 }
 
 impl EndpointKey {

@@ -9,9 +9,10 @@ mod outcome;
 
 pub use addr::{Addr, MacAddr, ParseMacError, Vni, VniError};
 pub use maps::{
-    Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_PORTS, MAX_FLOOD_VTEPS, MAX_SLOTS,
-    MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP,
-    Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED, XdpMeta,
+    Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
+    LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MAX_FLOOD_PORTS, MAX_FLOOD_VTEPS, MAX_LEARNED,
+    MAX_SLOTS, MAX_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey, Network, PORT_FULL,
+    Port, RESERVED_BITS_IGNORE, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED, XdpMeta,
 };
 pub use outcome::{COUNTERS, Class, Hook, OUTCOMES, Outcome};
 

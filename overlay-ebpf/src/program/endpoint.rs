@@ -6,7 +6,10 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 use overlay_ebpf::{
-    abi::{Addr, Class, EndpointKey, Hook, MacAddr, NeighbourKey, Network, Outcome, Port, SELF_VTEP},
+    abi::{
+        Addr, Class, EndpointKey, Hook, MacAddr, NETWORK_HAS_PORTS, NeighbourKey, Network, Outcome, Port,
+        SELF_VTEP,
+    },
     wire::{ETH_LEN, arp, ethernet::Ethernet, inner},
 };
 
@@ -40,7 +43,7 @@ pub fn run(ctx: &TcContext) -> i32 {
             action
         }
         Err(reason) if reason.class() as u32 == Class::SlowPath as u32 => {
-            to_slow_path(ctx, &port, reason, bytes)
+            to_slow_path(ctx, Hook::Endpoint, port.vni, reason, bytes)
         }
         Err(reason) => dropped(ctx, Hook::Endpoint, reason, bytes),
     }
@@ -111,7 +114,9 @@ fn answer_arp(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Option<Verdict
     };
     let key = NeighbourKey { vni: port.vni, addr: Addr::from_v4(wanted) };
     // SAFETY: the value is copied at once.
-    let answer = unsafe { maps::neighbours.get(key).map(|n| n.mac) }.ok_or(Outcome::ArpUnknown)?;
+    let Some(answer) = (unsafe { maps::neighbours.get(key).map(|n| n.mac) }) else {
+        return if has_ports(port.vni)? { Ok(None) } else { Err(Outcome::ArpUnknown) };
+    };
 
     let eth = packet::at_mut::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let arp = packet::at_mut::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?;
@@ -121,8 +126,15 @@ fn answer_arp(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Option<Verdict
     Ok(Some(Verdict { outcome: Outcome::ArpAnswered, action }))
 }
 
+/// Whether hosts behind gateway ports may have addresses that nobody has told: then who asks for one
+/// that is not known asks everybody.
 #[inline(always)]
-fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict> {
+pub fn has_ports(vni: u32) -> Step<bool> {
+    Ok(network(vni)?.flags & NETWORK_HAS_PORTS != 0)
+}
+
+#[inline(always)]
+pub fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict> {
     // SAFETY: the value is copied at once.
     let target = unsafe { maps::endpoints.get(EndpointKey::new(inner.vni, destination)).copied() }
         .ok_or(Outcome::UnknownDestination)?;
@@ -130,12 +142,15 @@ fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict>
         return encap::to_vtep(ctx, inner, target.vtep);
     }
     count::endpoint(u32::from(target.slot), Direction::Rx, ctx.len());
-    Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, target.ifindex) })
+    Ok(Verdict {
+        outcome: Outcome::Delivered,
+        action: deliver::to_endpoint(ctx, target.ifindex, target.flags),
+    })
 }
 
 /// Copies to the other endpoints of the network here, then to its other nodes.
 #[inline(always)]
-fn flood(ctx: &TcContext, inner: Inner, ifindex: u32) -> Step<Verdict> {
+pub fn flood(ctx: &TcContext, inner: Inner, ifindex: u32) -> Step<Verdict> {
     let network = network(inner.vni)?;
     deliver::to_all(ctx, inner.vni, network.flood_ports, ifindex);
     if network.flood_vteps > 0 {
@@ -146,14 +161,14 @@ fn flood(ctx: &TcContext, inner: Inner, ifindex: u32) -> Step<Verdict> {
 
 /// Leaves the untouched frame to the network's kernel VXLAN device.
 #[inline(always)]
-fn to_slow_path(ctx: &TcContext, port: &Port, reason: Outcome, bytes: u32) -> i32 {
-    match network(port.vni) {
+pub fn to_slow_path(ctx: &TcContext, hook: Hook, vni: u32, reason: Outcome, bytes: u32) -> i32 {
+    match network(vni) {
         Ok(Network { slow_ifindex, .. }) if slow_ifindex != 0 => {
-            count::outcome(Hook::Endpoint, reason, bytes);
+            count::outcome(hook, reason, bytes);
             // SAFETY: plain helper call.
             unsafe { bpf_redirect(slow_ifindex, 0) as i32 }
         }
-        Ok(_) => dropped(ctx, Hook::Endpoint, Outcome::NoSlowPath, bytes),
-        Err(unbound) => dropped(ctx, Hook::Endpoint, unbound, bytes),
+        Ok(_) => dropped(ctx, hook, Outcome::NoSlowPath, bytes),
+        Err(unbound) => dropped(ctx, hook, unbound, bytes),
     }
 }

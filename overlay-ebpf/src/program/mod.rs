@@ -7,6 +7,7 @@ pub mod endpoint;
 pub mod kernel;
 pub mod maps;
 pub mod packet;
+pub mod port;
 pub mod slowpath;
 pub mod tunnel;
 pub mod uplink;

@@ -141,5 +141,6 @@ headers! {
     network_types::arp::ArpHdr,
     [u8; 2],
     [u8; 4],
-    [u8; 14]
+    [u8; 14],
+    [u8; 50]
 }

@@ -44,7 +44,10 @@ fn forward(ctx: &TcContext) -> Step<Verdict> {
     match tunnel::target(vni, destination)? {
         Target::Endpoint(endpoint) => {
             count::endpoint(u32::from(endpoint.slot), Direction::Rx, ctx.len());
-            Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, endpoint.ifindex) })
+            Ok(Verdict {
+                outcome: Outcome::Delivered,
+                action: deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags),
+            })
         }
         Target::All => {
             deliver::to_all(ctx, vni, network(vni)?.flood_ports, 0);

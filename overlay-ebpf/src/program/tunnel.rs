@@ -9,8 +9,8 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, NeighbourKey, OUTER_LEN, Outcome,
-        RESERVED_BITS_IGNORE, SELF_VTEP,
+        Addr, Config, ENDPOINT_LEARNED, Endpoint, EndpointKey, MacAddr, MemberKey, NeighbourKey, OUTER_LEN,
+        Outcome, RESERVED_BITS_IGNORE, SELF_VTEP,
     },
     wire::{ETH_LEN, IPV4_LEN, UDP_LEN, arp, ecn, ethernet::Ethernet, inner, outer},
 };
@@ -90,7 +90,7 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
         .filter(|sender| sender.vtep == vtep)
         .ok_or(Outcome::InnerSource)?;
     let kind = inner::kind(frame)?;
-    let tos = check_inner(packet, kind, vni, source, sender.addr4)?;
+    let tos = check_inner(packet, kind, vni, source, &sender)?;
     let ecn = match tos {
         Some(tos) => ecn::merged(tos, ip.tos)?,
         None => None,
@@ -121,13 +121,13 @@ fn check_inner(
     kind: inner::Kind,
     vni: u32,
     source: MacAddr,
-    first: [u8; 4],
+    sender: &Endpoint,
 ) -> Step<Option<u8>> {
     match kind {
         inner::Kind::Ipv4 => {
             let ip = packet::at::<Ipv4Hdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
             inner::check_ipv4(ip)?;
-            if !is_of(vni, ip.src_addr, source, first) {
+            if !is_of(vni, ip.src_addr, source, sender) {
                 return Err(Outcome::InnerSource);
             }
             if packet::is_vxlan_to_a_node(packet, INNER_NET, ip)? {
@@ -141,7 +141,7 @@ fn check_inner(
         }
         inner::Kind::Arp => {
             let arp = packet::at::<ArpHdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
-            match arp::question(arp, source, |address| is_of(vni, address, source, first)) {
+            match arp::question(arp, source, |address| is_of(vni, address, source, sender)) {
                 Err(Outcome::SpoofedArp) => Err(Outcome::InnerSource),
                 Err(other) => Err(other),
                 Ok(_) => Ok(None),
@@ -151,13 +151,17 @@ fn check_inner(
     }
 }
 
-/// Whether `address` belongs to the endpoint with this MAC, whose first address is `first`.
+/// Whether `address` belongs to the endpoint with this MAC and row. A host behind a gateway port may
+/// have any that is nobody else's.
 #[inline(always)]
-fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, first: [u8; 4]) -> bool {
-    address == first && first != [0; 4] || {
+fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, row: &Endpoint) -> bool {
+    address == row.addr4 && address != [0; 4] || {
         let key = NeighbourKey { vni, addr: Addr::from_v4(address) };
         // SAFETY: read at once.
-        unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }
+        match unsafe { maps::neighbours.get(key) } {
+            Some(neighbour) => neighbour.mac.0 == mac.0,
+            None => row.flags & ENDPOINT_LEARNED != 0,
+        }
     }
 }
 

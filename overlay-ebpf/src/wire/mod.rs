@@ -13,6 +13,7 @@ pub mod checksum;
 pub mod ecn;
 pub mod encap;
 pub mod ethernet;
+pub mod flow_hash;
 pub mod inner;
 pub mod outer;
 pub mod source_port;
@@ -37,6 +38,8 @@ pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// `EtherType` of an 802.1ad tag.
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
+/// IP protocol number of TCP.
+pub const PROTO_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
 

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MacAddr,
+    MacAddr, Vni,
     plan::Plan,
     state::{EndpointId, NodeName},
 };
@@ -78,6 +78,28 @@ pub struct Counters {
     pub endpoints: BTreeMap<EndpointId, Traffic>,
     /// By node.
     pub peers: BTreeMap<NodeName, Traffic>,
+    /// What carries the frames of each gateway port of this node.
+    pub ports: BTreeMap<EndpointId, PortStatus>,
+}
+
+/// What carries a gateway port's frames.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// [`Mode::Xdp`] or [`Mode::Tc`].
+    pub mode: Mode,
+    /// Why that.
+    pub reason: String,
+}
+
+/// A MAC address that was heard behind a gateway port of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// The network.
+    pub vni: Vni,
+    /// The address.
+    pub mac: MacAddr,
+    /// The port.
+    pub port: EndpointId,
 }
 
 /// Packets and their bytes.
@@ -167,6 +189,15 @@ pub trait Datapath: Send {
     /// # Errors
     /// If the kernel does not hand them out.
     async fn counters(&mut self) -> Result<Counters, DatapathError>;
+
+    /// The MAC addresses heard behind gateway ports since it was last asked. The kernel data path has
+    /// no ports.
+    ///
+    /// # Errors
+    /// If the kernel does not hand them out.
+    async fn sightings(&mut self) -> Result<Vec<Sighting>, DatapathError> {
+        Ok(Vec::new())
+    }
 
     /// Takes everything of this data path out of the kernel: forwarding ends.
     ///

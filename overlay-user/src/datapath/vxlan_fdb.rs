@@ -54,7 +54,7 @@ pub fn rows_of(plan: &Plan, network: &Network) -> BTreeSet<Row> {
         IpAddr::V6(_) => None,
     };
     let unicast = network.endpoints.iter().filter_map(|(mac, endpoint)| match &endpoint.location {
-        Location::Local => None,
+        Location::Local | Location::Port(_) => None,
         Location::Remote(node) => Some(Row { mac: *mac, vtep: vtep_of(node)? }),
     });
     let flood =

@@ -99,6 +99,7 @@ fn naive(state: &State, node: &NodeName) -> Plan {
                         addresses: e.addresses.clone(),
                         location,
                         delivery: e.delivery,
+                        learned: false,
                     },
                 )
             })
@@ -112,7 +113,11 @@ fn naive(state: &State, node: &NodeName) -> Plan {
         networks: carried()
             .map(|(name, network)| {
                 let (members, endpoints) = (members(name), endpoints(name));
-                (network.vni, Network { name: name.clone(), mtu: network.mtu, members, endpoints })
+                let (ports, has_ports) = (BTreeMap::new(), false);
+                (
+                    network.vni,
+                    Network { name: name.clone(), mtu: network.mtu, members, endpoints, ports, has_ports },
+                )
             })
             .collect(),
         protected: state.nodes.values().map(|n| n.vtep).collect(),

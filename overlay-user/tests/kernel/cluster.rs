@@ -82,6 +82,7 @@ impl Cluster {
                     addresses: [addr(*number)].into(),
                     location,
                     delivery: Delivery::Tc,
+                    learned: false,
                 },
             )
         };
@@ -90,6 +91,8 @@ impl Cluster {
             mtu: None,
             members: members.iter().map(|n| name(*n)).collect(),
             endpoints: self.endpoints.iter().map(endpoint).collect(),
+            ports: BTreeMap::new(),
+            has_ports: false,
         };
         let local = self.endpoints.iter().any(|(n, _)| *n == node);
         Plan {

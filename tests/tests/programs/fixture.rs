@@ -9,18 +9,20 @@ use aya::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member, MemberKey,
-        Neighbour, NeighbourKey, Network, Outcome, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep,
-        XDP_ATTACHED,
+        Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
+        Hook, LEARNED_KNOWN, Learned, MacAddr, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey,
+        Network, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
     wire::encap,
 };
 use overlay_user::datapath::ebpf::{self, Features};
 
-use crate::frames::{A, B, C, D, HERE, Host, THERE, VNI};
+use crate::frames::{A, B, C, D, H, HERE, Host, I, J, THERE, VNI};
 
 /// The loopback interface, which every namespace has and a test run of a tc program comes from.
 pub const LOOPBACK: u32 = 1;
+/// An interface of no consequence.
+pub const ELSEWHERE: u32 = 77;
 /// Rows of the other nodes in `vteps`.
 pub const THERE_INDEX: u32 = 1;
 pub const UNREACHABLE_INDEX: u32 = 2;
@@ -64,6 +66,8 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// There are gateway ports, the interface under test among them.
+    pub gateway: Gateway,
     /// This node's endpoints are delivered to by XDP redirect.
     pub redirect: Redirect,
 }
@@ -78,9 +82,21 @@ pub enum Redirect {
     NoTarget,
 }
 
+/// Whether there are gateway ports in the network.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gateway {
+    #[default]
+    Off,
+    On,
+    /// The one under test may learn no more.
+    Full,
+}
+
 /// The loaded programs.
 pub struct Fixture {
     ebpf: Ebpf,
+    /// Keeps the namespace, whose interface the maps refer to.
+    _netns: std::fs::File,
 }
 
 /// Loaded programs for each setup that cases ask for: loading takes longer than running.
@@ -119,7 +135,8 @@ impl Fixture {
             };
             loaded.unwrap_or_else(|e| panic!("{name}: {e}"));
         }
-        let mut fixture = Self { ebpf };
+        let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let mut fixture = Self { ebpf, _netns: netns };
         fixture.fill(setup);
         fixture
     }
@@ -136,13 +153,16 @@ impl Fixture {
             ..Config::default()
         };
         self.set("config", 0, config);
-        if !setup.unbound {
+        if setup.gateway != Gateway::Off {
+            self.gateway(setup);
+        } else if !setup.unbound {
             let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), addr4: A.ip, ..Port::default() };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
             let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };
-            let row = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot, addr4: host.ip, flags };
+            let ifindex = if setup.gateway == Gateway::Off { LOOPBACK } else { ELSEWHERE };
+            let row = Endpoint { vtep: SELF_VTEP, ifindex, slot, addr4: host.ip, flags };
             self.endpoint(host, row);
         }
         self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
@@ -176,6 +196,7 @@ impl Fixture {
                 slow_ifindex: if setup.no_slow_path { 0 } else { LOOPBACK },
                 flood_vteps: if setup.kernel_floods { u32::MAX } else { 1 },
                 flood_ports: 0,
+                flags: if setup.gateway == Gateway::Off { 0 } else { NETWORK_HAS_PORTS },
             },
         );
         self.insert("flood_vteps", FloodKey { vni: VNI, slot: 0 }, THERE_INDEX);
@@ -186,6 +207,32 @@ impl Fixture {
             let map = self.ebpf.map_mut("redirect_targets").unwrap();
             DevMapHash::try_from(map).unwrap().insert(LOOPBACK, LOOPBACK, None, 0).unwrap();
         }
+    }
+
+    /// Hosts behind the interface under test, and one behind the other node's.
+    fn gateway(&mut self, setup: Setup) {
+        if !setup.unbound {
+            let flags = if setup.gateway == Gateway::Full { PORT_FULL } else { 0 };
+            self.insert("ports", LOOPBACK, Port { vni: VNI, slot: 2, flags, ..Port::default() });
+        }
+        let flags = ENDPOINT_LEARNED | ENDPOINT_PORT;
+        let behind = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot: 2, flags, addr4: [0; 4] };
+        for host in [H, I] {
+            self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), behind);
+        }
+        // Of the two, only one was heard by these programs.
+        let known = Learned { ifindex: LOOPBACK, state: LEARNED_KNOWN, seen: 0 };
+        self.insert("learned", EndpointKey::new(VNI, MacAddr(H.mac)), known);
+        let far = Endpoint { vtep: THERE_INDEX, flags: ENDPOINT_LEARNED, ..Endpoint::default() };
+        self.insert("endpoints", EndpointKey::new(VNI, MacAddr(J.mac)), far);
+        let map = self.ebpf.map_mut("redirect_targets").unwrap();
+        DevMapHash::try_from(map).unwrap().insert(LOOPBACK, LOOPBACK, None, 0).unwrap();
+    }
+
+    /// Puts an endpoint behind the interface under test in place of the gateway port.
+    pub fn bind_endpoint(&mut self, host: Host) {
+        let port = Port { vni: VNI, slot: 0, mac: MacAddr(host.mac), addr4: host.ip, ..Port::default() };
+        self.insert("ports", LOOPBACK, port);
     }
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {
@@ -242,10 +289,22 @@ impl Fixture {
         Run { action: result.return_value, output }
     }
 
-    /// Runs a packet through the XDP program.
+    /// What is known of a MAC address that was seen behind a gateway port.
+    pub fn learned(&self, host: Host) -> Option<Learned> {
+        let map: HashMap<&MapData, EndpointKey, Learned> =
+            self.ebpf.map("learned").unwrap().try_into().unwrap();
+        map.get(&EndpointKey::new(VNI, MacAddr(host.mac)), 0).ok()
+    }
+
+    /// Runs a packet through the uplink's XDP program.
     pub fn run_xdp(&self, packet: &[u8]) -> Run {
+        self.run_xdp_of("uplink_xdp", packet)
+    }
+
+    /// Runs a packet through an XDP program.
+    pub fn run_xdp_of(&self, program: &str, packet: &[u8]) -> Run {
         let mut output = vec![0; packet.len() + 512];
-        let program: &Xdp = self.ebpf.program("uplink_xdp").unwrap().try_into().unwrap();
+        let program: &Xdp = self.ebpf.program(program).unwrap().try_into().unwrap();
         let result = program
             .test_run(TestRunOptions {
                 data_in: Some(packet),

@@ -6,6 +6,7 @@
 mod endpoint;
 mod fixture;
 mod frames;
+mod port;
 mod slowpath;
 mod uplink;
 
@@ -24,6 +25,7 @@ fn every_outcome_is_reached_by_some_packet() {
         (endpoint::cases(), Hook::Endpoint),
         (uplink::cases(), Hook::Uplink),
         (slowpath::cases(), Hook::Slowpath),
+        (port::cases(), Hook::Port),
     ] {
         reached.extend(cases.iter().map(|case| case.outcome));
     }

@@ -1,7 +1,7 @@
 //! From the wire: `uplink_xdp` and `uplink_in`, which must agree on every packet.
 
 use etherparse::ArpOperation;
-use overlay_ebpf::abi::{Class, Hook, META_MAGIC, Outcome, RESERVED_BITS_IGNORE};
+use overlay_ebpf::abi::{Class, ENDPOINT_REDIRECT, Hook, META_MAGIC, Outcome, RESERVED_BITS_IGNORE};
 
 use crate::{
     fixture::{
@@ -33,15 +33,15 @@ fn packets_from_the_wire_by_xdp() {
         let class = case.outcome.class();
         if class == Class::SlowPath {
             // XDP can strip what tc cannot: any frame is delivered.
-            let stripped = with_meta(LOOPBACK, &case.packet[INNER..]);
+            let stripped = with_meta(LOOPBACK, 0, &case.packet[INNER..]);
             let case = Case { outcome: Outcome::Delivered, ..case };
             check(fixture, Hook::Uplink, &case, &run, &stripped, XDP_PASS);
             continue;
         }
         let action = if class == Class::Drop { XDP_DROP } else { XDP_PASS };
         let output = match (case.outcome, case.output.as_deref()) {
-            (Outcome::Delivered, Some(inner)) => with_meta(LOOPBACK, inner),
-            (Outcome::Flooded, Some(inner)) => with_meta(0, inner),
+            (Outcome::Delivered, Some(inner)) => with_meta(LOOPBACK, 0, inner),
+            (Outcome::Flooded, Some(inner)) => with_meta(0, 0, inner),
             _ => case.packet.clone(),
         };
         check(fixture, Hook::Uplink, &case, &run, &output, action);
@@ -60,7 +60,7 @@ fn an_endpoint_with_redirects_gets_the_bare_inner_frame() {
 #[test]
 fn tc_delivers_what_cannot_be_redirected() {
     let setup = Setup { redirect: Redirect::NoTarget, ..with_xdp(Setup::default()) };
-    delivered_to(setup, XDP_PASS, |inner| with_meta(LOOPBACK, inner));
+    delivered_to(setup, XDP_PASS, |inner| with_meta(LOOPBACK, ENDPOINT_REDIRECT, inner));
 }
 
 /// Runs every packet that is for an endpoint.
@@ -91,8 +91,8 @@ fn tc_behind_xdp_counts_nothing_twice() {
     assert_eq!(fixture.count(Hook::Uplink, Outcome::Received), 0);
 }
 
-fn with_meta(ifindex: u32, inner: &[u8]) -> Vec<u8> {
-    let meta = [META_MAGIC, VNI, ifindex].map(u32::to_ne_bytes).concat();
+pub fn with_meta(ifindex: u32, flags: u16, inner: &[u8]) -> Vec<u8> {
+    let meta = [META_MAGIC, VNI, ifindex, flags.into()].map(u32::to_ne_bytes).concat();
     [&meta, inner].concat()
 }
 

@@ -99,7 +99,7 @@ fn metadata(ctx: &TcContext) -> Option<XdpMeta> {
 #[inline(always)]
 fn deliver_stripped(ctx: &TcContext, meta: &XdpMeta) -> i32 {
     if meta.ifindex != 0 {
-        return deliver::to_endpoint(ctx, meta.ifindex);
+        return deliver::to_endpoint(ctx, meta.ifindex, meta.flags as u16);
     }
     deliver::to_all(ctx, meta.vni, flood_ports(meta.vni), 0);
     deliver::DONE
@@ -141,7 +141,7 @@ fn strip(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
     }
     let outcome = arrived(arrival, ctx.len());
     let action = match arrival.target {
-        Target::Endpoint(endpoint) => deliver::to_endpoint(ctx, endpoint.ifindex),
+        Target::Endpoint(endpoint) => deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags),
         Target::All => {
             deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
             deliver::DONE

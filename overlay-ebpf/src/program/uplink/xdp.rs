@@ -79,11 +79,11 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
     if redirected {
         return XDP_REDIRECT;
     }
-    let ifindex = match arrival.target {
-        Target::Endpoint(endpoint) => endpoint.ifindex,
-        Target::All => 0,
+    let (ifindex, flags) = match arrival.target {
+        Target::Endpoint(endpoint) => (endpoint.ifindex, u32::from(endpoint.flags)),
+        Target::All => (0, 0),
     };
-    write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex });
+    write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex, flags });
     XDP_PASS
 }
 

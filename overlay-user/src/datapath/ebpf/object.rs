@@ -2,11 +2,16 @@
 
 use std::{borrow::Cow, error::Error};
 
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::MapInfo,
+    programs::{Program, Xdp},
+};
 use aya_obj::Object;
 
 use super::{
     Features, Options,
+    links::UPLINK_XDP,
     pins::{Pins, remove_file},
 };
 use crate::datapath::DatapathError;
@@ -98,7 +103,8 @@ pub fn load(
     for (name, program) in ebpf.programs_mut() {
         match program {
             Program::SchedClassifier(program) => program.load().map_err(|e| refused(name, e))?,
-            Program::Xdp(program) if programs == Programs::All => {
+            // That of gateway ports when there is one.
+            Program::Xdp(program) if programs == Programs::All && name == UPLINK_XDP => {
                 program.load().map_err(|e| refused(name, e))?;
             }
             _ => continue,
@@ -108,6 +114,17 @@ pub fn load(
         program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))?;
     }
     Ok(ebpf)
+}
+
+/// Loads and pins an XDP program that was not needed at first.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn load_xdp(pins: &Pins, name: &str, program: &mut Xdp) -> Result<(), DatapathError> {
+    program.load().map_err(|e| refused(name, e))?;
+    let path = pins.program(name);
+    remove_file(&path)?;
+    program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))
 }
 
 fn refused(program: &str, error: aya::programs::ProgramError) -> DatapathError {

@@ -8,14 +8,14 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey,
-        Neighbour, NeighbourKey, Network, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep,
-        XDP_ATTACHED,
+        Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
+        MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey, Network, PORT_FULL,
+        Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
     wire::encap,
 };
 
-use super::index::Indices;
+use super::{index::Indices, ports::LocalPort};
 use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
@@ -60,6 +60,10 @@ pub struct Local<'a> {
     pub ignore_reserved_bits: bool,
     /// Interface indices of this node's endpoints; one without is left out.
     pub devices: &'a BTreeMap<EndpointId, u32>,
+    /// This node's gateway ports; one without is left out.
+    pub ports: &'a BTreeMap<EndpointId, LocalPort>,
+    /// Interfaces that gateway ports redirect to on the way to other nodes.
+    pub ways_out: &'a BTreeSet<u32>,
     /// Interface indices of the kernel's VXLAN devices.
     pub slow: &'a BTreeMap<Vni, u32>,
     /// Rows of nodes in `vteps`.
@@ -84,6 +88,7 @@ impl Rows {
         for (vni, network) in &plan.networks {
             rows.add_network(*vni, network, plan, local);
         }
+        rows.redirect_targets.extend(local.ways_out);
         rows
     }
 
@@ -100,7 +105,7 @@ impl Rows {
                 let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
                 self.neighbours.insert(key, Neighbour { mac: *mac, ..Neighbour::default() });
             }
-            if row.vtep == SELF_VTEP {
+            if row.vtep == SELF_VTEP && !endpoint.learned {
                 ports.insert(row.ifindex);
                 if row.flags & ENDPOINT_REDIRECT != 0 {
                     self.redirect_targets.insert(row.ifindex);
@@ -111,6 +116,15 @@ impl Rows {
                     Port { vni: vni.get(), slot: slot.into(), mac: *mac, addr4, ..Port::default() },
                 );
             }
+        }
+        for (id, port) in &network.ports {
+            let (Some(found), Some(slot)) = (local.ports.get(id), local.slots.get(id)) else { continue };
+            ports.insert(found.ifindex);
+            if found.takes_redirects {
+                self.redirect_targets.insert(found.ifindex);
+            }
+            let flags = if port.full { PORT_FULL } else { 0 };
+            self.ports.insert(found.ifindex, Port { vni: vni.get(), slot, flags, ..Port::default() });
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
         for node in &network.members {
@@ -130,7 +144,8 @@ impl Rows {
         for (slot, ifindex) in (0..).zip(&ports) {
             self.flood_ports.insert(FloodKey { vni: vni.get(), slot }, *ifindex);
         }
-        let row = Network { slow_ifindex: slow, flood_vteps, flood_ports: len(ports.len()) };
+        let flags = if network.has_ports { NETWORK_HAS_PORTS } else { 0 };
+        let row = Network { slow_ifindex: slow, flood_vteps, flood_ports: len(ports.len()), flags };
         self.networks.insert(vni.get(), row);
     }
 }
@@ -196,8 +211,20 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
             },
             addr4,
         }),
+        Location::Port(id) => {
+            let port = local.ports.get(id)?;
+            let redirect = if port.takes_redirects { ENDPOINT_REDIRECT } else { 0 };
+            Some(Endpoint {
+                vtep: SELF_VTEP,
+                ifindex: port.ifindex,
+                slot: u16::try_from(local.slots.get(id)?).ok()?,
+                flags: ENDPOINT_LEARNED | ENDPOINT_PORT | redirect,
+                addr4,
+            })
+        }
         Location::Remote(node) => {
-            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, ..Endpoint::default() })
+            let flags = if endpoint.learned { ENDPOINT_LEARNED } else { 0 };
+            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, flags, ..Endpoint::default() })
         }
     }
 }
@@ -217,6 +244,7 @@ mod tests {
             addresses: [IpAddr::from([10, 0, 9, last])].into(),
             location,
             delivery: Delivery::Xdp,
+            learned: false,
         };
         let node: NodeName = "node2".parse().unwrap();
         let network = PlanNetwork {
@@ -228,6 +256,8 @@ mod tests {
                 (mac(3), endpoint("00000000000b", 3, Location::Remote(node.clone()))),
             ]
             .into(),
+            ports: BTreeMap::new(),
+            has_ports: false,
         };
         let addr = IpAddr::from([192, 0, 2, 2]);
         Plan {
@@ -270,6 +300,8 @@ mod tests {
                 mode,
                 ignore_reserved_bits: false,
                 devices: &[(ids[0].clone(), 11)].into(),
+                ports: &BTreeMap::new(),
+                ways_out: &BTreeSet::new(),
                 slow: &[(Vni::new(42).unwrap(), 21)].into(),
                 vteps: &vteps,
                 slots: &slots,
@@ -287,7 +319,10 @@ mod tests {
         assert_eq!(rows.members.values().map(|m| m.vtep).collect::<Vec<_>>(), [remote.vtep]);
         assert_eq!(rows.vteps[&remote.vtep].flags, VTEP_RESOLVED);
         assert_eq!(rows.flood_vteps[&FloodKey { vni: 42, slot: 0 }], remote.vtep);
-        assert_eq!(rows.networks[&42], Network { slow_ifindex: 21, flood_vteps: 1, flood_ports: 1 });
+        assert_eq!(
+            rows.networks[&42],
+            Network { slow_ifindex: 21, flood_vteps: 1, flood_ports: 1, flags: 0 }
+        );
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
         assert_eq!(rows.neighbours.len(), 2);

@@ -81,6 +81,7 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
     for (mac, endpoint) in &network.endpoints {
         match &endpoint.location {
             Location::Local => local.push(*mac),
+            Location::Port(_) => {}
             Location::Remote(node) => {
                 let Some(IpAddr::V4(vtep)) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
                 remote.push((*mac, vtep));
