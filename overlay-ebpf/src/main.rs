@@ -60,6 +60,12 @@ pub fn port_in(ctx: TcContext) -> i32 {
     program::port::tc::run(&ctx)
 }
 
+/// On no interface: the daemon runs it once to learn what the kernel can do.
+#[classifier]
+pub fn probe_decap(ctx: TcContext) -> i32 {
+    program::probe::decap(&ctx)
+}
+
 /// Several helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

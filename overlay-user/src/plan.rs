@@ -9,7 +9,10 @@ use std::{
 
 use crate::{
     MacAddr, Vni,
-    state::{self, Delivery, EndpointId, InterfaceName, NetworkName, NodeName, PortDatapath, State},
+    state::{
+        self, Delivery, EndpointId, Flooding, InterfaceName, NetworkName, NodeName, Policy, PortDatapath,
+        State,
+    },
 };
 
 /// What one node must forward. Equal states give equal plans.
@@ -38,6 +41,8 @@ pub struct Network {
     pub name: NetworkName,
     /// MTU of its endpoints' interfaces, in bytes; `None`: from the underlay's.
     pub mtu: Option<u16>,
+    /// What its owner decided about its packets.
+    pub policy: Policy,
     /// The other nodes with endpoints in it: who may send into it, and who gets its broadcasts.
     pub members: BTreeSet<NodeName>,
     /// Every endpoint in it, wherever it is, and every MAC address learned behind a gateway port.
@@ -57,6 +62,17 @@ pub struct Port {
     pub datapath: PortDatapath,
     /// It has learned as many MAC addresses as it may.
     pub full: bool,
+}
+
+/// What becomes of a network's frames for everybody, by their kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodingOf {
+    /// Of broadcasts.
+    pub broadcast: Flooding,
+    /// Of multicast.
+    pub multicast: Flooding,
+    /// Of frames to a MAC address that no endpoint has.
+    pub unknown_unicast: Flooding,
 }
 
 /// One endpoint.
@@ -85,6 +101,28 @@ pub enum Location {
     Remote(NodeName),
 }
 
+// === impl Network ===
+
+impl Network {
+    /// Whether it is on more other nodes than its owner lets it flood to.
+    #[must_use]
+    pub fn is_over_cap(&self) -> bool {
+        self.policy.flood_cap.is_some_and(|cap| self.members.len() > cap as usize)
+    }
+
+    /// What becomes of its frames for everybody: its owner's decision, or nothing is flooded where
+    /// there are more nodes than the cap.
+    #[must_use]
+    pub fn flooding(&self) -> FloodingOf {
+        let Policy { broadcast, multicast, unknown_unicast, .. } = self.policy;
+        if self.is_over_cap() {
+            let drop = Flooding::Drop;
+            return FloodingOf { broadcast: drop, multicast: drop, unknown_unicast: drop };
+        }
+        FloodingOf { broadcast, multicast, unknown_unicast }
+    }
+}
+
 /// Computes the plan of `node`. Endpoints of nodes without a usable record are left out: there is
 /// nowhere to send to.
 #[must_use]
@@ -101,6 +139,7 @@ pub fn plan(state: &State, node: &NodeName) -> Plan {
         let mut carried = Network {
             name: name.clone(),
             mtu: network.mtu,
+            policy: network.policy,
             members: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             ports: BTreeMap::new(),

@@ -11,8 +11,12 @@ pub mod offset {
     pub const OUTER_TOS: usize = 15;
     /// Flags and fragment offset of the outer IPv4 header.
     pub const OUTER_FRAGMENT: usize = 20;
+    /// The outer UDP header.
+    pub const UDP: usize = 34;
     /// Length in the outer UDP header.
     pub const UDP_LENGTH: usize = 38;
+    /// Checksum in the outer UDP header.
+    pub const UDP_CHECKSUM: usize = 40;
     /// Flags of the VXLAN header.
     pub const VXLAN_FLAGS: usize = 42;
     /// The VXLAN header's last byte, which is reserved.
@@ -40,6 +44,31 @@ pub fn udp(from: Station, to: Station, ports: (u16, u16), payload: &[u8]) -> Vec
         .udp(ports.0, ports.1);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));
     // Writing to memory fails only for payloads too long for IPv4, which then shows as no frame.
+    if builder.write(&mut frame, payload).is_err() {
+        frame.clear();
+    }
+    frame
+}
+
+/// An Ethernet frame with a TCP segment over IPv4, all checksums right. `ack` is what it acknowledges; a
+/// segment without is the first of a connection.
+#[must_use]
+pub fn tcp(
+    from: Station,
+    to: Station,
+    ports: (u16, u16),
+    (seq, ack): (u32, Option<u32>),
+    payload: &[u8],
+) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from.mac.0, to.mac.0)
+        .ipv4(from.addr.octets(), to.addr.octets(), 64)
+        .tcp(ports.0, ports.1, seq, u16::MAX);
+    let builder = match ack {
+        Some(ack) => builder.ack(ack),
+        None => builder.syn(),
+    };
+    let mut frame = Vec::with_capacity(builder.size(payload.len()));
+    // As in `udp`.
     if builder.write(&mut frame, payload).is_err() {
         frame.clear();
     }
@@ -100,9 +129,17 @@ pub struct Vxlan<'a> {
 }
 
 impl Vxlan<'_> {
-    /// The whole frame, as RFC 7348 section 5 has it.
+    /// The whole frame, as RFC 7348 section 5 has it: the outer UDP header has no checksum.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
+        let mut frame = self.summed();
+        frame[offset::UDP_CHECKSUM..offset::VXLAN_FLAGS].fill(0);
+        frame
+    }
+
+    /// The whole frame with a checksum in the outer UDP header.
+    #[must_use]
+    pub fn summed(&self) -> Vec<u8> {
         udp(self.from, self.to, (49_152, VXLAN_PORT), &self.payload())
     }
 

@@ -7,7 +7,7 @@ use std::{fmt, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 pub use flood::Flood;
-pub use transfer::{Transfer, transfer};
+pub use transfer::{Transfer, transfer, transfer_by};
 
 use crate::{
     container::Container,

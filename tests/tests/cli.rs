@@ -221,6 +221,8 @@ fn requests_that_cannot_be_met_name_what_is_in_the_way() {
     refused(&["network", "create", "red", "--vni", "7"], &["7", "blue"]);
     refused(&["network", "create", "red", "--subnet", "10.1.0.128/25"], &["blue", "10.1.0.0/24"]);
     refused(&["network", "create", "red", "--subnet", "10.2.0.0/24", "--gateway", "10.3.0.1"], &["10.3.0.1"]);
+    refused(&["network", "set", "green", "--dscp", "46"], &["green"]);
+    refused(&["network", "set", "blue", "--mtu", "60"], &["60"]);
     refused(&["network", "rm", "blue"], &["web"]);
     refused(&["network", "rm", "green"], &["green"]);
     refused(&["network", "inspect", "green"], &["green"]);

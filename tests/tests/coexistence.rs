@@ -13,6 +13,7 @@ use nix::net::if_::if_nametoindex;
 use overlay_ebpf::abi::VXLAN_PORT;
 use overlay_tests::{
     cluster::{Cluster, Network},
+    exec::eventually,
     netns::Netns,
     node::{
         Datapath::{Auto, Kernel, Tc, Xdp as OurXdp},
@@ -133,6 +134,24 @@ fn another_vxlan_device_on_the_same_port_keeps_working() {
 /// The address of a node's end of the network that is not ours.
 fn foreign_end(number: u8) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::new(10, 200, 0, number)
+}
+
+#[test]
+fn a_setting_that_the_kernels_device_cannot_follow_is_a_problem_in_status() -> Result<()> {
+    let mut cluster = Cluster::start(&[Tc])?;
+    let node = Node::start(&cluster.wire, "n2", Card::Veth, Kernel, &["--reserved-bits", "ignore"])?;
+    eventually(LIMIT, || {
+        let status = node.status()?;
+        let told = status["problems"].to_string().contains("--reserved-bits");
+        ensure!(status["health"] == "degraded" && told, "{status}");
+        Ok(())
+    })?;
+    // It forwards all the same.
+    cluster.nodes.push(node);
+    cluster.create_network(BLUE)?;
+    let containers = cluster.attach_each(BLUE)?;
+    ping_all(&containers[0], &containers[1])?;
+    Ok(())
 }
 
 #[test]

@@ -20,7 +20,7 @@ use overlay_user::{
     },
     device::{self, EndpointDevice},
     plan::{Endpoint, Location, Network, Plan, Vtep},
-    state::{Delivery, EndpointId, NodeName},
+    state::{Delivery, Dscp, EndpointId, NodeName, Policy},
 };
 
 const LIMIT: Duration = Duration::from_secs(3);
@@ -67,15 +67,23 @@ impl Side {
 
 #[test]
 fn outer_packets_are_those_of_the_kernels_device() -> Result<()> {
+    compare(Dscp::Inherit, "inherit")?;
+    compare(Dscp::Fixed(0), "0")?;
+    compare(Dscp::Fixed(46), "0xb8")
+}
+
+/// Sends the same frames through our programs and through the kernel's device, which is told the same
+/// DSCP as `tos`.
+fn compare(dscp: Dscp, tos: &str) -> Result<()> {
     let ours = Side::new("ours")?;
     let kernels = Side::new("kernels")?;
     let container = Netns::new("box")?;
     let bpffs = PathBuf::from(format!("/sys/fs/bpf/{}", cleanup::unique("diff")));
-    start_ours(&ours, &container, bpffs.clone())?;
+    start_ours(&ours, &container, bpffs.clone(), dscp)?;
     let ours_in = PacketSocket::open(&container, "eth0")?;
 
     kernels.node.exec(&format!(
-        "ip link add vx type vxlan id {VNI} local {HERE} dstport 4789 ttl 64 tos inherit df set \
+        "ip link add vx type vxlan id {VNI} local {HERE} dstport 4789 ttl 64 tos {tos} df set \
          srcport 49152 65535 nolearning noudpcsum"
     ))?;
     kernels.node.exec("ip link set vx up")?;
@@ -153,7 +161,7 @@ fn normal(mut packet: Vec<u8>) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf) -> Result<()> {
+fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, dscp: Dscp) -> Result<()> {
     let netns = device::Netns::Path(container.path());
     side.node.run(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -177,7 +185,7 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf) -> Result<()> {
                 features: Features::probe(),
             };
             let mut datapath = EbpfDatapath::start(options, Mode::Tc, &underlay)?;
-            let applied = datapath.apply(&plan(id)?, &underlay).await?;
+            let applied = datapath.apply(&plan(id, dscp)?, &underlay).await?;
             ensure!(applied.problems.is_empty(), "{:?}", applied.problems);
             // Pinned: what was loaded goes on when this returns.
             Ok(())
@@ -203,7 +211,7 @@ fn underlay() -> Result<Underlay> {
     })
 }
 
-fn plan(id: EndpointId) -> Result<Plan> {
+fn plan(id: EndpointId, dscp: Dscp) -> Result<Plan> {
     let node: NodeName = "there".parse()?;
     let endpoint = |id, address, location| Endpoint {
         id,
@@ -215,6 +223,7 @@ fn plan(id: EndpointId) -> Result<Plan> {
     let network = Network {
         name: "net".parse()?,
         mtu: None,
+        policy: Policy { dscp, ..Policy::default() },
         members: [node.clone()].into(),
         endpoints: [
             (A.0, endpoint(id, A.1, Location::Local)),

@@ -37,6 +37,14 @@ fn network(name: &str, vni: u32, subnet: &str, gateway: &str, reason: &'static s
     record(format!("networks/{name}"), &value, reason)
 }
 
+fn policy(name: &str, vni: u32, decided: &Value, reason: &'static str) -> Hostile {
+    let mut value = json!({ "vni": vni, "subnet": "10.9.0.0/24", "gateway": "10.9.0.1" });
+    for (field, setting) in decided.as_object().into_iter().flatten() {
+        value[field] = setting.clone();
+    }
+    record(format!("networks/{name}"), &value, reason)
+}
+
 fn endpoint(id: &str, mac: &str, address: &str, reason: &'static str) -> Hostile {
     let value = json!({ "node": "n2", "mac": mac, "addresses": [address] });
     record(format!("endpoints/blue/{id}"), &value, reason)
@@ -63,6 +71,12 @@ fn hostile_records(victim: &Container) -> Vec<Hostile> {
         network("world", 902, "0.0.0.0/0", "10.9.0.1", "size"),
         network("loop", 903, "127.0.0.0/8", "127.0.0.1", "no host"),
         network("far", 904, "10.9.0.0/24", "10.8.0.1", "not in the subnet"),
+        policy("dscp", 906, &json!({ "dscp": "64" }), "DSCP"),
+        policy("flooding", 907, &json!({ "broadcast": "maybe" }), "maybe"),
+        policy("rate", 908, &json!({ "bum_rate": 0 }), "BUM rate"),
+        policy("cap", 909, &json!({ "flood_cap": 0 }), "flood cap"),
+        policy("vlan", 910, &json!({ "vlan": "sideways" }), "sideways"),
+        policy("mtu", 911, &json!({ "mtu": 67 }), "MTU"),
         network("nonsense", 905, "10.9.0.0/99", "10.9.0.1", "record"),
         record("nodes/words", &json!({ "vtep": "n2", "port": 4789 }), "record"),
         record("nodes/multicast", &json!({ "vtep": "239.1.1.1", "port": 4789 }), "multicast"),

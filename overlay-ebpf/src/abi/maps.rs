@@ -1,6 +1,7 @@
 //! Keys and values of the maps. ARCHITECTURE.md lists which program reads which.
 
 use super::{Addr, MacAddr, OUTER_LEN};
+use crate::wire::ecn::OuterClass;
 
 /// Entries of the `vteps` array, and so the number of nodes a node can know at once.
 pub const MAX_VTEPS: u32 = 16_384;
@@ -22,6 +23,8 @@ pub const SELF_VTEP: u32 = 0;
 pub const RESERVED_BITS_IGNORE: u32 = 1;
 /// [`Config::flags`]: the XDP program is on the uplink, and counts what enters there.
 pub const XDP_ATTACHED: u32 = 1 << 1;
+/// [`Config::flags`]: the kernel knows `BPF_F_ADJ_ROOM_DECAP_L4_UDP` ([`super::DECAP_L4_UDP`]).
+pub const DECAP_CLEARS_TUNNEL: u32 = 1 << 2;
 
 /// [`Endpoint::flags`]: frames from the wire go to the endpoint's interface by XDP redirect, if XDP is on
 /// the uplink.
@@ -83,8 +86,8 @@ pub struct Port {
     pub slot: u32,
     /// Its MAC address; zero for a gateway port, whose hosts' are in `learned`.
     pub mac: MacAddr,
-    #[doc(hidden)]
-    pub _pad: [u8; 2],
+    /// What traffic class its network's outer headers have.
+    pub class: OuterClass,
     /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
     pub addr4: [u8; 4],
     /// [`PORT_FULL`].
@@ -274,7 +277,7 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 24, sum of u32, u32, [u8; 6], [u8; 2], [u8; 4], u32;
+    Port: 24, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], u32;
     Learned: 8, sum of u32, u16, u16;
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
     Endpoint: 16, sum of u32, u32, u16, u16, [u8; 4];

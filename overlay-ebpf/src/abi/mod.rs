@@ -9,10 +9,11 @@ mod outcome;
 
 pub use addr::{Addr, MacAddr, ParseMacError, Vni, VniError};
 pub use maps::{
-    Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
-    LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MAX_FLOOD_PORTS, MAX_FLOOD_VTEPS, MAX_LEARNED,
-    MAX_SLOTS, MAX_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey, Network, PORT_FULL,
-    Port, RESERVED_BITS_IGNORE, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED, XdpMeta,
+    Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey,
+    FloodKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MAX_FLOOD_PORTS, MAX_FLOOD_VTEPS,
+    MAX_LEARNED, MAX_SLOTS, MAX_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey,
+    Network, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+    XdpMeta,
 };
 pub use outcome::{COUNTERS, Class, Hook, OUTCOMES, Outcome};
 
@@ -26,6 +27,11 @@ pub const META_MAGIC: u32 = 0x6f76_6c59;
 /// `skb->mark` of a packet that the uplink program checked and left to the kernel's VXLAN device.
 /// That device's program delivers nothing without it.
 pub const CHECKED_MARK: u32 = 0x6f76_6c43;
+
+/// `BPF_F_ADJ_ROOM_DECAP_L4_UDP` of `bpf_skb_adjust_room`: what is stripped is a UDP tunnel, so that the
+/// packet is no longer marked as in one. In the kernel's development tree since August 2026; older
+/// kernels refuse it.
+pub const DECAP_L4_UDP: u64 = 1 << 10;
 
 /// IANA's UDP port for VXLAN (RFC 7348, section 8).
 pub const VXLAN_PORT: u16 = 4789;

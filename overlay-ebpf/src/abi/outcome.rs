@@ -90,6 +90,9 @@ outcomes! {
     /// A super-packet that would be longer than an IPv4 packet can say with the outer headers added.
     SlowTooLong = 19, SlowPath, "slow_too_long";
 
+    /// A merged packet that its endpoint will forward on: only the kernel's device makes it an ordinary one again.
+    SlowForwarded = 21, SlowPath, "slow_forwarded";
+
     /// The source MAC is not the endpoint's.
     SpoofedMac = 32, Drop, "spoofed_mac";
     /// The source address is not one of the endpoint's.

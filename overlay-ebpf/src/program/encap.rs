@@ -12,7 +12,7 @@ use aya_ebpf::{
 use overlay_ebpf::{
     abi::{FloodKey, MAX_FLOOD_VTEPS, OUTER_LEN, Outcome, VTEP_RESOLVED, Vtep},
     wire::{
-        ETH_LEN, ecn,
+        ETH_LEN,
         encap::{self, Fields},
         inner::Kind,
         source_port,
@@ -47,7 +47,7 @@ pub struct Inner {
     pub vni: u32,
     /// What is in it.
     pub kind: Kind,
-    /// Its traffic class octet; 0 if it is not IP.
+    /// The outer traffic class for it.
     pub tos: u8,
 }
 
@@ -154,12 +154,8 @@ fn make_room(ctx: &TcContext, kind: Kind) -> Step<Front> {
 fn write_headers(ctx: &TcContext, front: &mut Front, vtep: &Vtep, inner: Inner, bytes: u32) -> Step<()> {
     let Front { headers, source_port } = front;
     headers.outer = vtep.header;
-    let fields = Fields {
-        inner_len: bytes as u16,
-        tos: ecn::outer_of(inner.tos),
-        source_port: *source_port,
-        vni: inner.vni,
-    };
+    let fields =
+        Fields { inner_len: bytes as u16, tos: inner.tos, source_port: *source_port, vni: inner.vni };
     encap::fill(&mut headers.outer, fields);
     ctx.store(0, headers, 0).map_err(|_| Outcome::HelperFailed)
 }

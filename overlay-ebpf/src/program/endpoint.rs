@@ -76,7 +76,7 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         }
         inner::Kind::Other => 0,
     };
-    let inner = Inner { vni: port.vni, kind, tos };
+    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos) };
     if destination.is_multicast() { flood(ctx, inner, ifindex) } else { unicast(ctx, inner, destination) }
 }
 

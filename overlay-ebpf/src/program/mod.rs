@@ -8,6 +8,7 @@ pub mod kernel;
 pub mod maps;
 pub mod packet;
 pub mod port;
+pub mod probe;
 pub mod slowpath;
 pub mod tunnel;
 pub mod uplink;

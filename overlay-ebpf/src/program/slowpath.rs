@@ -10,8 +10,7 @@ use overlay_ebpf::{
 use super::{
     Step, Verdict,
     count::{self, Direction},
-    deliver, dropped, maps, network, packet,
-    tunnel::{self, Target},
+    deliver, dropped, maps, network, packet, tunnel,
 };
 
 /// Delivers one packet.
@@ -41,17 +40,14 @@ fn forward(ctx: &TcContext) -> Step<Verdict> {
     ctx.set_mark(0);
     let vni = vni.ok_or(Outcome::Unbound)?;
     let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
-    match tunnel::target(vni, destination)? {
-        Target::Endpoint(endpoint) => {
-            count::endpoint(u32::from(endpoint.slot), Direction::Rx, ctx.len());
-            Ok(Verdict {
-                outcome: Outcome::Delivered,
-                action: deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags),
-            })
-        }
-        Target::All => {
-            deliver::to_all(ctx, vni, network(vni)?.flood_ports, 0);
-            Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
-        }
+    if let Some(endpoint) = tunnel::target(vni, destination)?.endpoint() {
+        count::endpoint(u32::from(endpoint.slot), Direction::Rx, ctx.len());
+        Ok(Verdict {
+            outcome: Outcome::Delivered,
+            action: deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags),
+        })
+    } else {
+        deliver::to_all(ctx, vni, network(vni)?.flood_ports, 0);
+        Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
     }
 }

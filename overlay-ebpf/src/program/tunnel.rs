@@ -9,8 +9,8 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_LEARNED, Endpoint, EndpointKey, MacAddr, MemberKey, NeighbourKey, OUTER_LEN,
-        Outcome, RESERVED_BITS_IGNORE, SELF_VTEP,
+        Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, Endpoint, EndpointKey, MacAddr, MemberKey,
+        NeighbourKey, OUTER_LEN, Outcome, RESERVED_BITS_IGNORE, SELF_VTEP,
     },
     wire::{ETH_LEN, IPV4_LEN, UDP_LEN, arp, ecn, ethernet::Ethernet, inner, outer},
 };
@@ -40,19 +40,30 @@ pub struct Arrival {
     pub kind: inner::Kind,
     /// ECN bits to write into the inner header, if they change.
     pub ecn: Option<u8>,
+    /// The outer UDP header has a checksum, which a card may have verified.
+    pub summed: bool,
     /// Bytes behind the end of the outer IPv4 packet, as of Ethernet padding: no part of the frame.
     pub trailer: u32,
     /// Where it goes.
     pub target: Target,
 }
 
-/// Where an arrival goes.
+/// Where an arrival goes: to one endpoint on this node, or to every endpoint of the network here.
+///
+/// No enum: what one of its variants has not, is undefined in the other, and the compiler may read that
+/// from the stack and not use it. The verifier refuses such reads before Linux 6.3.
 #[derive(Clone, Copy)]
-pub enum Target {
-    /// To one endpoint on this node.
-    Endpoint(Endpoint),
-    /// To every endpoint of the network on this node.
-    All,
+pub struct Target(Endpoint);
+
+impl Target {
+    /// Every endpoint of the network.
+    const ALL: Self = Self(Endpoint { vtep: SELF_VTEP, ifindex: 0, slot: 0, flags: 0, addr4: [0; 4] });
+
+    /// The endpoint it goes to, if it goes to one.
+    #[inline(always)]
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        if self.0.ifindex == 0 { None } else { Some(&self.0) }
+    }
 }
 
 /// Judges a packet.
@@ -79,9 +90,10 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
         return Err(Outcome::PassedUp);
     }
     let vxlan = packet::at::<VxlanHdr>(packet, VXLAN).ok_or(Outcome::Truncated)?;
-    let frame = packet::at::<Ethernet>(packet, INNER).ok_or(Outcome::Truncated)?;
+    let vni = outer::vni(vxlan).ok_or(Outcome::NoVniFlag)?;
     let ignore = config.flags & RESERVED_BITS_IGNORE != 0;
-    let vni = outer::validate(ip, udp, vxlan, packet.length(), ignore)?;
+    outer::validate(ip, udp, vxlan, packet.length(), ignore).map_err(|flaw| if_ours(vni, flaw))?;
+    let frame = packet::at::<Ethernet>(packet, INNER).ok_or_else(|| if_ours(vni, Outcome::Truncated))?;
     let vtep = member(vni, ip.src_addr)?;
 
     let source = frame.source;
@@ -97,7 +109,16 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
     };
     let target = target(vni, frame.destination)?;
     let trailer = outer::trailer(ip, packet.length());
-    Ok(Arrival { vni, vtep, kind, ecn, trailer, target })
+    let summed = udp.check != [0; 2];
+    Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
+}
+
+/// What is wrong with a packet if its network is one of ours. Other VXLAN devices on the same port have
+/// rules of their own: other flags, no Ethernet header inside.
+#[inline(always)]
+fn if_ours(vni: u32, flaw: Outcome) -> Outcome {
+    // SAFETY: only asked for.
+    if unsafe { maps::networks.get(vni).is_some() } { flaw } else { Outcome::PassedUnknownVni }
 }
 
 /// The row in `vteps` of an outer source that may send into the network.
@@ -165,14 +186,35 @@ fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, row: &Endpoint) -> bool {
     }
 }
 
+/// Whether the endpoint that a packet goes to will forward it on: its inner destination is none of the
+/// endpoint's addresses; or it leaves the node by a gateway port.
+#[inline(always)]
+pub fn goes_on(packet: &impl Packet, arrival: &Arrival, endpoint: &Endpoint) -> bool {
+    if endpoint.flags & ENDPOINT_PORT != 0 {
+        return true;
+    }
+    let Some(frame) = packet::at::<Ethernet>(packet, INNER) else { return false };
+    let mac = frame.destination;
+    match arrival.kind {
+        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(packet, INNER_NET)
+            .is_some_and(|ip| !is_of(arrival.vni, ip.dst_addr, mac, endpoint)),
+        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(packet, INNER_NET).is_some_and(|ip| {
+            let key = NeighbourKey { vni: arrival.vni, addr: Addr(ip.dst_addr) };
+            // SAFETY: read at once.
+            !unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }
+        }),
+        inner::Kind::Arp | inner::Kind::Other => false,
+    }
+}
+
 /// Where a frame to `destination` goes on this node. What came from the overlay never leaves again.
 #[inline(always)]
 pub fn target(vni: u32, destination: MacAddr) -> Step<Target> {
     if destination.is_multicast() {
-        return Ok(Target::All);
+        return Ok(Target::ALL);
     }
     // SAFETY: the value is copied at once.
     let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() }
         .ok_or(Outcome::UnknownDestination)?;
-    if endpoint.vtep == SELF_VTEP { Ok(Target::Endpoint(endpoint)) } else { Err(Outcome::NotLocal) }
+    if endpoint.vtep == SELF_VTEP { Ok(Target(endpoint)) } else { Err(Outcome::NotLocal) }
 }

@@ -10,12 +10,40 @@ const ECT_1: u8 = 0b01;
 const ECT_0: u8 = 0b10;
 const CE: u8 = 0b11;
 
-/// The outer traffic class for an inner one: DSCP and ECN copied, RFC 6040 section 4.1's normal mode.
-/// (Linux writes ECT(0) where the inner packet has CE, which is RFC 3168's older rule.)
-#[inline(always)]
-#[must_use]
-pub const fn outer_of(inner: u8) -> u8 {
-    inner
+/// How an outer traffic class is made of an inner one. The ECN bits are always copied: RFC 6040
+/// section 4.1's normal mode. (Linux writes ECT(0) where the inner packet has CE, which is RFC 3168's
+/// older rule.) DSCP is policy, and never copied inward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct OuterClass {
+    /// The bits that are copied.
+    keep: u8,
+    /// The others.
+    set: u8,
+}
+
+impl OuterClass {
+    /// All is copied.
+    pub const INHERIT: Self = Self { keep: u8::MAX, set: 0 };
+
+    /// The same DSCP, 0 to 63, for all packets.
+    #[must_use]
+    pub const fn fixed(dscp: u8) -> Self {
+        Self { keep: MASK, set: dscp << 2 }
+    }
+
+    /// The outer traffic class for an inner one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(self, inner: u8) -> u8 {
+        inner & self.keep | self.set
+    }
+}
+
+impl Default for OuterClass {
+    fn default() -> Self {
+        Self::INHERIT
+    }
 }
 
 /// The ECN bits the inner header leaves the tunnel with (RFC 6040, section 4.2, figure 4), or
@@ -51,6 +79,15 @@ pub const fn set_ipv6(version_class_flow: &mut [u8; 4], ecn: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ecn_is_always_copied_out_and_the_dscp_by_policy() {
+        for ecn in 0..4 {
+            assert_eq!(OuterClass::INHERIT.of(0xb8 | ecn), 0xb8 | ecn);
+            assert_eq!(OuterClass::fixed(0).of(0xb8 | ecn), ecn);
+            assert_eq!(OuterClass::fixed(63).of(0xb8 | ecn), 0xfc | ecn);
+        }
+    }
 
     #[test]
     fn all_sixteen_combinations_leave_as_rfc_6040_says() {

@@ -3,8 +3,8 @@
 use network_types::ip::Ipv4Hdr;
 
 use super::{
-    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_UDP,
-    ethernet::Ethernet,
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_ICMP, PROTO_ICMPV6,
+    PROTO_UDP, ethernet::Ethernet,
 };
 use crate::abi::Outcome;
 
@@ -52,6 +52,15 @@ pub const fn check_ipv4(ip: &Ipv4Hdr) -> Result<(), Outcome> {
 pub const fn udp_port_offset(ip: &Ipv4Hdr) -> Option<usize> {
     let offset = u16::from_be_bytes(ip.frags) & 0x1fff;
     if ip.proto == PROTO_UDP && offset == 0 { Some((ip.vihl & 0xf) as usize * 4 + 2) } else { None }
+}
+
+/// Whether GRO never merges packets of this IP protocol (or IPv6 next header), and so never takes a
+/// checksum as verified by what the card said: UDP (merged only for who asks for it by
+/// `rx-udp-gro-forwarding` or `rx-gro-list`), ICMP and `ICMPv6`.
+#[inline(always)]
+#[must_use]
+pub const fn is_never_merged(protocol: u8) -> bool {
+    matches!(protocol, PROTO_UDP | PROTO_ICMP | PROTO_ICMPV6)
 }
 
 #[cfg(test)]

@@ -38,10 +38,14 @@ pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// `EtherType` of an 802.1ad tag.
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
+/// IP protocol number of ICMP.
+pub const PROTO_ICMP: u8 = 1;
 /// IP protocol number of TCP.
 pub const PROTO_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
+/// IP protocol number of `ICMPv6`.
+pub const PROTO_ICMPV6: u8 = 58;
 
 /// The two bytes at `offset` as a number; the caller's array is long enough by its type.
 #[inline(always)]

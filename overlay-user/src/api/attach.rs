@@ -254,7 +254,15 @@ mod tests {
     fn network(mtu: Option<u16>) -> Network {
         let subnet: IpNet = "10.0.9.0/24".parse().unwrap();
         let gateway = "10.0.9.1".parse().unwrap();
-        Network { vni: Vni::new(7).unwrap(), subnet, gateway, range: subnet, mtu, internal: false }
+        Network {
+            vni: Vni::new(7).unwrap(),
+            subnet,
+            gateway,
+            range: subnet,
+            mtu,
+            internal: false,
+            policy: crate::state::Policy::default(),
+        }
     }
 
     #[test]

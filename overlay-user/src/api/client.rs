@@ -15,7 +15,8 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     AddStaticEndpoint, AddStaticNode, ApiError, Attach, AttachPort, Attached, CLIENT_DEADLINE, CreateNetwork,
-    Endpoint, EndpointDetail, EndpointRef, Named, Network, NetworkDetail, Node, Port, PortRef, Status,
+    Endpoint, EndpointDetail, EndpointRef, Named, Network, NetworkDetail, Node, Port, PortRef, SetNetwork,
+    Status,
 };
 use crate::state::{NetworkName, NodeName};
 
@@ -91,6 +92,15 @@ impl Client {
     /// Creates a network.
     pub async fn create_network(&self, request: &CreateNetwork) -> Result<Network, ClientError> {
         self.post("/v1/networks", request).await
+    }
+
+    /// Changes what a network's owner decides.
+    pub async fn set_network(
+        &self,
+        name: &NetworkName,
+        request: &SetNetwork,
+    ) -> Result<Network, ClientError> {
+        self.send_body(Method::PATCH, &format!("/v1/networks/{name}"), request).await
     }
 
     /// All networks.
@@ -175,8 +185,17 @@ impl Client {
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        self.send_body(Method::POST, path, body).await
+    }
+
+    async fn send_body<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.garbled(&error))?;
-        self.exchange(Method::POST, path, body.into()).await
+        self.exchange(method, path, body.into()).await
     }
 
     async fn exchange<T: DeserializeOwned>(

@@ -14,7 +14,7 @@ use super::mac;
 use crate::{
     MacAddr,
     datapath::{Count, Mode, Traffic},
-    state::{Delivery, EndpointId, InterfaceName, NetworkName, NodeName, PortDatapath},
+    state::{Delivery, EndpointId, InterfaceName, NetworkName, NodeName, Policy, PolicyChange, PortDatapath},
 };
 
 /// Asks for a network. What is not given is chosen.
@@ -35,15 +35,29 @@ pub struct CreateNetwork {
     /// Its VNI; else a free one.
     #[serde(default)]
     pub vni: Option<u32>,
-    /// MTU of its endpoints' interfaces in bytes.
+    /// MTU of its endpoints' interfaces in bytes; 0: from the underlay's.
     #[serde(default)]
     pub mtu: Option<u16>,
     /// No way out to the world.
     #[serde(default)]
     pub internal: bool,
+    /// What is not to be as it is by default.
+    #[serde(default)]
+    pub policy: PolicyChange,
     /// The subnet may overlap that of another network.
     #[serde(default)]
     pub allow_overlap: bool,
+}
+
+/// Changes what a network's owner decides: what is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetNetwork {
+    /// MTU of its endpoints' interfaces in bytes; 0: from the underlay's. Interfaces there are keep
+    /// theirs, and what is larger is answered with the new one.
+    pub mtu: Option<u16>,
+    /// What becomes of its packets.
+    pub policy: PolicyChange,
 }
 
 /// A network.
@@ -63,6 +77,8 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// No way out to the world.
     pub internal: bool,
+    /// What its owner decided about its packets.
+    pub policy: Policy,
     /// How many endpoints it has.
     pub endpoints: usize,
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::{Json, extract::State as Shared, http::StatusCode};
 
 use super::{
-    ApiError, Context, CreateNetwork, Named, Network, NetworkDetail, endpoints,
+    ApiError, Context, CreateNetwork, Named, Network, NetworkDetail, SetNetwork, endpoints,
     request::{Body, Name},
 };
 use crate::{
     Vni,
-    state::{self, NetworkName, State},
-    store::NewNetwork,
+    state::{self, NetworkName, NetworkRecord, State},
+    store::{NetworkChange, NewNetwork},
 };
 
 pub async fn create(
@@ -27,21 +27,24 @@ pub async fn create(
         vni: vni.map_err(|error| ApiError::invalid(format!("--vni: {error}")))?,
         mtu: request.mtu,
         internal: request.internal,
+        policy: request.policy,
         allow_overlap: request.allow_overlap,
     };
     let made = context.store.create_network(new).await?;
     context.echo(|state| state.networks.contains_key(&request.name)).await;
-    let network = Network {
-        name: request.name,
-        vni: made.vni,
-        subnet: made.subnet,
-        gateway: made.gateway,
-        ip_range: made.range.unwrap_or(made.subnet),
-        mtu: made.mtu,
-        internal: made.internal,
-        endpoints: 0,
-    };
-    Ok((StatusCode::CREATED, Json(network)))
+    Ok((StatusCode::CREATED, Json(written(request.name, &made, 0))))
+}
+
+pub async fn set(
+    Shared(context): Shared<Arc<Context>>,
+    Name(name): Name<NetworkName>,
+    Body(SetNetwork { mtu, policy }): Body<SetNetwork>,
+) -> Result<Json<Network>, ApiError> {
+    let record = context.store.set_network(&name, NetworkChange { mtu, policy }).await?;
+    let is_set = |network: &state::Network| (network.mtu, network.policy) == (record.mtu, record.policy);
+    context.echo(|state| state.networks.get(&name).is_some_and(is_set)).await;
+    let endpoints = context.state().endpoints_of(&name).count();
+    Ok(Json(written(name, &record, endpoints)))
 }
 
 pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Network>> {
@@ -77,6 +80,21 @@ pub fn unknown(name: &NetworkName) -> ApiError {
     ))
 }
 
+/// A network as it was just written.
+fn written(name: NetworkName, record: &NetworkRecord, endpoints: usize) -> Network {
+    Network {
+        name,
+        vni: record.vni,
+        subnet: record.subnet,
+        gateway: record.gateway,
+        ip_range: record.range.unwrap_or(record.subnet),
+        mtu: record.mtu,
+        internal: record.internal,
+        policy: record.policy,
+        endpoints,
+    }
+}
+
 fn describe(state: &State, name: &NetworkName, network: &state::Network) -> Network {
     Network {
         name: name.clone(),
@@ -86,6 +104,7 @@ fn describe(state: &State, name: &NetworkName, network: &state::Network) -> Netw
         ip_range: network.range,
         mtu: network.mtu,
         internal: network.internal,
+        policy: network.policy,
         endpoints: state.endpoints_of(name).count(),
     }
 }

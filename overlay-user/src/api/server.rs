@@ -22,7 +22,7 @@ pub fn router(context: Arc<Context>) -> Router {
     Router::new()
         .route("/v1/status", get(status::show))
         .route("/v1/networks", get(networks::list).post(networks::create))
-        .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .route("/v1/networks/{name}", get(networks::inspect).patch(networks::set).delete(networks::remove))
         .route("/v1/endpoints", get(endpoints::list).post(attach::attach))
         .route("/v1/endpoints/{id}", get(endpoints::inspect).delete(detach::detach))
         .route("/v1/static-endpoints", post(endpoints::add_static))

@@ -13,7 +13,10 @@ use crate::{
     MacAddr, Vni,
     api::{DEFAULT_AGE, DEFAULT_MAX_MACS, EndpointRef, PortRef},
     config::DEFAULT_SOCKET,
-    state::{Delivery, InterfaceName, NetworkName, NodeName, PortDatapath},
+    state::{
+        Delivery, Dscp, Flooding, InterfaceName, MAX_BUM_RATE, NetworkName, NodeName, PolicyChange,
+        PortDatapath, Vlan,
+    },
 };
 
 /// Operates the overlay network on this node
@@ -66,6 +69,13 @@ pub enum NetworkCommand {
         /// The network
         name: NetworkName,
     },
+    /// Change what a network's owner decides
+    Set {
+        /// The network
+        name: NetworkName,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Remove networks nobody is on
     #[command(visible_alias = "remove")]
     Rm {
@@ -91,15 +101,51 @@ pub struct CreateArgs {
     /// Its VXLAN network identifier [default: a free one]
     #[arg(long, value_name = "N", value_parser = vni)]
     pub vni: Option<Vni>,
-    /// MTU of its endpoints' interfaces [default: the underlay's less 50]
-    #[arg(long, value_name = "BYTES")]
-    pub mtu: Option<u16>,
     /// No way out to the world
     #[arg(long)]
     pub internal: bool,
     /// The subnet may overlap that of another network
     #[arg(long)]
     pub allow_overlap: bool,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What can be changed later.
+#[derive(Debug, Args)]
+pub struct Settings {
+    /// MTU of its endpoints' interfaces [default: 0, the underlay's less the outer headers]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+    /// DSCP of the outer headers: 0 to 63, or "inherit", the inner packet's [default: inherit]
+    #[arg(long, value_name = "DSCP")]
+    pub dscp: Option<Dscp>,
+    /// What becomes of broadcasts: drop or flood [default: flood]
+    #[arg(long, value_name = "POLICY")]
+    pub broadcast: Option<Flooding>,
+    /// What becomes of multicast: drop or flood [default: flood]
+    #[arg(long, value_name = "POLICY")]
+    pub multicast: Option<Flooding>,
+    /// What becomes of frames to a MAC address nobody has: drop or flood [default: drop]
+    #[arg(long, value_name = "POLICY")]
+    pub unknown_unicast: Option<Flooding>,
+    /// Flood nothing while the network is on more other nodes than this; 0: no cap [default: 0]
+    #[arg(long, value_name = "NODES")]
+    pub flood_cap: Option<u32>,
+    /// Frames to be flooded that its endpoints on one node may send in a second [default: 1000]
+    #[arg(long, value_name = "PPS", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BUM_RATE)))]
+    pub bum_rate: Option<u32>,
+    /// What becomes of frames with VLAN tags: drop or trunk, carry them [default: drop]
+    #[arg(long, value_name = "POLICY")]
+    pub vlan: Option<Vlan>,
+}
+
+impl Settings {
+    /// The part of it that is policy.
+    pub const fn policy(&self) -> PolicyChange {
+        let Self { mtu: _, dscp, broadcast, multicast, unknown_unicast, flood_cap, bum_rate, vlan } = *self;
+        PolicyChange { dscp, broadcast, multicast, unknown_unicast, flood_cap, bum_rate, vlan }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,7 +21,7 @@ pub use usage::parse_or_exit;
 
 use crate::api::{
     AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Client, ClientError, CreateNetwork, Health, Named,
-    Namespace, Status,
+    Namespace, SetNetwork, Status,
 };
 
 /// Exit code: what was asked for failed, or the node is degraded.
@@ -91,14 +91,19 @@ async fn network_command(
                 gateway: args.gateway,
                 ip_range: args.ip_range,
                 vni: args.vni.map(crate::Vni::get),
-                mtu: args.mtu,
+                mtu: args.settings.mtu,
                 internal: args.internal,
+                policy: args.settings.policy(),
                 allow_overlap: args.allow_overlap,
             };
             output.show(&vec![client.create_network(&request).await?]);
         }
         NetworkCommand::Ls => output.show(&client.networks().await?),
         NetworkCommand::Inspect { name } => output.show(&client.network(&name).await?),
+        NetworkCommand::Set { name, settings } => {
+            let request = SetNetwork { mtu: settings.mtu, policy: settings.policy() };
+            output.show(&vec![client.set_network(&name, &request).await?]);
+        }
         NetworkCommand::Rm { names } => {
             let mut removed = Vec::new();
             for name in &names {

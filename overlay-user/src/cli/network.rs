@@ -1,7 +1,10 @@
 //! Networks, shown.
 
 use super::output::{Show, pairs, table};
-use crate::api::{Named, Network, NetworkDetail};
+use crate::{
+    api::{Named, Network, NetworkDetail},
+    state::Policy,
+};
 
 impl Show for Vec<Network> {
     fn text(&self) -> String {
@@ -23,6 +26,8 @@ impl Show for Vec<Network> {
 impl Show for NetworkDetail {
     fn text(&self) -> String {
         let Self { network, members } = self;
+        let Policy { dscp, broadcast, multicast, unknown_unicast, flood_cap, bum_rate, vlan } =
+            network.policy;
         let mut text = pairs([
             ("name", network.name.to_string()),
             ("vni", network.vni.to_string()),
@@ -31,6 +36,13 @@ impl Show for NetworkDetail {
             ("ip range", network.ip_range.to_string()),
             ("mtu", mtu(network.mtu)),
             ("internal", network.internal.to_string()),
+            ("dscp", dscp.to_string()),
+            ("broadcast", broadcast.to_string()),
+            ("multicast", multicast.to_string()),
+            ("unknown unicast", unknown_unicast.to_string()),
+            ("flood cap", flood_cap.map_or_else(|| "none".to_owned(), |cap| cap.to_string())),
+            ("bum rate", bum_rate.to_string()),
+            ("vlan", vlan.to_string()),
             ("endpoints", members.len().to_string()),
         ]);
         if !members.is_empty() {

@@ -18,6 +18,7 @@ fn network() -> Network {
         ip_range: "10.0.9.128/25".parse().unwrap(),
         mtu: None,
         internal: false,
+        policy: crate::state::Policy::default(),
         endpoints: 1,
     }
 }
@@ -136,6 +137,10 @@ fn numbers_out_of_range_are_refused_before_anybody_is_asked() {
     for bad in [
         "network create a --vni 0",
         "network create a --vni 16777216",
+        "network create a --dscp 64",
+        "network create a --bum-rate 0",
+        "network set a --broadcast maybe",
+        "network set a --vlan 7",
         "node add-static a --vtep 1.2.3.4 --port 0",
     ] {
         let line = format!("overlayctl {bad}");
@@ -163,14 +168,21 @@ blue   4097   10.0.9.0/24   10.0.9.1   auto   false      1
     assert_eq!(
         shown(&NetworkDetail { network: network(), members: vec![endpoint()] }),
         "
-name        blue
-vni         4097
-subnet      10.0.9.0/24
-gateway     10.0.9.1
-ip range    10.0.9.128/25
-mtu         auto
-internal    false
-endpoints   1
+name              blue
+vni               4097
+subnet            10.0.9.0/24
+gateway           10.0.9.1
+ip range          10.0.9.128/25
+mtu               auto
+internal          false
+dscp              inherit
+broadcast         flood
+multicast         flood
+unknown unicast   drop
+flood cap         none
+bum rate          1000
+vlan              drop
+endpoints         1
 
 ID             NETWORK   NODE   ADDRESS    MAC                 NAMES
 0123456789ab   blue      n1     10.0.9.2   02:42:0a:00:09:02   web, www
@@ -264,6 +276,14 @@ fn json_has_the_fields_programs_rely_on() {
     "ip_range": "10.0.9.128/25",
     "mtu": null,
     "internal": false,
+    "policy": {
+      "dscp": "inherit",
+      "broadcast": "flood",
+      "multicast": "flood",
+      "unknown_unicast": "drop",
+      "bum_rate": 1000,
+      "vlan": "drop"
+    },
     "endpoints": 1
   }
 ]

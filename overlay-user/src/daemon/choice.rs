@@ -84,7 +84,9 @@ async fn bpf(
 
 async fn fall_back(config: &Config, reason: String) -> Result<Chosen, DatapathError> {
     ebpf::leave(&config.bpffs).await?;
-    Ok(Chosen { datapath: Box::new(KernelDatapath::new()), mode: Mode::Kernel, reason })
+    let ignores = config.reserved_bits == ReservedBits::Ignore;
+    let datapath = KernelDatapath::new().refusing_reserved_bits(ignores);
+    Ok(Chosen { datapath: Box::new(datapath), mode: Mode::Kernel, reason })
 }
 
 /// Takes whatever any data path left in the kernel out of it. Returns what could not be removed.

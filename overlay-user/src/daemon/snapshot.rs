@@ -209,8 +209,8 @@ fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Valu
 }
 
 fn network_record(network: &Network) -> NetworkRecord {
-    let Network { vni, subnet, gateway, range, mtu, internal } = *network;
-    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), mtu, internal }
+    let Network { vni, subnet, gateway, range, mtu, internal, policy } = *network;
+    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), mtu, internal, policy }
 }
 
 /// The port is that of this node: the state has none, for it is the same on all.

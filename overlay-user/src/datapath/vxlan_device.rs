@@ -13,6 +13,7 @@ use super::{DatapathError, Underlay};
 use crate::{
     Vni,
     netlink::{self, Link, into_io},
+    state::Dscp,
 };
 
 pub use super::vxlan_fdb::{Fdb, Reconciled, Row, mac_of, rows_of};
@@ -23,8 +24,19 @@ const FIRST_SOURCE_PORT: u16 = 49152;
 const LAST_SOURCE_PORT: u16 = 65535;
 /// Hop limit of the outer header.
 const TTL: u8 = 64;
-/// The kernel's word for "copy DSCP and ECN from the inner header".
+/// The kernel's word for "copy DSCP and ECN from the inner header" (`vxlan_xmit_one`).
 const TOS_INHERIT: u8 = 1;
+
+/// What a VXLAN device is to be, as far as its network decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The network.
+    pub vni: Vni,
+    /// The DSCP of outer headers. The ECN bits are the kernel's own matter either way.
+    pub dscp: Dscp,
+    /// MTU of the device in bytes.
+    pub mtu: u16,
+}
 
 /// The VXLAN device of a VNI, after it was brought to what it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +61,8 @@ pub fn name(vni: Vni) -> String {
 ///
 /// # Errors
 /// If its name or its VNI is taken: the text says by what.
-pub async fn ensure(
-    handle: &Handle,
-    underlay: &Underlay,
-    vni: Vni,
-    mtu: u16,
-) -> Result<Ensured, DatapathError> {
+pub async fn ensure(handle: &Handle, underlay: &Underlay, wanted: Wanted) -> Result<Ensured, DatapathError> {
+    let Wanted { vni, dscp, mtu } = wanted;
     let name = name(vni);
     let mut changed = 0;
     let mut link = read(handle, &name).await?;
@@ -65,9 +73,9 @@ pub async fn ensure(
             )));
         }
         if has_fixed(found, underlay, vni) {
-            if !has_changeable(found, underlay) {
+            if !has_changeable(found, underlay, dscp) {
                 let message = LinkVxlan::new(&name, vni.get()).index(found.ifindex);
-                let message = changeable(message, underlay).build();
+                let message = changeable(message, underlay, dscp).build();
                 netlink::change_link(handle, message).await.map_err(failed("change", &name))?;
                 changed += 1;
             }
@@ -80,7 +88,7 @@ pub async fn ensure(
     let link = if let Some(link) = link {
         link
     } else {
-        create(handle, underlay, vni, &name).await?;
+        create(handle, underlay, wanted, &name).await?;
         changed += 1;
         read(handle, &name).await?.ok_or_else(|| failed("find", &name)(io::ErrorKind::NotFound.into()))?
     };
@@ -159,12 +167,17 @@ pub async fn remove(handle: &Handle, vni: Vni) -> Result<bool, DatapathError> {
     }
 }
 
-async fn create(handle: &Handle, underlay: &Underlay, vni: Vni, name: &str) -> Result<(), DatapathError> {
+async fn create(
+    handle: &Handle,
+    underlay: &Underlay,
+    Wanted { vni, dscp, .. }: Wanted,
+    name: &str,
+) -> Result<(), DatapathError> {
     let message = LinkVxlan::new(name, vni.get())
         .port(underlay.port)
         .port_range(FIRST_SOURCE_PORT, LAST_SOURCE_PORT)
         .udp_csum(false);
-    let message = changeable(message, underlay).build();
+    let message = changeable(message, underlay, dscp).build();
     let Err(error) = handle.link().add(message).execute().await.map_err(into_io) else {
         netlink::ipv6::disable(name);
         return Ok(());
@@ -189,16 +202,25 @@ async fn create(handle: &Handle, underlay: &Underlay, vni: Vni, name: &str) -> R
 fn changeable(
     message: rtnetlink::LinkMessageBuilder<LinkVxlan>,
     underlay: &Underlay,
+    dscp: Dscp,
 ) -> rtnetlink::LinkMessageBuilder<LinkVxlan> {
-    message.local(underlay.addr).learning(false).ttl(TTL).tos(TOS_INHERIT).df(VxlanDf::Set)
+    message.local(underlay.addr).learning(false).ttl(TTL).tos(tos(dscp)).df(VxlanDf::Set)
 }
 
-fn has_changeable(link: &Link, underlay: &Underlay) -> bool {
+/// The device's attribute for a DSCP.
+const fn tos(dscp: Dscp) -> u8 {
+    match dscp {
+        Dscp::Inherit => TOS_INHERIT,
+        Dscp::Fixed(dscp) => dscp << 2,
+    }
+}
+
+fn has_changeable(link: &Link, underlay: &Underlay, dscp: Dscp) -> bool {
     let wanted = [
         InfoVxlan::Local(underlay.addr),
         InfoVxlan::Learning(false),
         InfoVxlan::Ttl(TTL),
-        InfoVxlan::Tos(TOS_INHERIT),
+        InfoVxlan::Tos(tos(dscp)),
         InfoVxlan::Df(VxlanDf::Set),
     ];
     attributes(link).is_some_and(|infos| wanted.iter().all(|attribute| infos.contains(attribute)))

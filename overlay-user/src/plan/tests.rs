@@ -24,6 +24,7 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
             range: "10.0.9.0/24".parse().unwrap(),
             mtu: Some(1400),
             internal: false,
+            policy: Policy { bum_rate: 7, ..Policy::default() },
         };
         state.networks.insert(name(&format!("net{n}")), network);
     }
@@ -113,11 +114,9 @@ fn naive(state: &State, node: &NodeName) -> Plan {
         networks: carried()
             .map(|(name, network)| {
                 let (members, endpoints) = (members(name), endpoints(name));
-                let (ports, has_ports) = (BTreeMap::new(), false);
-                (
-                    network.vni,
-                    Network { name: name.clone(), mtu: network.mtu, members, endpoints, ports, has_ports },
-                )
+                let (ports, has_ports, policy) = (BTreeMap::new(), false, network.policy);
+                let (name, mtu) = (name.clone(), network.mtu);
+                (network.vni, Network { name, mtu, policy, members, endpoints, ports, has_ports })
             })
             .collect(),
         protected: state.nodes.values().map(|n| n.vtep).collect(),

@@ -9,6 +9,7 @@ mod key;
 mod name;
 mod network;
 mod node;
+mod policy;
 mod port;
 mod record;
 mod record_set;
@@ -24,6 +25,10 @@ pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use network::{AddressError, Network, NetworkError};
 pub use node::{Node, NodeError};
+pub use policy::{
+    DEFAULT_BUM_RATE, Dscp, Flooding, MAX_BUM_RATE, ParseDscpError, ParseWordError, Policy, PolicyChange,
+    PolicyError, Vlan,
+};
 pub use port::{LearnedMac, Port, PortDatapath, PortError};
 pub use record::{
     AddressRecord, AddressState, AliveRecord, EndpointRecord, LearnedRecord, MetaRecord, NetworkRecord,

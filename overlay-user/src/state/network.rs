@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::NetworkRecord;
+use super::{NetworkRecord, Policy, PolicyError};
 use crate::Vni;
 
 /// The least MTU an IPv4 link can have, in bytes (RFC 791, section 3.2).
@@ -25,6 +25,8 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// No way out to the world.
     pub internal: bool,
+    /// What its owner decided about its packets.
+    pub policy: Policy,
 }
 
 /// Why a network cannot be as its record says.
@@ -64,6 +66,9 @@ pub enum NetworkError {
     /// Below what IPv4 needs.
     #[error("the MTU {0} is below {LEAST_MTU}, the least IPv4 allows")]
     Mtu(u16),
+    /// Out of range.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 /// Why an address cannot be an endpoint's in a network.
@@ -88,7 +93,7 @@ pub enum AddressError {
 impl Network {
     /// Checks a record and makes a network of it.
     pub fn from_record(record: &NetworkRecord) -> Result<Self, NetworkError> {
-        let NetworkRecord { vni, subnet, gateway, range, mtu, internal } = *record;
+        let NetworkRecord { vni, subnet, gateway, range, mtu, internal, policy } = *record;
         let vni = Vni::new(vni).map_err(|e| NetworkError::Vni(e.to_string()))?;
         check_subnet(subnet)?;
         check_host(subnet, gateway).map_err(NetworkError::Gateway)?;
@@ -104,7 +109,8 @@ impl Network {
         {
             return Err(NetworkError::Mtu(mtu));
         }
-        Ok(Self { vni, subnet, gateway, range, mtu, internal })
+        policy.check()?;
+        Ok(Self { vni, subnet, gateway, range, mtu, internal, policy })
     }
 
     /// Checks that `address` can be an endpoint's in this network.
@@ -164,6 +170,7 @@ mod tests {
             range: range.map(|r| r.parse().unwrap()),
             mtu: None,
             internal: false,
+            policy: Policy::default(),
         }
     }
 
@@ -202,6 +209,9 @@ mod tests {
         }
         let bad = NetworkRecord { mtu: Some(67), ..record("10.0.9.0/24", "10.0.9.1", None) };
         assert_eq!(Network::from_record(&bad), Err(NetworkError::Mtu(67)));
+        let policy = Policy { bum_rate: 0, ..Policy::default() };
+        let bad = NetworkRecord { policy, ..record("10.0.9.0/24", "10.0.9.1", None) };
+        assert_eq!(Network::from_record(&bad), Err(NetworkError::Policy(PolicyError::BumRate(0))));
     }
 
     #[test]

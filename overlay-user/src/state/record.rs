@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointId, InterfaceName, NetworkName, NodeName, PortDatapath};
+use super::{EndpointId, InterfaceName, NetworkName, NodeName, Policy, PortDatapath};
 use crate::MacAddr;
 
 /// `meta`: which cluster this is.
@@ -36,6 +36,9 @@ pub struct NetworkRecord {
     /// No way out to the world.
     #[serde(default)]
     pub internal: bool,
+    /// What its owner decided.
+    #[serde(flatten)]
+    pub policy: Policy,
 }
 
 /// `nodes/<node>`.

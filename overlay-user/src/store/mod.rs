@@ -30,7 +30,7 @@ pub use address::Reservation;
 pub use error::StoreError;
 pub use follow::{Followed, StoreHealth};
 pub use identity::Seen;
-pub use network::NewNetwork;
+pub use network::{NetworkChange, NewNetwork};
 pub use options::{StoreOptions, TlsFiles};
 
 use self::{call::Call, connection::Connection, identity::Identity, keys::Keys};

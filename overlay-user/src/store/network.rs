@@ -9,11 +9,11 @@ use super::{
     Store, StoreError,
     call::{Call, Mark},
     holder, pool,
-    value::{decoded, encoded},
+    value::{decoded, encoded, replaced},
 };
 use crate::{
     Vni,
-    state::{EndpointId, Network, NetworkName, NetworkRecord, RecordKey, shown_key},
+    state::{EndpointId, Network, NetworkName, NetworkRecord, Policy, PolicyChange, RecordKey, shown_key},
 };
 
 /// How often a network that lost a race is tried again.
@@ -39,8 +39,19 @@ pub struct NewNetwork {
     pub mtu: Option<u16>,
     /// No way out to the world.
     pub internal: bool,
+    /// What is not to be as it is by default.
+    pub policy: PolicyChange,
     /// The subnet may overlap that of another network.
     pub allow_overlap: bool,
+}
+
+/// Changes to a network: what is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NetworkChange {
+    /// MTU of its endpoints' interfaces; 0: from the underlay's.
+    pub mtu: Option<u16>,
+    /// What its owner decides.
+    pub policy: PolicyChange,
 }
 
 /// What the store has of networks.
@@ -82,6 +93,23 @@ impl Store {
             "network {} was not created: others are being created at the same time; try again",
             new.name
         )))
+    }
+
+    /// Changes what a network's owner decides, in one transaction.
+    pub async fn set_network(
+        &self,
+        name: &NetworkName,
+        change: NetworkChange,
+    ) -> Result<NetworkRecord, StoreError> {
+        let call = self.call();
+        self.check_cluster(&call).await?;
+        for attempt in 1..=TRIES {
+            if let Some(record) = self.try_set(&call, name, change).await? {
+                return Ok(record);
+            }
+            wait_in_a_race(attempt).await;
+        }
+        Err(StoreError::Conflict(format!("network {name} was not changed: it keeps changing; try again")))
     }
 
     /// Removes a network nobody is on; the error names who is.
@@ -138,6 +166,29 @@ impl Store {
             let network = decoded::<NetworkRecord>(found.value());
             return Err(exists(&new.name, network.as_ref()));
         }
+        Ok(done.map(|_| record))
+    }
+
+    async fn try_set(
+        &self,
+        call: &Call<'_>,
+        name: &NetworkName,
+        change: NetworkChange,
+    ) -> Result<Option<NetworkRecord>, StoreError> {
+        let key = self.keys().network(name);
+        let Some(found) = call.get(&key).await? else {
+            return Err(StoreError::NotFound(format!("there is no network {name}")));
+        };
+        let Some(mut record) = decoded::<NetworkRecord>(found.value()) else {
+            return Err(StoreError::Conflict(format!("the record of network {name} cannot be read")));
+        };
+        record.policy = record.policy.with(change.policy);
+        record.mtu = change.mtu.map_or(record.mtu, |mtu| (mtu != 0).then_some(mtu));
+        Network::from_record(&record).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let value = replaced(found.value(), &record)?;
+        let compares = vec![Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision())];
+        let operations = vec![TxnOp::put(key.as_str(), value.clone(), None)];
+        let done = call.commit(compares, operations, Some(Mark { key: &key, value: &value })).await?;
         Ok(done.map(|_| record))
     }
 
@@ -269,8 +320,9 @@ fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> 
         subnet,
         gateway: new.gateway.unwrap_or_else(first_host),
         range: new.range.filter(|range| *range != subnet),
-        mtu: new.mtu,
+        mtu: new.mtu.filter(|mtu| *mtu != 0),
         internal: new.internal,
+        policy: Policy::default().with(new.policy),
     })
 }
 

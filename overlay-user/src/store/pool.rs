@@ -121,6 +121,7 @@ mod tests {
             range: net(range),
             mtu: None,
             internal: false,
+            policy: crate::state::Policy::default(),
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use etcd_client::{Client, ConnectOptions, TlsOptions};
 use overlay_user::{
     MacAddr,
-    state::{EndpointId, EndpointRecord, NetworkName, NodeName, NodeRecord},
+    state::{EndpointId, EndpointRecord, NetworkName, NodeName, NodeRecord, PolicyChange},
     store::{Followed, NewNetwork, Reservation, Store, StoreOptions},
 };
 use tempfile::TempDir;
@@ -209,6 +209,7 @@ pub fn new_network(name: &str) -> NewNetwork {
         vni: None,
         mtu: None,
         internal: false,
+        policy: PolicyChange::default(),
         allow_overlap: false,
     }
 }

@@ -10,7 +10,7 @@ use overlay_user::{
     datapath::{Applied, Counters, Datapath, Underlay, kernel::KernelDatapath},
     device::{self, EndpointDevice},
     plan::{Endpoint, Location, Network, Plan, Vtep},
-    state::{Delivery, EndpointId},
+    state::{Delivery, EndpointId, Policy},
     underlay::{Selector, UnderlayFollower},
 };
 use tokio_util::sync::CancellationToken;
@@ -89,6 +89,7 @@ impl Cluster {
         let network = Network {
             name: "net".parse().unwrap(),
             mtu: None,
+            policy: Policy::default(),
             members: members.iter().map(|n| name(*n)).collect(),
             endpoints: self.endpoints.iter().map(endpoint).collect(),
             ports: BTreeMap::new(),

@@ -6,9 +6,10 @@ use overlay_user::{
     MacAddr, Vni,
     datapath::{
         Underlay,
-        vxlan_device::{self, Fdb, Row},
+        vxlan_device::{self, Fdb, Row, Wanted},
     },
     netlink,
+    state::Dscp,
 };
 
 use crate::netns::Netns;
@@ -25,6 +26,10 @@ fn underlay(port: u16) -> Underlay {
         peers: BTreeSet::new(),
         routes: BTreeMap::new(),
     }
+}
+
+fn device_of(vni: Vni, mtu: u16) -> Wanted {
+    Wanted { vni, dscp: Dscp::Inherit, mtu }
 }
 
 fn node() -> Netns {
@@ -51,7 +56,7 @@ fn a_device_is_made_once_and_mended_in_place() {
         underlay.addr = addr.into();
         node.run(async || {
             let handle = netlink::connect().unwrap();
-            let ensured = vxlan_device::ensure(&handle, &underlay, vni, mtu).await.unwrap();
+            let ensured = vxlan_device::ensure(&handle, &underlay, device_of(vni, mtu)).await.unwrap();
             (ensured, vxlan_device::set_up(&handle, &underlay, vni, ensured).await.unwrap())
         })
     };
@@ -95,7 +100,7 @@ fn a_vni_or_port_that_is_taken_is_explained() {
             let handle = netlink::connect().unwrap();
             let vni = Vni::new(5).unwrap();
             let underlay = underlay(port);
-            match vxlan_device::ensure(&handle, &underlay, vni, 1450).await {
+            match vxlan_device::ensure(&handle, &underlay, device_of(vni, 1450)).await {
                 Ok(ensured) => vxlan_device::set_up(&handle, &underlay, vni, ensured).await.map(drop),
                 Err(error) => Err(error),
             }
@@ -126,7 +131,7 @@ fn the_forwarding_database_is_held_equal_to_the_plan() {
     let reconcile = |wanted: &BTreeSet<Row>| {
         let done = node.run(async || {
             let handle = netlink::connect().unwrap();
-            let device = vxlan_device::ensure(&handle, &underlay(4789), vni, 1450).await.unwrap();
+            let device = vxlan_device::ensure(&handle, &underlay(4789), device_of(vni, 1450)).await.unwrap();
             let fdb = Fdb::read(&handle).await.unwrap();
             fdb.reconcile(&handle, device.ifindex, wanted).await
         });

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use futures::future::join_all;
 use overlay_user::{
     Vni,
-    state::EndpointId,
-    store::{NewNetwork, StoreError},
+    state::{Dscp, EndpointId, Policy, PolicyChange, Vlan},
+    store::{NetworkChange, NewNetwork, StoreError},
 };
 
 use crate::{assert_conflict, assert_invalid, etcd::*, subnet};
@@ -116,4 +116,41 @@ async fn a_network_is_removed_or_joined_but_not_both() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_owner_decides_is_changed_at_once_or_not_at_all() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let change = |policy| NetworkChange { policy, ..NetworkChange::default() };
+    let dscp = PolicyChange { dscp: Some(Dscp::Fixed(46)), ..PolicyChange::default() };
+    let missing = store.set_network(&network("blue"), change(dscp)).await;
+    assert!(matches!(missing, Err(StoreError::NotFound(_))), "{missing:?}");
+
+    store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+    let text = etcd.get("networks/blue").await.unwrap();
+    etcd.put("networks/blue", text.replacen('{', r#"{"colour":"sky","#, 1)).await;
+    let rate = PolicyChange { bum_rate: Some(7), ..PolicyChange::default() };
+    let vlan = PolicyChange { vlan: Some(Vlan::Trunk), ..PolicyChange::default() };
+    let tasks = [dscp, rate, vlan].map(|policy| {
+        let store = etcd.store();
+        tokio::spawn(async move { store.set_network(&network("blue"), change(policy)).await })
+    });
+    for done in join_all(tasks).await {
+        done.unwrap().unwrap();
+    }
+    let mtu = NetworkChange { mtu: Some(1300), ..NetworkChange::default() };
+    let record = store.set_network(&network("blue"), mtu).await.unwrap();
+    let policy = Policy::default().with(dscp).with(rate).with(vlan);
+    assert_eq!((record.mtu, record.policy), (Some(1300), policy));
+    let text = etcd.get("networks/blue").await.unwrap();
+    assert!(text.contains(r#""colour":"sky""#), "{text}");
+
+    let none = PolicyChange { bum_rate: Some(0), ..PolicyChange::default() };
+    assert_invalid(store.set_network(&network("blue"), change(none)).await, "BUM rate");
+    let small = NetworkChange { mtu: Some(60), ..NetworkChange::default() };
+    assert_invalid(store.set_network(&network("blue"), small).await, "MTU");
+    assert_eq!(etcd.get("networks/blue").await.unwrap(), text);
+    let auto = NetworkChange { mtu: Some(0), ..NetworkChange::default() };
+    assert_eq!(store.set_network(&network("blue"), auto).await.unwrap().mtu, None);
 }

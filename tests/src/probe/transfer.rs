@@ -40,8 +40,13 @@ impl Transfer {
 /// Sends `bytes` bytes from one namespace to an address in another, and checks that they arrive
 /// unchanged.
 pub fn transfer(from: &Netns, to: &Netns, addr: Ipv4Addr, bytes: u64) -> Result<Transfer> {
+    transfer_by(from, to, addr, addr, bytes)
+}
+
+/// As [`transfer`], to who listens at `addr` but is asked for as `by`: somebody in between translates.
+pub fn transfer_by(from: &Netns, to: &Netns, addr: Ipv4Addr, by: Ipv4Addr, bytes: u64) -> Result<Transfer> {
     let listener = to.run(move || Ok(TcpListener::bind((addr, 0))?))?;
-    let target = listener.local_addr()?;
+    let target = SocketAddr::from((by, listener.local_addr()?.port()));
     let sender = from.spawn(move || send(target, bytes))?;
     let received = receive(&listener);
     let (sent, took) = netns::join(sender)?;

@@ -53,11 +53,14 @@ pub const FORGERIES: &[Forgery] = &[
     forgery("no I flag", |_, frame| put(frame, offset::VXLAN_FLAGS, &[0]), "no_vni_flag", Same),
     forgery("a reserved flag", |_, frame| put(frame, offset::VXLAN_FLAGS, &[0x0c]), "reserved_bits", Same),
     forgery("a reserved byte", |_, frame| put(frame, offset::VXLAN_LAST, &[1]), "reserved_bits", Same),
+    forgery("noise", |_, frame| put(frame, offset::VXLAN_FLAGS, &[0xff; 40]), "passed_unknown_vni", Same),
     forgery(
-        "noise",
-        |_, frame| put(frame, offset::VXLAN_FLAGS, &[0xff; 40]),
-        "reserved_bits",
-        Counted("passed_unknown_vni"),
+        "reserved bits and half an inner Ethernet header, of a network that is not here",
+        |_, frame| {
+            cut(put(frame, offset::VXLAN_FLAGS, &[0x8c, 1, 2, 3, 0, 0x77, 0x77, 9]), offset::INNER + 7)
+        },
+        "passed_unknown_vni",
+        Same,
     ),
     forgery("nothing but zeroes", |_, frame| put(frame, offset::VXLAN_FLAGS, &[0; 40]), "no_vni_flag", Same),
     forgery(

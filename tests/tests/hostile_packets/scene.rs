@@ -37,6 +37,8 @@ pub struct Scene {
     pub attacker: Netns,
     pub attacker_station: Station,
     pub wire: PacketSocket,
+    /// The attacker's port of the wire, in the wire's namespace.
+    pub attacker_port: String,
     inside: PacketSocket,
 }
 
@@ -76,7 +78,8 @@ impl Scene {
         let attacker_station = Station { mac: mac_of(&attacker, UPLINK), addr: port.addr };
         let wire = PacketSocket::open(&attacker, UPLINK).unwrap();
         let inside = PacketSocket::open(&victim.netns, IFNAME).unwrap();
-        Self { cluster, victim, peer, bystander, attacker, attacker_station, wire, inside }
+        let attacker_port = port.name;
+        Self { cluster, victim, peer, bystander, attacker, attacker_station, wire, attacker_port, inside }
     }
 
     pub fn node(&self) -> &Node {
@@ -84,7 +87,7 @@ impl Scene {
     }
 
     /// The honest peer's node, as an attacker on the wire can claim to be.
-    fn forged_vtep(&self) -> Station {
+    pub fn forged_vtep(&self) -> Station {
         Station { mac: self.attacker_station.mac, addr: self.cluster.nodes[1].addr() }
     }
 

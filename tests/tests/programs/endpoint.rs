@@ -26,6 +26,7 @@ fn redirect(what: &'static str, packet: Vec<u8>, outcome: Outcome, output: Optio
 
 pub fn cases() -> Vec<Case> {
     let mut cases = forwarded();
+    cases.extend(traffic_classes());
     cases.extend(arp_cases());
     cases.extend(slow());
     cases.extend(dropped());
@@ -34,8 +35,6 @@ pub fn cases() -> Vec<Case> {
 
 fn forwarded() -> Vec<Case> {
     let small = udp(A, C, 6000, b"hello");
-    let marked = udp_tos(A, C, 6000, b"hello", 0xb8 | 1);
-    let congested = udp_tos(A, C, 6000, b"hello", 3);
     let six = udp6(A, C, b"hello");
     let full = udp(A, C, 6000, &[7; 1422]);
     let second = udp(Host { ip: [10, 0, 9, 2], ..A }, B, 6000, b"x");
@@ -47,18 +46,6 @@ fn forwarded() -> Vec<Case> {
             Outcome::Encapsulated,
             Some(vxlan(HERE, THERE, VNI, &small)),
         ),
-        redirect(
-            "DSCP and ECT(1) are copied out",
-            marked.clone(),
-            Outcome::Encapsulated,
-            Some(vxlan_tos(HERE, THERE, VNI, &marked, 0xb8 | 1)),
-        ),
-        redirect(
-            "CE is copied out: RFC 6040 normal mode",
-            congested.clone(),
-            Outcome::Encapsulated,
-            Some(vxlan_tos(HERE, THERE, VNI, &congested, 3)),
-        ),
         redirect("IPv6 inside", six.clone(), Outcome::Encapsulated, Some(vxlan(HERE, THERE, VNI, &six))),
         redirect(
             "as long as the underlay carries",
@@ -67,6 +54,26 @@ fn forwarded() -> Vec<Case> {
             Some(vxlan(HERE, THERE, VNI, &full)),
         ),
     ]
+}
+
+/// Each ECN codepoint is copied out (RFC 6040's normal mode), the DSCP by the network's policy.
+fn traffic_classes() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (dscp, outer) in [(None, 0xb8), (Some(0), 0), (Some(10), 40), (Some(63), 0xfc)] {
+        for ecn in 0..4 {
+            let mut six = udp6(A, C, b"hello");
+            six[14..16].copy_from_slice(&[0x6b, 0x80 | ecn << 4]);
+            for inner in [udp_tos(A, C, 6000, b"hello", 0xb8 | ecn), six] {
+                let output = vxlan_tos(HERE, THERE, VNI, &inner, outer | ecn);
+                let setup = Setup { dscp, ..Setup::default() };
+                cases.push(Case {
+                    setup,
+                    ..redirect("traffic class", inner, Outcome::Encapsulated, Some(output))
+                });
+            }
+        }
+    }
+    cases
 }
 
 fn arp_cases() -> Vec<Case> {

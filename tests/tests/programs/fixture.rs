@@ -13,7 +13,7 @@ use overlay_ebpf::{
         Hook, LEARNED_KNOWN, Learned, MacAddr, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey,
         Network, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{ecn::OuterClass, encap},
 };
 use overlay_user::datapath::ebpf::{self, Features};
 
@@ -66,6 +66,8 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// The network's outer headers have a DSCP of their own.
+    pub dscp: Option<u8>,
     /// There are gateway ports, the interface under test among them.
     pub gateway: Gateway,
     /// This node's endpoints are delivered to by XDP redirect.
@@ -156,7 +158,8 @@ impl Fixture {
         if setup.gateway != Gateway::Off {
             self.gateway(setup);
         } else if !setup.unbound {
-            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), addr4: A.ip, ..Port::default() };
+            let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
+            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), class, addr4: A.ip, flags: 0 };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {

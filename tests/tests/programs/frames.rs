@@ -60,6 +60,15 @@ pub fn udp_tos(from: Host, to: Host, dst_port: u16, payload: &[u8], tos: u8) -> 
     frame
 }
 
+/// A segment of a TCP stream.
+pub fn tcp(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(from.mac, to.mac).ipv4(from.ip, to.ip, 64).tcp(5000, 6000, 1, 1000);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
 /// A UDP datagram over IPv6.
 pub fn udp6(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
     let address = |h: Host| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, h.ip[0], h.ip[1], h.ip[2], h.ip[3]];

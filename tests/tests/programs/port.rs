@@ -23,6 +23,7 @@ const ON: Setup = Setup {
     unbound: false,
     no_slow_path: false,
     kernel_floods: false,
+    dscp: None,
     gateway: Gateway::On,
     redirect: crate::fixture::Redirect::Off,
 };

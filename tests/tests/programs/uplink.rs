@@ -1,7 +1,9 @@
 //! From the wire: `uplink_xdp` and `uplink_in`, which must agree on every packet.
 
 use etherparse::ArpOperation;
-use overlay_ebpf::abi::{Class, ENDPOINT_REDIRECT, Hook, META_MAGIC, Outcome, RESERVED_BITS_IGNORE};
+use overlay_ebpf::abi::{
+    Class, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Hook, META_MAGIC, Outcome, RESERVED_BITS_IGNORE,
+};
 
 use crate::{
     fixture::{
@@ -9,8 +11,8 @@ use crate::{
         XDP_PASS, XDP_REDIRECT, check, check_tc, with_xdp,
     },
     frames::{
-        A, ALL, B, C, HERE, Host, NOBODY, OTHER_VNI, STRANGER, THERE, VNI, arp, fix_ipv4, patched, raw, udp,
-        udp_tos, udp6, vxlan, vxlan_tos,
+        A, ALL, B, C, HERE, Host, NOBODY, OTHER_VNI, STRANGER, THERE, VNI, arp, fix_ipv4, patched, raw, tcp,
+        udp, udp_tos, udp6, vxlan, vxlan_tos,
     },
 };
 
@@ -31,6 +33,16 @@ fn packets_from_the_wire_by_xdp() {
         let fixture = fixtures.of(with_xdp(case.setup));
         let run = fixture.run_xdp(&case.packet);
         let class = case.outcome.class();
+        if [Class::Forwarded, Class::SlowPath].contains(&class) && is_left_to_tc(&case.packet) {
+            assert_eq!((run.action, &run.output), (XDP_PASS, &case.packet), "{}: not left alone", case.what);
+            assert_eq!(
+                fixture.count(Hook::Uplink, Outcome::Received),
+                0,
+                "{}: it is tc that counts",
+                case.what
+            );
+            continue;
+        }
         if class == Class::SlowPath {
             // XDP can strip what tc cannot: any frame is delivered.
             let stripped = with_meta(LOOPBACK, 0, &case.packet[INNER..]);
@@ -51,7 +63,7 @@ fn packets_from_the_wire_by_xdp() {
 #[test]
 fn an_endpoint_with_redirects_gets_the_bare_inner_frame() {
     let setup = Setup { redirect: Redirect::On, ..with_xdp(Setup::default()) };
-    let fixture = delivered_to(setup, XDP_REDIRECT, <[u8]>::to_vec);
+    let fixture = delivered_to(setup, XDP_REDIRECT, |_| true, <[u8]>::to_vec);
     let broadcast = udp(C, Host { ip: [10, 0, 9, 255], ..ALL }, 6000, b"all");
     let run = fixture.run_xdp(&vxlan(THERE, HERE, VNI, &broadcast));
     assert_eq!(run.action, XDP_PASS, "a broadcast is tc's to copy");
@@ -60,17 +72,23 @@ fn an_endpoint_with_redirects_gets_the_bare_inner_frame() {
 #[test]
 fn tc_delivers_what_cannot_be_redirected() {
     let setup = Setup { redirect: Redirect::NoTarget, ..with_xdp(Setup::default()) };
-    delivered_to(setup, XDP_PASS, |inner| with_meta(LOOPBACK, ENDPOINT_REDIRECT, inner));
+    let stripped = |packet: &[u8]| !is_left_to_tc(packet);
+    delivered_to(setup, XDP_PASS, stripped, |inner| with_meta(LOOPBACK, ENDPOINT_REDIRECT, inner));
 }
 
-/// Runs every packet that is for an endpoint.
-fn delivered_to(setup: Setup, action: u32, output: impl Fn(&[u8]) -> Vec<u8>) -> Fixture {
+/// Runs every packet that is for an endpoint and `wanted`.
+fn delivered_to(
+    setup: Setup,
+    action: u32,
+    wanted: impl Fn(&[u8]) -> bool,
+    output: impl Fn(&[u8]) -> Vec<u8>,
+) -> Fixture {
     let mut fixture = Fixture::new(setup);
     let for_endpoint = [Outcome::Delivered, Outcome::SlowNotIp];
     let cases =
         cases().into_iter().filter(|c| c.setup == Setup::default() && for_endpoint.contains(&c.outcome));
     let mut delivered = 0;
-    for case in cases {
+    for case in cases.filter(|case| wanted(&case.packet)) {
         let case = Case { outcome: Outcome::Delivered, ..case };
         let inner = case.output.as_deref().unwrap_or(&case.packet[INNER..]);
         fixture.clear_counters();
@@ -89,6 +107,12 @@ fn tc_behind_xdp_counts_nothing_twice() {
     let run = fixture.run_tc("uplink_in", &udp(STRANGER, HERE, 53, b"x"), setup);
     assert_eq!(run.action, TC_UNSPEC);
     assert_eq!(fixture.count(Hook::Uplink, Outcome::Received), 0);
+}
+
+/// Whether only tc can tell what was verified of a packet that is to be delivered: there is a checksum
+/// outside, or TCP inside, which GRO merges.
+fn is_left_to_tc(packet: &[u8]) -> bool {
+    packet[40..42] != [0; 2] || (packet[62..64] == [8, 0] && packet[73] == 6)
 }
 
 pub fn with_meta(ifindex: u32, flags: u16, inner: &[u8]) -> Vec<u8> {
@@ -137,10 +161,35 @@ fn delivered() -> Vec<Case> {
     summed[40..42].copy_from_slice(&[0x12, 0x34]);
     let reserved = patched(good(), 43, &[1]);
     let padded = [good(), vec![0xee; 7]].concat();
+    let beyond = tcp(C, Host { mac: B.mac, ..STRANGER }, &[7; 100]);
     vec![
         deliver("to an endpoint", good(), inner.clone()),
         deliver("IPv6 inside", vxlan(THERE, HERE, VNI, &six), six),
         deliver("with a UDP checksum, which need not be verified", summed, inner.clone()),
+        deliver("TCP", vxlan(THERE, HERE, VNI, &tcp(C, B, b"hello")), tcp(C, B, b"hello")),
+        deliver(
+            "to another's address by way of the endpoint",
+            vxlan(THERE, HERE, VNI, &beyond),
+            beyond.clone(),
+        ),
+        Case {
+            setup: Setup { gso_size: 40, ..Setup::default() },
+            outcome: Outcome::SlowForwarded,
+            action: TC_UNSPEC,
+            output: None,
+            ..deliver("the same as a super-packet", vxlan(THERE, HERE, VNI, &beyond), Vec::new())
+        },
+        Case {
+            setup: Setup { gso_size: 40, flags: DECAP_CLEARS_TUNNEL, ..Setup::default() },
+            outcome: Outcome::SlowEncapsulated,
+            action: TC_UNSPEC,
+            output: None,
+            ..deliver(
+                "where the kernel can take the mark off; a test run's super-packets have no type to strip",
+                vxlan(THERE, HERE, VNI, &beyond),
+                Vec::new(),
+            )
+        },
         deliver("with bytes behind it, which are no part of it", padded, inner.clone()),
         Case {
             setup: Setup { flags: RESERVED_BITS_IGNORE, ..Setup::default() },
@@ -213,6 +262,11 @@ fn passed() -> Vec<Case> {
         pass(
             "a VNI we have no part in",
             vxlan(THERE, HERE, OTHER_VNI, &udp(C, B, 6000, b"x")),
+            Outcome::PassedUnknownVni,
+        ),
+        pass(
+            "another device's flags and no Ethernet inside",
+            patched(vxlan(THERE, HERE, OTHER_VNI, &[0x45; 12]), 42, &[0x8c]),
             Outcome::PassedUnknownVni,
         ),
     ]

@@ -51,7 +51,7 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         let action = unsafe { bpf_redirect(ifindex, 0) } as i32;
         return Ok(Verdict { outcome: Outcome::ArpAnswered, action });
     }
-    let inner = Inner { vni: port.vni, kind, tos };
+    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos) };
     if destination.is_multicast() {
         return endpoint::flood(ctx, inner, ifindex);
     }

@@ -11,7 +11,7 @@ use overlay_ebpf::{
         ENDPOINT_REDIRECT, Endpoint, EndpointKey, Hook, OUTER_LEN, Outcome, Port, SELF_VTEP, VTEP_RESOLVED,
     },
     wire::{
-        ETH_LEN, ecn,
+        ETH_LEN,
         encap::{self, Fields},
         ethernet::Ethernet,
         flow_hash, inner, source_port,
@@ -89,7 +89,7 @@ fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Opti
     if target.vtep == SELF_VTEP {
         to_neighbour(&target, ifindex, bytes)
     } else {
-        to_vtep(ctx, port.vni, &frame, target.vtep, bytes)
+        to_vtep(ctx, port, &frame, target.vtep, bytes)
     }
 }
 
@@ -114,7 +114,7 @@ fn redirect(ifindex: u32) -> bool {
 
 /// To the node in row `index` of `vteps`. What does not fit or has to wait for a neighbour is tc's.
 #[inline(always)]
-fn to_vtep(ctx: &XdpContext, vni: u32, frame: &Frame, index: u32, bytes: u32) -> Step<Option<Verdict>> {
+fn to_vtep(ctx: &XdpContext, port: &Port, frame: &Frame, index: u32, bytes: u32) -> Step<Option<Verdict>> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
     if vtep.flags & VTEP_RESOLVED == 0 || bytes + OUTER_IP_EXTRA > vtep.mtu || !redirect(vtep.ifindex) {
         return Ok(None);
@@ -124,7 +124,8 @@ fn to_vtep(ctx: &XdpContext, vni: u32, frame: &Frame, index: u32, bytes: u32) ->
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(OUTER_LEN as i32)) } != 0 {
         return Ok(None);
     }
-    let fields = Fields { inner_len: bytes as u16, tos: ecn::outer_of(frame.tos), source_port, vni };
+    let fields =
+        Fields { inner_len: bytes as u16, tos: port.class.of(frame.tos), source_port, vni: port.vni };
     let mut header = vtep.header;
     encap::fill(&mut header, fields);
     *packet::at_mut::<[u8; OUTER_LEN]>(ctx, 0).ok_or(Outcome::HelperFailed)? = header;

@@ -7,19 +7,19 @@ use overlay_ebpf::abi::{Hook, Outcome};
 
 use super::{
     count::{self, Direction},
-    tunnel::{Arrival, Target},
+    tunnel::Arrival,
 };
 
 /// Counts what is about to be delivered; returns its outcome. A broadcast is counted for each endpoint
 /// as it is copied.
 #[inline(always)]
 fn arrived(arrival: &Arrival, frame_len: u32) -> Outcome {
-    match arrival.target {
-        Target::Endpoint(endpoint) => {
+    match arrival.target.endpoint() {
+        Some(endpoint) => {
             count::endpoint(u32::from(endpoint.slot), Direction::Rx, frame_len);
             Outcome::Delivered
         }
-        Target::All => Outcome::Flooded,
+        None => Outcome::Flooded,
     }
 }
 

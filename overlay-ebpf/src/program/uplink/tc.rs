@@ -2,15 +2,19 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC,
+        BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::generated::bpf_skb_change_tail,
+    helpers::generated::{bpf_csum_level, bpf_skb_change_tail},
     programs::TcContext,
 };
 use network_types::ip::Ipv4Hdr;
 use overlay_ebpf::{
-    abi::{CHECKED_MARK, Class, Config, Hook, META_MAGIC, OUTER_LEN, Outcome, XDP_ATTACHED, XdpMeta},
+    abi::{
+        CHECKED_MARK, Class, Config, DECAP_CLEARS_TUNNEL, DECAP_L4_UDP, Hook, META_MAGIC, OUTER_LEN, Outcome,
+        XDP_ATTACHED, XdpMeta,
+    },
     wire::{ETH_LEN, ecn, inner},
 };
 
@@ -19,7 +23,7 @@ use crate::program::{
     Step, config,
     count::{self, Direction},
     deliver, dropped, network, packet,
-    tunnel::{self, Arrival, INNER, Target},
+    tunnel::{self, Arrival, INNER},
 };
 
 /// Delivers or judges one packet.
@@ -35,7 +39,7 @@ pub fn run(ctx: &TcContext) -> i32 {
         return deliver_stripped(ctx, &meta);
     }
     let Some(config) = config() else { return TC_ACT_UNSPEC };
-    match judge(ctx, config).and_then(|arrival| taken(ctx, &arrival)) {
+    match judge(ctx, config).and_then(|arrival| taken(ctx, config, &arrival)) {
         Ok(Delivery { outcome, action }) => {
             count_both(outcome, bytes);
             action
@@ -98,6 +102,7 @@ fn metadata(ctx: &TcContext) -> Option<XdpMeta> {
 
 #[inline(always)]
 fn deliver_stripped(ctx: &TcContext, meta: &XdpMeta) -> i32 {
+    forget_outer_checksum(ctx);
     if meta.ifindex != 0 {
         return deliver::to_endpoint(ctx, meta.ifindex, meta.flags as u16);
     }
@@ -112,20 +117,45 @@ fn flood_ports(vni: u32) -> u32 {
 
 /// Counts for the peer what comes from it, whichever way it goes from here.
 #[inline(always)]
-fn taken(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
+fn taken(ctx: &TcContext, config: &Config, arrival: &Arrival) -> Step<Delivery> {
     count::peer(arrival.vtep, Direction::Tx, ctx.len() - OUTER_LEN as u32 - arrival.trailer);
-    strip(ctx, arrival)
+    let clears = config.flags & DECAP_CLEARS_TUNNEL != 0;
+    if !clears && stays_in_tunnel(ctx, arrival) {
+        return Err(Outcome::SlowForwarded);
+    }
+    strip(ctx, arrival, if clears { DECAP_L4_UDP } else { 0 })
+}
+
+/// Whether a packet, stripped, would still be marked as in a UDP tunnel where that matters. GRO and a
+/// sender's `bpf_skb_adjust_room` mark super-packets so, and without [`DECAP_L4_UDP`] no helper undoes
+/// it. It means nothing to a socket or to segmentation in software, but to a card or a tap device that
+/// segments tunnels by itself.
+#[inline(always)]
+fn stays_in_tunnel(ctx: &TcContext, arrival: &Arrival) -> bool {
+    // SAFETY: a field of the context.
+    let super_packet = unsafe { (*ctx.skb.skb).gso_size } != 0;
+    super_packet && arrival.target.endpoint().is_some_and(|endpoint| tunnel::goes_on(ctx, arrival, endpoint))
+}
+
+/// Takes back one of the checksums that the skb says were verified, as for the outer one, zero or not
+/// (`csum_level` in include/linux/skbuff.h; Linux 5.8). If it was the only one, the inner checksum is
+/// verified by whoever receives the packet.
+#[inline(always)]
+fn forget_outer_checksum(ctx: &TcContext) {
+    // SAFETY: plain helper call, which does not fail for this argument.
+    unsafe { bpf_csum_level(ctx.skb.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
 }
 
 /// Takes the outer headers off and delivers. An error before anything is changed leaves the packet to
 /// the kernel's VXLAN device.
 #[inline(always)]
-fn strip(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
+fn strip(ctx: &TcContext, arrival: &Arrival, more_flags: u64) -> Step<Delivery> {
     let flags = match arrival.kind {
-        inner::Kind::Ipv4 => u64::from(BPF_F_ADJ_ROOM_FIXED_GSO),
-        inner::Kind::Ipv6 => u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6),
+        inner::Kind::Ipv4 => BPF_F_ADJ_ROOM_FIXED_GSO,
+        inner::Kind::Ipv6 => BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
         inner::Kind::Arp | inner::Kind::Other => return Err(Outcome::SlowNotIp),
     };
+    let flags = u64::from(flags | BPF_F_ADJ_ROOM_NO_CSUM_RESET) | more_flags;
     if arrival.trailer != 0 {
         // SAFETY: plain helper call.
         let cut = unsafe { bpf_skb_change_tail(ctx.skb.skb, ctx.len() - arrival.trailer, 0) };
@@ -135,17 +165,17 @@ fn strip(ctx: &TcContext, arrival: &Arrival) -> Step<Delivery> {
     }
     let eth = *packet::at::<[u8; ETH_LEN]>(ctx, INNER).ok_or(Outcome::Truncated)?;
     ctx.adjust_room(-(OUTER_LEN as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::SlowEncapsulated)?;
+    forget_outer_checksum(ctx);
     ctx.store(0, &eth, 0).map_err(|_| Outcome::HelperFailed)?;
     if let Some(bits) = arrival.ecn {
         set_ecn(ctx, arrival.kind, bits)?;
     }
     let outcome = arrived(arrival, ctx.len());
-    let action = match arrival.target {
-        Target::Endpoint(endpoint) => deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags),
-        Target::All => {
-            deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
-            deliver::DONE
-        }
+    let action = if let Some(endpoint) = arrival.target.endpoint() {
+        deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags)
+    } else {
+        deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
+        deliver::DONE
     };
     Ok(Delivery { outcome, action })
 }

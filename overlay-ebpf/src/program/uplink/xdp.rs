@@ -20,7 +20,7 @@ use crate::program::{
     count::{self, Direction},
     dropped, maps,
     packet::{self, Packet},
-    tunnel::{self, Arrival, INNER_NET, Target},
+    tunnel::{self, Arrival, INNER_NET},
 };
 
 /// Judges one packet and strips it if it is to be delivered.
@@ -44,6 +44,23 @@ pub fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
+/// Whether the kernel may take the inner checksum for verified though only the outer one was. A card that
+/// does not look into VXLAN, or a host's bridge that merges for its guest, says of an outer UDP header that
+/// it was verified, also of one without a checksum. With that header gone, GRO believes it of the inner one,
+/// before tc can take it back. With the header on, the kernel's GRO for tunnels knows better.
+#[inline(always)]
+fn may_be_believed(ctx: &XdpContext, arrival: &Arrival) -> bool {
+    if arrival.summed {
+        return true;
+    }
+    let protocol = match arrival.kind {
+        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(ctx, INNER_NET).map(|ip| ip.proto),
+        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(ctx, INNER_NET).map(|ip| ip.next_hdr),
+        inner::Kind::Arp | inner::Kind::Other => return false,
+    };
+    !protocol.is_some_and(inner::is_never_merged)
+}
+
 /// Whether part of what the checks read lies where XDP cannot read it directly.
 #[inline(always)]
 fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
@@ -53,7 +70,11 @@ fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
 
 #[inline(always)]
 fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
-    let redirected = redirect(&arrival.target);
+    let redirected = redirect(arrival);
+    // What is redirected takes nothing along that somebody could believe.
+    if !redirected && may_be_believed(ctx, arrival) {
+        return XDP_PASS;
+    }
     // SAFETY: plain helper call. A driver without metadata refuses it, and the packet, untouched,
     // is tc's.
     if !redirected && unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
@@ -79,9 +100,9 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
     if redirected {
         return XDP_REDIRECT;
     }
-    let (ifindex, flags) = match arrival.target {
-        Target::Endpoint(endpoint) => (endpoint.ifindex, u32::from(endpoint.flags)),
-        Target::All => (0, 0),
+    let (ifindex, flags) = match arrival.target.endpoint() {
+        Some(endpoint) => (endpoint.ifindex, u32::from(endpoint.flags)),
+        None => (0, 0),
     };
     write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex, flags });
     XDP_PASS
@@ -90,13 +111,11 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
 /// Asks for a redirect to the endpoint's interface if the endpoint has them. `false` also where that
 /// interface is not in the map (any more): tc delivers then.
 #[inline(always)]
-fn redirect(target: &Target) -> bool {
-    match target {
-        Target::Endpoint(endpoint) if endpoint.flags & ENDPOINT_REDIRECT != 0 => {
-            maps::redirect_targets.redirect(endpoint.ifindex, u64::from(XDP_PASS)).is_ok()
-        }
-        _ => false,
-    }
+fn redirect(arrival: &Arrival) -> bool {
+    arrival.target.endpoint().is_some_and(|endpoint| {
+        endpoint.flags & ENDPOINT_REDIRECT != 0
+            && maps::redirect_targets.redirect(endpoint.ifindex, u64::from(XDP_PASS)).is_ok()
+    })
 }
 
 #[inline(always)]

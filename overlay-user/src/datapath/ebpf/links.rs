@@ -47,6 +47,9 @@ pub fn attach_tc(
     ifindex: u32,
 ) -> Result<(), DatapathError> {
     let program: &mut SchedClassifier = program(ebpf, name)?;
+    if program.fd().is_err() {
+        object::load_tc(pins, name, program)?;
+    }
     if tcx {
         attach_tcx(program, pins, name, device, ifindex)
     } else {

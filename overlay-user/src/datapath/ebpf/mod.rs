@@ -14,6 +14,7 @@ mod links;
 mod object;
 mod pins;
 mod ports;
+mod probe;
 mod redirect;
 mod rows;
 mod slow_path;
@@ -94,6 +95,8 @@ pub struct EbpfDatapath {
     learned: LearnedMap,
     /// This node's gateway ports as they were last brought to.
     ports: BTreeMap<EndpointId, LocalPort>,
+    /// Stripped packets are no longer marked as in a tunnel.
+    decap_clears_tunnel: bool,
     vteps: Indices<NodeName>,
     slots: Indices<EndpointId>,
     /// Programs and interfaces this daemon has put its own programs on.
@@ -126,6 +129,8 @@ impl EbpfDatapath {
         let tables = Tables::open(&mut ebpf)?;
         let counters = CounterMaps::open(&mut ebpf)?;
         let learned = LearnedMap::open(&mut ebpf)?;
+        let decap_clears_tunnel = probe::decap_clears_tunnel(&ebpf);
+        tracing::debug!(decap_clears_tunnel, "probed the kernel");
         let mut datapath = Self {
             mode,
             options,
@@ -135,6 +140,7 @@ impl EbpfDatapath {
             counters,
             learned,
             ports: BTreeMap::new(),
+            decap_clears_tunnel,
             vteps: Indices::new(SELF_VTEP + 1, MAX_VTEPS),
             slots: Indices::new(0, MAX_SLOTS),
             attached: BTreeSet::new(),
@@ -360,6 +366,7 @@ impl EbpfDatapath {
             &Local {
                 mode: self.mode,
                 ignore_reserved_bits: self.options.ignore_reserved_bits,
+                decap_clears_tunnel: self.decap_clears_tunnel,
                 devices: &devices,
                 ports: &self.ports,
                 ways_out: &ways_out,

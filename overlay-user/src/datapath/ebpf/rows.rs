@@ -8,11 +8,12 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
-        MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey, Network, PORT_FULL,
-        Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        Addr, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint,
+        EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour,
+        NeighbourKey, Network, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep,
+        XDP_ATTACHED,
     },
-    wire::encap,
+    wire::{ecn::OuterClass, encap},
 };
 
 use super::{index::Indices, ports::LocalPort};
@@ -20,7 +21,7 @@ use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location, Plan},
-    state::{Delivery, EndpointId, NodeName},
+    state::{Delivery, Dscp, EndpointId, NodeName},
 };
 
 /// Rows by map.
@@ -58,6 +59,8 @@ pub struct Local<'a> {
     pub mode: Mode,
     /// Reserved bits of the VXLAN header are ignored.
     pub ignore_reserved_bits: bool,
+    /// The kernel takes the mark of a tunnel off what is stripped.
+    pub decap_clears_tunnel: bool,
     /// Interface indices of this node's endpoints; one without is left out.
     pub devices: &'a BTreeMap<EndpointId, u32>,
     /// This node's gateway ports; one without is left out.
@@ -97,6 +100,10 @@ impl Rows {
         if slow != 0 {
             self.slow_devices.insert(slow, vni.get());
         }
+        let class = match network.policy.dscp {
+            Dscp::Inherit => OuterClass::INHERIT,
+            Dscp::Fixed(dscp) => OuterClass::fixed(dscp),
+        };
         let mut ports = BTreeSet::new();
         for (mac, endpoint) in &network.endpoints {
             let Some(row) = endpoint_row(endpoint, local) else { continue };
@@ -113,7 +120,7 @@ impl Rows {
                 let Endpoint { ifindex, slot, addr4, .. } = row;
                 self.ports.insert(
                     ifindex,
-                    Port { vni: vni.get(), slot: slot.into(), mac: *mac, addr4, ..Port::default() },
+                    Port { vni: vni.get(), slot: slot.into(), mac: *mac, class, addr4, flags: 0 },
                 );
             }
         }
@@ -124,7 +131,7 @@ impl Rows {
                 self.redirect_targets.insert(found.ifindex);
             }
             let flags = if port.full { PORT_FULL } else { 0 };
-            self.ports.insert(found.ifindex, Port { vni: vni.get(), slot, flags, ..Port::default() });
+            self.ports.insert(found.ifindex, Port { vni: vni.get(), slot, class, flags, ..Port::default() });
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
         for node in &network.members {
@@ -158,6 +165,9 @@ fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
     let mut flags = 0;
     if local.ignore_reserved_bits {
         flags |= RESERVED_BITS_IGNORE;
+    }
+    if local.decap_clears_tunnel {
+        flags |= DECAP_CLEARS_TUNNEL;
     }
     if local.mode == Mode::Xdp {
         flags |= XDP_ATTACHED;
@@ -232,7 +242,7 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MacAddr, plan::Network as PlanNetwork};
+    use crate::{MacAddr, plan::Network as PlanNetwork, state::Policy};
 
     fn mac(last: u8) -> MacAddr {
         MacAddr([2, 0x42, 10, 0, 9, last])
@@ -250,6 +260,7 @@ mod tests {
         let network = PlanNetwork {
             name: "net".parse().unwrap(),
             mtu: None,
+            policy: Policy::default(),
             members: [node.clone()].into(),
             endpoints: [
                 (mac(2), endpoint("00000000000a", 2, Location::Local)),
@@ -299,6 +310,7 @@ mod tests {
             &Local {
                 mode,
                 ignore_reserved_bits: false,
+                decap_clears_tunnel: false,
                 devices: &[(ids[0].clone(), 11)].into(),
                 ports: &BTreeMap::new(),
                 ways_out: &BTreeSet::new(),

@@ -11,7 +11,7 @@ use crate::{
     Vni,
     datapath::{
         Applied, DatapathError, Underlay,
-        vxlan_device::{self, Ensured, Fdb},
+        vxlan_device::{self, Ensured, Fdb, Wanted},
     },
     plan::Plan,
 };
@@ -34,7 +34,8 @@ pub async fn ensure(
 ) -> Result<BTreeMap<Vni, Ensured>, DatapathError> {
     let mut devices = BTreeMap::new();
     for (vni, network) in &plan.networks {
-        match vxlan_device::ensure(netlink, underlay, *vni, inner_mtu(underlay)).await {
+        let wanted = Wanted { vni: *vni, dscp: network.policy.dscp, mtu: inner_mtu(underlay) };
+        match vxlan_device::ensure(netlink, underlay, wanted).await {
             Ok(ensured) => {
                 applied.changed += ensured.changed;
                 devices.insert(*vni, ensured);

@@ -26,7 +26,7 @@ use rtnetlink::{Handle, LinkUnspec};
 use self::guard::{Guard, Ruleset};
 use super::{
     Applied, Counters, Datapath, DatapathError, Mode, Underlay,
-    vxlan_device::{self, Fdb, Reconciled},
+    vxlan_device::{self, Fdb, Reconciled, Wanted},
 };
 use crate::{
     MacAddr, Vni,
@@ -48,6 +48,8 @@ pub struct KernelDatapath {
     peers: BTreeMap<IpAddr, NodeName>,
     /// No bridge was there when this data path began: all there is is its own.
     began_with_nothing: bool,
+    /// Reserved bits were to be ignored, which Linux's VXLAN device cannot.
+    refuses_reserved_bits: bool,
 }
 
 /// The devices of one network.
@@ -63,6 +65,13 @@ impl KernelDatapath {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, for who asked for reserved bits to be ignored: that they are not is a problem to tell.
+    #[must_use]
+    pub const fn refusing_reserved_bits(mut self, refuses: bool) -> Self {
+        self.refuses_reserved_bits = refuses;
+        self
     }
 
     /// Takes what is no longer planned out of the kernel: ports of bridges, which it leaves down, and
@@ -109,7 +118,8 @@ impl KernelDatapath {
         (bridge, mtu): (u32, u16),
         done: &mut Reconciled,
     ) -> Result<Devices, DatapathError> {
-        let vxlan = vxlan_device::ensure(kernel, underlay, vni, mtu).await?;
+        let wanted = Wanted { vni, dscp: network.policy.dscp, mtu };
+        let vxlan = vxlan_device::ensure(kernel, underlay, wanted).await?;
         done.changed += vxlan.changed;
         port::ensure(kernel, vxlan.ifindex, bridge, port::Kind::Vxlan, done).await;
         done.changed += vxlan_device::set_up(kernel, underlay, vni, vxlan).await?;
@@ -169,6 +179,13 @@ impl Datapath for KernelDatapath {
         let kernel = connect()?;
         let mut done = Reconciled::default();
         self.peers = peer_names(plan);
+        if self.refuses_reserved_bits {
+            done.problems.push(
+                "--reserved-bits ignore has no effect here: Linux's VXLAN device drops what has reserved bits \
+                 set. Use --datapath xdp or tc, or --reserved-bits strict"
+                    .to_owned(),
+            );
+        }
         for (name, vtep) in &plan.vteps {
             if vtep.addr.is_ipv6() {
                 done.problems

@@ -21,8 +21,10 @@ use crate::{
     plan::{Location, Network, Plan},
 };
 
-/// UDP, VXLAN and inner Ethernet headers, in bytes.
-const SHORTEST_UDP: u8 = 8 + 8 + 14;
+/// UDP and VXLAN headers, in bytes.
+const VXLAN_END: u8 = 8 + 8;
+/// The same and an inner Ethernet header.
+const SHORTEST_UDP: u8 = VXLAN_END + 14;
 /// The same with an IPv4 header without options.
 const SHORTEST_IP: u8 = 20 + SHORTEST_UDP;
 
@@ -40,11 +42,12 @@ pub(super) fn uplink(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
     chain.drop("ip hdrlength != 5", Outcome::OuterOptions);
     // Only the first fragment shows its port; without it the others are never reassembled.
     chain.drop("ip frag-off & 0x3fff != 0", Outcome::Fragment);
+    chain.drop(format_args!("udp length < {VXLAN_END}"), Outcome::Truncated);
+    chain.drop("@th,64,8 & 0x08 == 0", Outcome::NoVniFlag);
+    // Other VXLAN devices of this host may have those, with other flags and without Ethernet inside.
+    chain.accept(format_args!("@th,96,24 != {vnis}"), Outcome::PassedUnknownVni);
     chain.drop(format_args!("ip length < {SHORTEST_IP}"), Outcome::Truncated);
     chain.drop(format_args!("udp length < {SHORTEST_UDP}"), Outcome::Truncated);
-    chain.drop("@th,64,8 & 0x08 == 0", Outcome::NoVniFlag);
-    // Other VXLAN devices of this host may have those.
-    chain.accept(format_args!("@th,96,24 != {vnis}"), Outcome::PassedUnknownVni);
     for reserved in ["@th,64,8 != 0x08", "@th,72,24 != 0", "@th,120,8 != 0"] {
         chain.drop(reserved, Outcome::ReservedBits);
     }
@@ -59,7 +62,8 @@ pub(super) fn other_ways(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay
     let Some(vnis) = set(plan.networks.keys()) else { return };
     let mut chain = ruleset.chain(Hook::Slowpath, Family::Ip, "other_ways".into(), Some(Base::LocalIn));
     for other in [format!("iif != {}", underlay.ifindex), format!("ip daddr != {}", underlay.addr)] {
-        chain.drop(format_args!("udp dport {} @th,96,24 {vnis} {other}", underlay.port), Outcome::Unchecked);
+        let what = format!("udp dport {} @th,96,24 {vnis} {other}", underlay.port);
+        chain.drop_entering(what, Outcome::Unchecked);
     }
     chain.end();
 }

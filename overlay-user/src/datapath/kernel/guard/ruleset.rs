@@ -148,6 +148,12 @@ impl Writer<'_> {
         self.rule(format_args!("{what} counter name {counter} drop"));
     }
 
+    /// Drops what matches, and counts it as having entered as well.
+    pub(super) fn drop_entering(&mut self, what: impl Display, outcome: Outcome) {
+        let (received, dropped) = (self.counter(Outcome::Received), self.counter(outcome));
+        self.rule(format_args!("{what} counter name {received} counter name {dropped} drop"));
+    }
+
     /// Lets through and counts what matches.
     pub(super) fn accept(&mut self, what: impl Display, outcome: Outcome) {
         let counter = self.counter(outcome);
