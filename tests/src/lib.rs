@@ -15,6 +15,7 @@ pub mod exec;
 pub mod frame;
 pub mod netns;
 pub mod node;
+pub mod open_vswitch;
 pub mod probe;
 pub mod third_party;
 pub mod traces;

@@ -40,6 +40,7 @@ pub const REQUIREMENTS: &[Requirement] = &[
     program("iperf3", "iperf3", "generate load"),
     program("nft", "nftables", "break links on purpose"),
     program("ping", "iputils-ping", "probe"),
+    program("ovs-vswitchd", "openvswitch-switch", "a strict VTEP of somebody else's"),
     Requirement {
         sign: Sign::PythonModule("scapy"),
         package: "python3-scapy",

@@ -29,7 +29,16 @@ fn packets_from_the_wire_by_xdp() {
     let mut fixtures = Fixtures::default();
     // Shorter than a test run of a tc program takes.
     let short = pass("an IPv4 header cut short", raw(THERE, HERE, 0x0800, &[0x45; 4]), Outcome::PassedUp);
-    for case in cases().into_iter().chain([short]) {
+    // In several buffers, and longer than a test run of a tc program takes.
+    let large = udp(C, B, 6000, &[0x5a; 8800]);
+    let jumbo = vxlan(THERE, HERE, VNI, &large);
+    let padded = [jumbo.clone(), vec![0xee; 7]].concat();
+    let more = [
+        short,
+        deliver("a jumbo frame", jumbo, large.clone()),
+        deliver("a jumbo frame with bytes behind it", padded, large),
+    ];
+    for case in cases().into_iter().chain(more) {
         let fixture = fixtures.of(with_xdp(case.setup));
         let run = fixture.run_xdp(&case.packet);
         let class = case.outcome.class();

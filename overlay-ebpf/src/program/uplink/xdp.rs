@@ -1,5 +1,5 @@
 //! XDP on the uplink: strips the outer headers before an skb exists, so that the driver builds it
-//! from the inner frame and GRO merges inner TCP. Delivery is left to tc, which metadata in front of
+//! from the inner frame. What GRO may merge stays whole, for tc. Delivery is left to tc, which metadata in front of
 //! the packet tells where; an endpoint that asked for it gets the frame redirected instead, and no
 //! skb is ever built.
 
