@@ -12,12 +12,15 @@ use super::{PROTO_TCP, PROTO_UDP, ethernet::Ethernet};
 /// Odd, with bits spread evenly: 2^32 divided by the golden ratio (D. Knuth's multiplicative hashing).
 const SPREAD: u32 = 0x9e37_79b1;
 
+/// Of the flags and the fragment offset, what is zero in a packet in one piece.
+const MORE_OR_OFFSET: u16 = 0x3fff;
+
 /// The hash of a flow between two IPv4 addresses. `ports` are the four bytes behind the header, which
 /// count only where they are ports: in TCP and UDP that is in one piece.
 #[inline(always)]
 #[must_use]
 pub const fn of_ipv4(ip: &Ipv4Hdr, ports: Option<[u8; 4]>) -> u32 {
-    let whole = u16::from_be_bytes(ip.frags) & 0x3fff == 0;
+    let whole = u16::from_be_bytes(ip.frags) & MORE_OR_OFFSET == 0;
     let hash = mixed(ip.proto as u32, u32::from_be_bytes(ip.src_addr));
     let hash = mixed(hash, u32::from_be_bytes(ip.dst_addr));
     finished(with_ports(hash, ip.proto, whole, ports))

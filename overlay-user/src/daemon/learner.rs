@@ -212,6 +212,6 @@ mod tests {
         assert!(round(&mut memory, &state, &[], start).is_empty(), "known before this daemon was");
         let later = start + Duration::from_secs(200);
         assert!(round(&mut memory, &state, &[heard(1)], later).is_empty());
-        assert_eq!(round(&mut memory, &state, &[], start + Duration::from_secs(300)), ["forget 2"]);
+        assert_eq!(round(&mut memory, &state, &[], start + Duration::from_mins(5)), ["forget 2"]);
     }
 }

@@ -26,6 +26,7 @@ const TAKES_REDIRECTS: u64 = 1 << 2;
 const HEADERS: usize = 16 + 4;
 
 /// Whether XDP can redirect frames to an interface of this namespace; `None` if the kernel does not tell.
+#[must_use]
 pub fn takes_redirects(ifindex: u32) -> Option<bool> {
     let socket = socket().ok()?;
     let family = ask(&socket, CONTROLLER, GET_FAMILY, (FAMILY_NAME, b"netdev\0")).ok()?;

@@ -46,7 +46,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
             count::endpoint(port.slot, Direction::Tx, bytes);
             count::outcome(Hook::Port, Outcome::Received, bytes);
             count::outcome(Hook::Port, outcome, bytes);
-            action as u32
+            action.cast_unsigned()
         }
         // Headers behind the first buffer: tc can pull them.
         Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden(ctx, bytes) => XDP_PASS,

@@ -125,13 +125,14 @@ impl Rows {
             }
         }
         for (id, port) in &network.ports {
-            let (Some(found), Some(slot)) = (local.ports.get(id), local.slots.get(id)) else { continue };
+            let (Some(found), Some(stats)) = (local.ports.get(id), local.slots.get(id)) else { continue };
             ports.insert(found.ifindex);
             if found.takes_redirects {
                 self.redirect_targets.insert(found.ifindex);
             }
             let flags = if port.full { PORT_FULL } else { 0 };
-            self.ports.insert(found.ifindex, Port { vni: vni.get(), slot, class, flags, ..Port::default() });
+            self.ports
+                .insert(found.ifindex, Port { vni: vni.get(), slot: stats, class, flags, ..Port::default() });
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
         for node in &network.members {
