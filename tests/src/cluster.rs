@@ -51,7 +51,11 @@ impl Cluster {
 
     /// A wire and a store without nodes.
     pub fn empty() -> Result<Self> {
-        let wire = Wire::new()?;
+        Self::on(Wire::new()?)
+    }
+
+    /// A store on a wire, without nodes.
+    pub fn on(wire: Wire) -> Result<Self> {
         let etcd = Etcd::start(&wire)?;
         Ok(Self { nodes: Vec::new(), etcd, wire })
     }

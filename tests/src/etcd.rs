@@ -37,12 +37,6 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// Where clients reach it.
-    #[must_use]
-    pub fn url() -> String {
-        format!("http://{}:2379", Wire::gateway())
-    }
-
     /// Starts it on the data it has; kills it first if it runs.
     pub fn restart(&mut self, wire: &Wire) -> Result<()> {
         self.process = None;
@@ -51,7 +45,7 @@ impl Etcd {
         command
             .arg("--data-dir")
             .arg(self.dir.join("data"))
-            .args(["--listen-client-urls", &Self::url(), "--advertise-client-urls", &Self::url()])
+            .args(["--listen-client-urls", &wire.etcd(), "--advertise-client-urls", &wire.etcd()])
             // One member has no peers to listen for.
             .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
             // Lets hostile values of several megabytes in.
@@ -85,16 +79,16 @@ impl Etcd {
     /// Runs etcdctl.
     pub fn ctl(wire: &Wire, arguments: &[&str]) -> Result<String> {
         let mut command = wire.netns().command("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &Self::url(), "--dial-timeout", "2s"]);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &wire.etcd(), "--dial-timeout", "2s"]);
         exec::output(command.args(arguments))
     }
 
     /// Writes a key.
     pub fn put(wire: &Wire, key: &str, value: Vec<u8>) -> Result<()> {
-        let key = key.to_owned();
+        let (key, url) = (key.to_owned(), wire.etcd());
         wire.netns().run(move || {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-                let mut client = etcd_client::Client::connect([Self::url()], None).await?;
+                let mut client = etcd_client::Client::connect([url], None).await?;
                 client.put(key, value, None).await?;
                 Ok(())
             })

@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns},
+};
+use overlay_ebpf::abi::MacAddr;
 
 use crate::{
     cleanup::{self, NETNS_DIR, Resource, Undo},
@@ -30,6 +34,31 @@ impl Netns {
             .context("cannot make a network namespace: the lab needs root")?;
         netns.exec("ip link set lo up")?;
         Ok(netns)
+    }
+
+    /// Gives a network namespace that somebody else made, by the path of its file, a name, so that it
+    /// can be used like any other.
+    pub fn adopt(role: &str, path: &Path) -> Result<Self> {
+        let name = cleanup::unique(role);
+        let netns = Self { _undo: Undo::new(Resource::Netns(name.clone())), name };
+        // The shell becomes `ip`, so that its number is the number of a process inside.
+        let attach = format!("exec ip netns attach {} $$", netns.name);
+        let mut command = Command::new("nsenter");
+        exec::output(command.arg(format!("--net={}", path.display())).args(["sh", "-c", &attach]))?;
+        Ok(netns)
+    }
+
+    /// The MAC address of an interface inside.
+    pub fn mac(&self, device: &str) -> Result<MacAddr> {
+        let listed = self.exec(&format!("ip -oneline link show {device}"))?;
+        let mac = listed.split("link/ether ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        mac.and_then(|mac| mac.parse().ok()).with_context(|| format!("{device} has no MAC address: {listed}"))
+    }
+
+    /// The index of an interface inside.
+    pub fn ifindex(&self, device: &str) -> Result<u32> {
+        let device = device.to_owned();
+        self.run(move || if_nametoindex(device.as_str()).with_context(|| format!("no interface {device}")))
     }
 
     /// Its name for `ip netns`.
@@ -64,8 +93,7 @@ impl Netns {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<JoinHandle<Result<T>>> {
-        let path = self.path();
-        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = self.open()?;
         Ok(thread::spawn(move || {
             setns(file, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")?;
             work()
@@ -73,8 +101,19 @@ impl Netns {
     }
 
     /// Runs a closure inside, on a thread of its own, and waits for it.
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        join(self.spawn(work)?)
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let file = self.open()?;
+        let inside = || {
+            setns(file, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")?;
+            work()
+        };
+        let ended = thread::scope(|scope| scope.spawn(inside).join());
+        ended.map_err(|_| anyhow!("a thread of the lab panicked"))?
+    }
+
+    fn open(&self) -> Result<File> {
+        let path = self.path();
+        File::open(&path).with_context(|| format!("cannot open {}", path.display()))
     }
 }
 

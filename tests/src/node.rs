@@ -3,7 +3,7 @@
 use std::{
     fmt,
     fs::{self, File},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::Mutex,
@@ -22,7 +22,6 @@ use serde_json::Value;
 
 use crate::{
     cleanup::{self, BPFFS, Resource, Undo},
-    etcd::Etcd,
     exec::{self, Process, eventually},
     netns::Netns,
     wire::{Card, Port, UPLINK, Wire},
@@ -79,7 +78,7 @@ impl Node {
         let path = |path: PathBuf| path.to_string_lossy().into_owned();
         let arguments = [
             ["--node", name].map(str::to_owned),
-            ["--etcd".to_owned(), Etcd::url()],
+            ["--etcd".to_owned(), wire.etcd()],
             ["--underlay", UPLINK].map(str::to_owned),
             ["--run-dir".to_owned(), path(dir.join("run"))],
             ["--state-dir".to_owned(), path(dir.join("state"))],
@@ -113,10 +112,16 @@ impl Node {
         &self.netns
     }
 
-    /// Its tunnel address.
+    /// Its tunnel address on a wire that carries IPv4.
     #[must_use]
     pub const fn addr(&self) -> Ipv4Addr {
         self.port.addr
+    }
+
+    /// Its tunnel address, whatever the wire carries.
+    #[must_use]
+    pub const fn tunnel(&self) -> IpAddr {
+        self.port.tunnel
     }
 
     /// Where it is plugged in.

@@ -202,10 +202,11 @@ fn underlay() -> Result<Underlay> {
         ifindex,
         name: "w0".into(),
         driver: "veth".into(),
-        addr: HERE,
+        addr: HERE.into(),
         mac: HERE_MAC,
         mtu: 1500,
         port: 4789,
+        udp6_zero_checksum: false,
         peers: [there].into(),
         routes: [(there, route)].into(),
     })

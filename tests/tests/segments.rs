@@ -92,7 +92,7 @@ fn what_a_container_forwards_on_is_cut_up_right() {
             let world = world_behind(&pair.receiver);
             let outside = PacketSocket::open(&world, "world").unwrap();
             let inside = PacketSocket::open(&pair.receiver.netns, IFNAME).unwrap();
-            transfer_by(&pair.sender.netns, &world, [172, 16, 0, 2].into(), pair.receiver.addr, BYTES)
+            transfer_by(&pair.sender.netns, &world, [172, 16, 0, 2], pair.receiver.addr, BYTES)
                 .with_context(|| format!("{datapath}, wire of cards: {cards}"))
                 .unwrap();
             let merged = seen(&inside).iter().filter(|frame| frame.len() > FRAME).count();

@@ -13,11 +13,38 @@ use crate::{artifact, setup, step, toolchain, workspace};
 /// Target triple of the programs: the byte order is the host's.
 const TARGET: &str = if cfg!(target_endian = "little") { "bpfel-unknown-none" } else { "bpfeb-unknown-none" };
 
-/// Builds the programs and returns where the object is.
+/// An object of programs, by the name of its binary in the package.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Object {
+    /// The data path, which overlayd embeds.
+    Overlay,
+    /// What the benchmark measures with and beside.
+    Bench,
+}
+
+impl Object {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Bench => "bench",
+        }
+    }
+}
+
+/// Builds the data path's programs and returns where the object is.
 ///
 /// # Errors
 /// If no toolchain can, the build fails, or the object lacks type information.
 pub fn build() -> Result<PathBuf> {
+    build_object(Object::Overlay)
+}
+
+/// [`build`] for any of the objects.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_object(object: Object) -> Result<PathBuf> {
+    let name = object.name();
     let toolchain = toolchain::find()?;
     let linker = setup::bpf_linker().context("bpf-linker is missing: run `cargo xtask setup`")?;
     let target_dir = workspace::target().join("ebpf");
@@ -25,16 +52,7 @@ pub fn build() -> Result<PathBuf> {
     let mut command = Command::new(&toolchain.cargo);
     command
         .current_dir(workspace::root())
-        .args([
-            "build",
-            "--package",
-            "overlay-ebpf",
-            "--bin",
-            "overlay",
-            "--features",
-            "programs",
-            "--release",
-        ])
+        .args(["build", "--package", "overlay-ebpf", "--bin", name, "--features", "programs", "--release"])
         .args(["--target", TARGET, "-Zbuild-std=core"])
         // Another compiler in the same directory would make cargo rebuild everything at each turn.
         .arg("--target-dir")
@@ -45,11 +63,11 @@ pub fn build() -> Result<PathBuf> {
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&linker))
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTUP_TOOLCHAIN");
-    step::run(&format!("BPF programs with {}", toolchain.name), &mut command)?;
+    step::run(&format!("BPF programs ({name}) with {}", toolchain.name), &mut command)?;
 
-    let built = target_dir.join(TARGET).join("release/overlay");
+    let built = target_dir.join(TARGET).join("release").join(name);
     artifact::check(&built)?;
-    publish(&built)
+    publish(&built, name)
 }
 
 /// Flags that aya's own build helper sets: the architecture whose registers probes read, and the
@@ -64,11 +82,11 @@ fn rustflags(linker: &Path) -> String {
     .join("\u{1f}")
 }
 
-/// Copies the object to where overlayd embeds it from; an unchanged one keeps its time, so that
+/// Copies the object to where its users take it from; an unchanged one keeps its time, so that
 /// nothing is rebuilt for it.
-fn publish(built: &Path) -> Result<PathBuf> {
+fn publish(built: &Path, name: &str) -> Result<PathBuf> {
     let dir = workspace::root().join("target/bpf");
-    let object = dir.join("overlay.bpf.o");
+    let object = dir.join(format!("{name}.bpf.o"));
     let new = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
     if fs::read(&object).ok().as_ref() != Some(&new) {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;

@@ -1,6 +1,6 @@
 //! Builds and runs the programs of the tests package: the demo and the benchmark.
 
-use std::{os::unix::process::CommandExt as _, process::Command};
+use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,7 +13,7 @@ use crate::{
 ///
 /// # Errors
 /// If not root, or something does not build.
-pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
+pub fn run(program: &str, arguments: Vec<OsString>) -> Result<()> {
     if !workspace::is_root() {
         bail!("{program} makes network namespaces and loads BPF programs: run it as root");
     }

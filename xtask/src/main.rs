@@ -1,6 +1,7 @@
 //! Development commands, run as `cargo xtask <command>`. Each one installs what it finds missing.
 
 mod artifact;
+mod bench;
 mod build;
 mod ebpf;
 mod lab;
@@ -37,11 +38,20 @@ enum Command {
     },
     /// Show three nodes forwarding for each other (root)
     Demo,
-    /// Measure our data paths beside no overlay, kernel VXLAN and flannel's way (root)
+    /// Measure our data paths beside what people use; results go to target/bench (root)
     Bench {
-        /// Fewer and shorter rounds
+        /// Fewer and shorter rounds: under five minutes in all
         #[arg(long)]
         quick: bool,
+        /// Only these sections: pods, forward, programs
+        #[arg(long, value_name = "SECTIONS")]
+        section: Option<String>,
+        /// Rounds of all contenders
+        #[arg(long, value_name = "N")]
+        rounds: Option<usize>,
+        /// Measure nothing: judge and draw what earlier runs left in target/bench
+        #[arg(long)]
+        render: bool,
     },
     /// Check format and lints, run all tests (root)
     Test {
@@ -56,11 +66,8 @@ fn main() -> ExitCode {
         Command::Setup => setup::setup(),
         Command::BuildEbpf => setup::ensure().and_then(|()| ebpf::build()).map(|_| ()),
         Command::Build { release } => setup::ensure().and_then(|()| build::build(release.into())),
-        Command::Demo => setup::ensure().and_then(|()| lab::run("overlay-demo", &[])),
-        Command::Bench { quick } => {
-            let options: &[&str] = if quick { &["--quick"] } else { &[] };
-            setup::ensure().and_then(|()| lab::run("overlay-bench", options))
-        }
+        Command::Demo => setup::ensure().and_then(|()| lab::run("overlay-demo", Vec::new())),
+        Command::Bench { quick, section, rounds, render } => bench::bench(quick, section, rounds, render),
         Command::Test { filter } => setup::ensure().and_then(|()| test::test(filter.as_deref())),
     };
     match result {

@@ -48,6 +48,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
     },
 ];
 
+/// What `cargo xtask bench` needs besides.
+pub const BENCH_REQUIREMENTS: &[Requirement] = &[
+    program("dockerd", "docker.io", "the benchmark's contender with Docker's own overlay"),
+    program("docker", "docker.io", "the benchmark's contender with Docker's own overlay"),
+    program("busybox", "busybox-static", "an image for Docker without a registry"),
+];
+
 const fn program(name: &'static str, package: &'static str, purpose: &'static str) -> Requirement {
     Requirement { sign: Sign::Program(name), package, purpose }
 }

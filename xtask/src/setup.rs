@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    requirement::REQUIREMENTS,
+    requirement::{REQUIREMENTS, Requirement},
     step, toolchain,
     workspace::{self, find_program},
 };
@@ -40,12 +40,20 @@ pub fn setup() -> Result<()> {
 /// # Errors
 /// As [`setup`].
 pub fn ensure() -> Result<()> {
-    let packages = missing_packages();
+    ensure_all(&[REQUIREMENTS])
+}
+
+/// As [`ensure`], for these requirements.
+///
+/// # Errors
+/// As [`setup`].
+pub fn ensure_all(requirements: &[&[Requirement]]) -> Result<()> {
+    let packages = missing_packages(requirements);
     if !packages.is_empty() {
         install(&packages)?;
         // A toolchain that is there after all that and unusable is worth its full message.
         toolchain::find()?;
-        if let Some((package, _)) = missing_packages().first() {
+        if let Some((package, _)) = missing_packages(requirements).first() {
             bail!("{package} was installed, but what it is for is still not there");
         }
     }
@@ -56,10 +64,13 @@ pub fn ensure() -> Result<()> {
 }
 
 /// Debian packages to install, and what each is for.
-fn missing_packages() -> Vec<(&'static str, &'static str)> {
-    let missing = REQUIREMENTS.iter().filter(|requirement| !requirement.is_met());
+fn missing_packages(requirements: &[&[Requirement]]) -> Vec<(&'static str, &'static str)> {
+    let missing = requirements.iter().copied().flatten().filter(|requirement| !requirement.is_met());
     let toolchain = if toolchain::find().is_ok() { &[][..] } else { &BPF_TOOLCHAIN[..] };
-    missing.map(|r| (r.package, r.purpose)).chain(toolchain.iter().copied()).collect()
+    let mut packages: Vec<_> =
+        missing.map(|r| (r.package, r.purpose)).chain(toolchain.iter().copied()).collect();
+    packages.dedup();
+    packages
 }
 
 fn install(packages: &[(&str, &str)]) -> Result<()> {

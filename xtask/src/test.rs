@@ -61,8 +61,7 @@ pub fn test(filter: Option<&str>) -> Result<()> {
                     &["clippy", "--package", "overlay-ebpf", "--all-targets"],
                     DENY_WARNINGS,
                 )?;
-                let programs =
-                    ["clippy", "--package", "overlay-ebpf", "--bin", "overlay", "--features", "programs"];
+                let programs = ["clippy", "--package", "overlay-ebpf", "--bins", "--features", "programs"];
                 run("lints, BPF programs", &programs, DENY_WARNINGS)
             });
         }

@@ -1,6 +1,6 @@
 //! Keys and values of the maps. ARCHITECTURE.md lists which program reads which.
 
-use super::{Addr, MacAddr, OUTER_LEN};
+use super::{Addr, MacAddr, OUTER_LEN_V6};
 use crate::wire::ecn::OuterClass;
 
 /// Entries of the `vteps` array, and so the number of nodes a node can know at once.
@@ -25,6 +25,11 @@ pub const RESERVED_BITS_IGNORE: u32 = 1;
 pub const XDP_ATTACHED: u32 = 1 << 1;
 /// [`Config::flags`]: the kernel knows `BPF_F_ADJ_ROOM_DECAP_L4_UDP` ([`super::DECAP_L4_UDP`]).
 pub const DECAP_CLEARS_TUNNEL: u32 = 1 << 2;
+/// [`Config::flags`]: this node's tunnel address is IPv6.
+pub const UNDERLAY_V6: u32 = 1 << 3;
+/// [`Config::flags`]: outer packets over IPv6 are sent and taken with a UDP checksum of zero
+/// (RFC 6935).
+pub const UDP6_ZERO_CHECKSUM: u32 = 1 << 4;
 
 /// [`Endpoint::flags`]: frames from the wire go to the endpoint's interface by XDP redirect, if XDP is on
 /// the uplink.
@@ -53,6 +58,10 @@ pub const MAX_LEARNED: u32 = 65_536;
 
 /// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
 pub const VTEP_RESOLVED: u32 = 1;
+/// [`Vtep::flags`]: the header is IPv6.
+pub const VTEP_V6: u32 = 1 << 1;
+/// [`Vtep::flags`]: the outer UDP checksum must be computed.
+pub const VTEP_CHECKSUM: u32 = 1 << 2;
 
 /// `config`, one row: this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,10 +217,11 @@ pub struct Vtep {
     pub next_hop: Addr,
     /// The interface towards it; 0 marks a row that is not in use.
     pub ifindex: u32,
-    /// [`VTEP_RESOLVED`].
+    /// [`VTEP_RESOLVED`] and the like.
     pub flags: u32,
-    /// The outer headers as [`crate::wire::encap::template`] makes them.
-    pub header: [u8; OUTER_LEN],
+    /// The outer headers as [`crate::wire::encap`] makes them, at its beginning: those of IPv4 are
+    /// shorter.
+    pub header: [u8; OUTER_LEN_V6],
     #[doc(hidden)]
     pub _pad: [u8; 2],
     /// Largest outer IP packet that the way there carries, in bytes.
@@ -225,7 +235,7 @@ impl Default for Vtep {
             next_hop: Addr::default(),
             ifindex: 0,
             flags: 0,
-            header: [0; OUTER_LEN],
+            header: [0; OUTER_LEN_V6],
             _pad: [0; 2],
             mtu: 0,
         }
@@ -288,7 +298,7 @@ layout! {
     Addr: 16, sum of [u8; 16];
     Network: 16, sum of u32, u32, u32, u32;
     FloodKey: 8, sum of u32, u32;
-    Vtep: 96, sum of [u8; 16], [u8; 16], u32, u32, [u8; 50], [u8; 2], u32;
+    Vtep: 116, sum of [u8; 16], [u8; 16], u32, u32, [u8; 70], [u8; 2], u32;
     Traffic: 32, sum of u64, u64, u64, u64;
     XdpMeta: 16, sum of u32, u32, u32, u32;
 }

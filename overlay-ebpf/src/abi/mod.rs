@@ -12,8 +12,8 @@ pub use maps::{
     Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey,
     FloodKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MAX_FLOOD_PORTS, MAX_FLOOD_VTEPS,
     MAX_LEARNED, MAX_SLOTS, MAX_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey,
-    Network, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
-    XdpMeta,
+    Network, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM, UNDERLAY_V6,
+    VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED, XdpMeta,
 };
 pub use outcome::{COUNTERS, Class, Hook, OUTCOMES, Outcome};
 
@@ -36,9 +36,13 @@ pub const DECAP_L4_UDP: u64 = 1 << 10;
 /// IANA's UDP port for VXLAN (RFC 7348, section 8).
 pub const VXLAN_PORT: u16 = 4789;
 
-/// Bytes in front of the inner frame: Ethernet 14, IPv4 20, UDP 8, VXLAN 8.
+/// Bytes in front of the inner frame on an IPv4 underlay: Ethernet 14, IPv4 20, UDP 8, VXLAN 8.
 pub const OUTER_LEN: usize = 50;
+/// The same on an IPv6 underlay, whose header has 40 bytes.
+pub const OUTER_LEN_V6: usize = 70;
 
 /// What the overlay takes off the underlay's MTU over IPv4: the outer headers after Ethernet, and
 /// the inner Ethernet header.
 pub const OVERHEAD: u16 = 50;
+/// The same over IPv6.
+pub const OVERHEAD_V6: u16 = 70;

@@ -85,10 +85,13 @@ outcomes! {
     SlowNotIp = 16, SlowPath, "slow_not_ip";
     /// The kernel refused to add headers, as for a packet that is encapsulated already.
     SlowEncapsulated = 17, SlowPath, "slow_encapsulated";
-    /// A broadcast to more nodes than the program copies to, or to one whose neighbour entry is not known yet.
+    /// A broadcast to more nodes than the program copies to, to one whose neighbour entry is not known yet, or over IPv6.
     SlowFanout = 18, SlowPath, "slow_fanout";
-    /// A super-packet that would be longer than an IPv4 packet can say with the outer headers added.
+    /// A super-packet that would be longer than an IP packet can say with the outer headers added.
     SlowTooLong = 19, SlowPath, "slow_too_long";
+    /// The outer IPv6 packet needs a UDP checksum that the program cannot tell: of a super-packet, or around
+    /// something that is no whole TCP, UDP or ICMP packet with a checksum.
+    SlowChecksum = 20, SlowPath, "slow_checksum";
 
     /// A merged packet that its endpoint will forward on: only the kernel's device makes it an ordinary one again.
     SlowForwarded = 21, SlowPath, "slow_forwarded";
@@ -125,7 +128,7 @@ outcomes! {
     Fragment = 46, Drop, "fragment";
     /// The network marked congestion on a packet whose inner header cannot carry the mark (RFC 6040 section 4.2).
     EcnNotCapable = 47, Drop, "ecn_not_capable";
-    /// The outer IPv4 header has options.
+    /// The outer header has options or extensions.
     OuterOptions = 48, Drop, "outer_options";
     /// The endpoint is on another node: what came from the overlay never goes out again.
     NotLocal = 49, Drop, "not_local";
@@ -149,6 +152,8 @@ outcomes! {
     RedirectLost = 63, Drop, "redirect_lost";
     /// To a host behind the very port it came from: their own switch has delivered it.
     SamePort = 64, Drop, "same_port";
+    /// VXLAN over IPv6 without a UDP checksum, which RFC 8200 section 8.1 has us discard: see --udp6-zero-checksum.
+    ZeroChecksum = 66, Drop, "zero_checksum";
 }
 
 /// Room for outcomes at each hook in the counters map.

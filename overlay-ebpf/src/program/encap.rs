@@ -2,20 +2,27 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
-        bpf_redir_neigh,
+        BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh,
     },
     helpers::generated::{bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
 use overlay_ebpf::{
-    abi::{FloodKey, MAX_FLOOD_VTEPS, OUTER_LEN, Outcome, VTEP_RESOLVED, Vtep},
+    abi::{
+        FloodKey, MAX_FLOOD_VTEPS, OUTER_LEN, OUTER_LEN_V6, Outcome, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6,
+        Vtep,
+    },
     wire::{
         ETH_LEN,
         encap::{self, Fields},
         inner::Kind,
-        source_port,
+        inner_sum, source_port,
     },
 };
 
@@ -26,20 +33,17 @@ use super::{
 };
 
 const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 /// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: with `ENCAP_L2_ETH` it leaves `inner_mac` 16 bytes behind the
 /// transport header, which `vxlan_features_check` (include/net/vxlan.h) wants for a card's TSO.
 const ENCAP_L2: u64 = (ETH_LEN as u64) << 56;
-const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
-    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
     | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
     | BPF_F_ADJ_ROOM_FIXED_GSO as u64
     | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64
     | ENCAP_L2;
 /// The least a segment carries in front of its payload: IPv4 and UDP headers.
 const LEAST_SEGMENT_HEADERS: u32 = 28;
-/// What the outer headers add to the inner frame's length in the outer IPv4 packet.
-const OUTER_IP_EXTRA: u32 = (OUTER_LEN - ETH_LEN) as u32;
-
 /// What of an inner frame goes into its outer headers.
 #[derive(Clone, Copy)]
 pub struct Inner {
@@ -52,15 +56,16 @@ pub struct Inner {
 }
 
 /// What of the frame is kept over the change of its length, and what is written in front of it.
-struct Front {
-    headers: Headers,
+struct Front<const N: usize> {
+    headers: Headers<N>,
     source_port: u16,
+    inner_sum: Option<u16>,
 }
 
 /// The outer headers and the inner Ethernet header behind them, as they are stored.
 #[repr(C)]
-struct Headers {
-    outer: [u8; OUTER_LEN],
+struct Headers<const N: usize> {
+    outer: [u8; N],
     inner_eth: [u8; ETH_LEN],
 }
 
@@ -68,11 +73,21 @@ struct Headers {
 #[inline(always)]
 pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
+    if vtep.flags & VTEP_V6 == 0 {
+        send::<OUTER_LEN>(ctx, inner, index, vtep)
+    } else {
+        send::<OUTER_LEN_V6>(ctx, inner, index, vtep)
+    }
+}
+
+/// Sends the frame behind outer headers of `N` bytes.
+#[inline(always)]
+fn send<const N: usize>(ctx: &TcContext, inner: Inner, index: u32, vtep: &Vtep) -> Step<Verdict> {
     let bytes = ctx.len();
-    check_size(ctx, vtep.mtu)?;
+    check_size::<N>(ctx, vtep.mtu)?;
     // Also for what is left to the slow path now.
     count::peer(index, Direction::Rx, bytes);
-    let mut front = make_room(ctx, inner.kind)?;
+    let mut front = make_room::<N>(ctx, inner.kind, vtep.flags & VTEP_CHECKSUM != 0)?;
     write_headers(ctx, &mut front, vtep, inner, bytes)?;
 
     // SAFETY: plain helper calls; the parameters live on the stack for the call.
@@ -81,9 +96,15 @@ pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
             bpf_redirect(vtep.ifindex, 0)
         } else {
             let mut next_hop: bpf_redir_neigh = core::mem::zeroed();
-            next_hop.nh_family = AF_INET;
-            let [.., a, b, c, d] = vtep.next_hop.0;
-            next_hop.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes([a, b, c, d]);
+            if N == OUTER_LEN_V6 {
+                next_hop.nh_family = AF_INET6;
+                next_hop.__bindgen_anon_1.ipv6_nh =
+                    core::mem::transmute::<[u8; 16], [u32; 4]>(vtep.next_hop.0);
+            } else {
+                next_hop.nh_family = AF_INET;
+                let [.., a, b, c, d] = vtep.next_hop.0;
+                next_hop.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes([a, b, c, d]);
+            }
             bpf_redirect_neigh(vtep.ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0)
         }
     };
@@ -91,15 +112,16 @@ pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
 }
 
 /// Sends a copy of the frame to each of the network's first `count` VTEPs (RFC 7348 section 4.2 has
-/// multicast for this; head-end replication needs none in the underlay).
+/// multicast for this; head-end replication needs none in the underlay). Over IPv4 only: a second such
+/// loop would be too much for the verifier, so over IPv6 `networks` counts more VTEPs than there may be.
 #[inline(always)]
 pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
     if count > MAX_FLOOD_VTEPS {
         return Err(Outcome::SlowFanout);
     }
     let bytes = ctx.len();
-    check_size(ctx, u32::from(super::config().ok_or(Outcome::Unbound)?.mtu))?;
-    let mut front = make_room(ctx, inner.kind)?;
+    check_size::<OUTER_LEN>(ctx, u32::from(super::config().ok_or(Outcome::Unbound)?.mtu))?;
+    let mut front = make_room::<OUTER_LEN>(ctx, inner.kind, false)?;
     for slot in 0..MAX_FLOOD_VTEPS {
         if slot >= count {
             break;
@@ -109,7 +131,7 @@ pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
         else {
             continue;
         };
-        let Some(vtep) = maps::vteps.get(index) else { continue };
+        let Some(vtep) = maps::vteps.get(index).filter(|vtep| vtep.flags & VTEP_V6 == 0) else { continue };
         write_headers(ctx, &mut front, vtep, inner, bytes)?;
         if ctx.clone_redirect(vtep.ifindex, 0).is_ok() {
             count::peer(index, Direction::Rx, bytes);
@@ -120,42 +142,78 @@ pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
 
 /// Refuses what the way to the other node does not carry, judged by the segment, not the super-packet.
 #[inline(always)]
-fn check_size(ctx: &TcContext, mtu: u32) -> Step<()> {
+fn check_size<const N: usize>(ctx: &TcContext, mtu: u32) -> Step<()> {
+    // What is added to the inner frame's length in the outer IP packet.
+    let extra = (N - ETH_LEN) as u32;
     // SAFETY: a field of the context.
     let segment = unsafe { (*ctx.skb.skb).gso_size };
     let frame = if segment == 0 { ctx.len() } else { segment + LEAST_SEGMENT_HEADERS + ETH_LEN as u32 };
-    if frame + OUTER_IP_EXTRA > mtu {
+    if frame + extra > mtu {
         return Err(Outcome::TooBig);
     }
-    if ctx.len() + OUTER_IP_EXTRA > u32::from(u16::MAX) {
+    if ctx.len() + extra > u32::from(u16::MAX) {
         return Err(Outcome::SlowTooLong);
     }
     Ok(())
 }
 
-/// Makes room behind the Ethernet header; an error leaves the packet untouched, for the slow path.
+/// Makes room behind the Ethernet header, after it took what the outer headers need from the inner
+/// ones. An error leaves the packet untouched, for the slow path.
 #[inline(always)]
-fn make_room(ctx: &TcContext, kind: Kind) -> Step<Front> {
+fn make_room<const N: usize>(ctx: &TcContext, kind: Kind, checksum: bool) -> Step<Front<N>> {
     if !matches!(kind, Kind::Ipv4 | Kind::Ipv6) {
         return Err(Outcome::SlowNotIp);
     }
+    let over_ipv6 = N == OUTER_LEN_V6;
     let inner_eth = *packet::at::<[u8; ETH_LEN]>(ctx, 0).ok_or(Outcome::Truncated)?;
+    let inner_sum = if over_ipv6 && checksum { Some(sum(ctx, &inner_eth, kind)?) } else { None };
     // The kernel's own flow hash, as long as the inner packet is all there is.
     // SAFETY: plain helper call.
     let hash = unsafe { bpf_get_hash_recalc(ctx.skb.skb) };
-    ctx.adjust_room(OUTER_LEN as i32, BPF_ADJ_ROOM_MAC, FLAGS).map_err(|_| Outcome::SlowEncapsulated)?;
+    let family = if over_ipv6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
+    ctx.adjust_room(N as i32, BPF_ADJ_ROOM_MAC, FLAGS | u64::from(family))
+        .map_err(|_| Outcome::SlowEncapsulated)?;
     Ok(Front {
-        headers: Headers { outer: [0; OUTER_LEN], inner_eth },
+        headers: Headers { outer: [0; N], inner_eth },
         source_port: source_port::of_hash(hash),
+        inner_sum,
     })
 }
 
+/// The sum of the frame for the outer checksum. The segments of a super-packet need one each: the
+/// kernel computes it for those that its own device makes (`SKB_GSO_UDP_TUNNEL_CSUM`), which no
+/// program can ask for.
 #[inline(always)]
-fn write_headers(ctx: &TcContext, front: &mut Front, vtep: &Vtep, inner: Inner, bytes: u32) -> Step<()> {
-    let Front { headers, source_port } = front;
-    headers.outer = vtep.header;
-    let fields =
-        Fields { inner_len: bytes as u16, tos: inner.tos, source_port: *source_port, vni: inner.vni };
+fn sum(ctx: &TcContext, eth: &[u8; ETH_LEN], kind: Kind) -> Step<u16> {
+    let udp = |offset| packet::at::<UdpHdr>(ctx, ETH_LEN + offset);
+    // SAFETY: a field of the context.
+    let sum = if unsafe { (*ctx.skb.skb).gso_size } != 0 {
+        None
+    } else if matches!(kind, Kind::Ipv4) {
+        packet::at::<Ipv4Hdr>(ctx, ETH_LEN).and_then(|ip| inner_sum::of_ipv4(eth, ip, ctx.len(), udp))
+    } else {
+        packet::at::<Ipv6Hdr>(ctx, ETH_LEN).and_then(|ip| inner_sum::of_ipv6(eth, ip, ctx.len(), udp))
+    };
+    sum.ok_or(Outcome::SlowChecksum)
+}
+
+#[inline(always)]
+fn write_headers<const N: usize>(
+    ctx: &TcContext,
+    front: &mut Front<N>,
+    vtep: &Vtep,
+    inner: Inner,
+    bytes: u32,
+) -> Step<()> {
+    let Front { headers, source_port, inner_sum } = front;
+    headers.outer = *vtep.header.first_chunk().ok_or(Outcome::NoRoute)?;
+    let fields = Fields {
+        inner_len: bytes as u16,
+        tos: inner.tos,
+        source_port: *source_port,
+        vni: inner.vni,
+        inner_sum: *inner_sum,
+    };
     encap::fill(&mut headers.outer, fields);
     ctx.store(0, headers, 0).map_err(|_| Outcome::HelperFailed)
 }

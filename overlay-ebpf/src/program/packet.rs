@@ -141,6 +141,7 @@ headers! {
     network_types::arp::ArpHdr,
     [u8; 2],
     [u8; 4],
+    [u8; 8],
     [u8; 14],
     [u8; 50]
 }

@@ -10,9 +10,14 @@ use network_types::{
 use overlay_ebpf::{
     abi::{
         Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, Endpoint, EndpointKey, MacAddr, MemberKey,
-        NeighbourKey, OUTER_LEN, Outcome, RESERVED_BITS_IGNORE, SELF_VTEP,
+        NeighbourKey, OUTER_LEN_V6, Outcome, RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM,
     },
-    wire::{ETH_LEN, IPV4_LEN, UDP_LEN, arp, ecn, ethernet::Ethernet, inner, outer},
+    wire::{
+        ETH_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN, arp, ecn,
+        ethernet::Ethernet,
+        inner,
+        outer::{self, Extent, FragmentHeader},
+    },
 };
 
 use super::{
@@ -20,14 +25,11 @@ use super::{
     packet::{self, Packet},
 };
 
-const UDP: usize = ETH_LEN + IPV4_LEN;
-const VXLAN: usize = UDP + UDP_LEN;
-/// Offset of the inner frame.
-pub const INNER: usize = OUTER_LEN;
-/// Offset of the inner frame's payload.
-pub const INNER_NET: usize = INNER + ETH_LEN;
-/// Bytes the checks read directly: up to the ports behind an inner IPv4 header with all options.
-pub const READ: u32 = (INNER_NET + 60 + UDP_LEN) as u32;
+/// Bytes the checks read directly behind outer headers of `N` bytes: up to the ports behind an inner
+/// IPv4 header with all options.
+pub const fn read<const N: usize>() -> u32 {
+    (N + ETH_LEN + 60 + UDP_LEN) as u32
+}
 
 /// A packet from another node that may be delivered.
 #[derive(Clone, Copy)]
@@ -42,7 +44,7 @@ pub struct Arrival {
     pub ecn: Option<u8>,
     /// The outer UDP header has a checksum, which a card may have verified.
     pub summed: bool,
-    /// Bytes behind the end of the outer IPv4 packet, as of Ethernet padding: no part of the frame.
+    /// Bytes behind the end of the outer IP packet, as of Ethernet padding: no part of the frame.
     pub trailer: u32,
     /// Where it goes.
     pub target: Target,
@@ -66,35 +68,38 @@ impl Target {
     }
 }
 
-/// Judges a packet.
+/// What the outer IP header says of a packet with UDP to this node.
+struct Outer {
+    source: Addr,
+    tos: u8,
+    extent: Extent,
+}
+
+/// Judges a packet whose outer headers, if it is ours, have `N` bytes: those of the underlay's family.
 ///
 /// # Errors
 /// [`Outcome::PassedUp`] and [`Outcome::PassedUnknownVni`] for what is not ours; else why it is dropped.
 #[inline(always)]
-pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
+pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Arrival> {
+    let over_ipv6 = N == OUTER_LEN_V6;
+    let vxlan_at = N - VXLAN_LEN;
     let eth = packet::at::<Ethernet>(packet, 0).ok_or(Outcome::PassedUp)?;
-    let ip = packet::at::<Ipv4Hdr>(packet, ETH_LEN).ok_or(Outcome::PassedUp)?;
-    match outer::kind(eth, ip, config.mac, config.addr4) {
-        outer::Kind::Foreign => return Err(Outcome::PassedUp),
-        outer::Kind::Udp => {}
-        outer::Kind::Flawed(reason) => {
-            let port = inner::udp_port_offset(ip)
-                .and_then(|port| packet::at::<[u8; 2]>(packet, ETH_LEN + port))
-                .ok_or(Outcome::PassedUp)?;
-            let ours = u16::from_be_bytes(*port) == config.port;
-            return Err(if ours { reason } else { Outcome::PassedUp });
-        }
-    }
-    let udp = packet::at::<UdpHdr>(packet, UDP).ok_or(Outcome::PassedUp)?;
+    let Outer { source: outer_source, tos: outer_tos, extent } =
+        if over_ipv6 { outer_v6(packet, eth, config)? } else { outer_v4(packet, eth, config)? };
+    let udp = packet::at::<UdpHdr>(packet, vxlan_at - UDP_LEN).ok_or(Outcome::PassedUp)?;
     if u16::from_be_bytes(udp.dst) != config.port {
         return Err(Outcome::PassedUp);
     }
-    let vxlan = packet::at::<VxlanHdr>(packet, VXLAN).ok_or(Outcome::Truncated)?;
+    let vxlan = packet::at::<VxlanHdr>(packet, vxlan_at).ok_or(Outcome::Truncated)?;
     let vni = outer::vni(vxlan).ok_or(Outcome::NoVniFlag)?;
     let ignore = config.flags & RESERVED_BITS_IGNORE != 0;
-    outer::validate(ip, udp, vxlan, packet.length(), ignore).map_err(|flaw| if_ours(vni, flaw))?;
-    let frame = packet::at::<Ethernet>(packet, INNER).ok_or_else(|| if_ours(vni, Outcome::Truncated))?;
-    let vtep = member(vni, ip.src_addr)?;
+    outer::validate(extent, udp, vxlan, packet.length(), ignore).map_err(|flaw| if_ours(vni, flaw))?;
+    let frame = packet::at::<Ethernet>(packet, N).ok_or_else(|| if_ours(vni, Outcome::Truncated))?;
+    let vtep = member(vni, outer_source)?;
+    let summed = udp.check != [0; 2];
+    if over_ipv6 && !summed && config.flags & UDP6_ZERO_CHECKSUM == 0 {
+        return Err(Outcome::ZeroChecksum);
+    }
 
     let source = frame.source;
     // SAFETY: the value is copied at once.
@@ -102,14 +107,13 @@ pub fn inspect(packet: &impl Packet, config: &Config) -> Step<Arrival> {
         .filter(|sender| sender.vtep == vtep)
         .ok_or(Outcome::InnerSource)?;
     let kind = inner::kind(frame)?;
-    let tos = check_inner(packet, kind, vni, source, &sender)?;
+    let tos = check_inner(packet, N + ETH_LEN, kind, vni, source, &sender)?;
     let ecn = match tos {
-        Some(tos) => ecn::merged(tos, ip.tos)?,
+        Some(tos) => ecn::merged(tos, outer_tos)?,
         None => None,
     };
     let target = target(vni, frame.destination)?;
-    let trailer = outer::trailer(ip, packet.length());
-    let summed = udp.check != [0; 2];
+    let trailer = extent.trailer(packet.length());
     Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
 }
 
@@ -121,12 +125,55 @@ fn if_ours(vni: u32, flaw: Outcome) -> Outcome {
     if unsafe { maps::networks.get(vni).is_some() } { flaw } else { Outcome::PassedUnknownVni }
 }
 
+#[inline(always)]
+fn outer_v4(packet: &impl Packet, eth: &Ethernet, config: &Config) -> Step<Outer> {
+    let ip = packet::at::<Ipv4Hdr>(packet, ETH_LEN).ok_or(Outcome::PassedUp)?;
+    match outer::kind(eth, ip, config.mac, config.addr4) {
+        outer::Kind::Foreign => Err(Outcome::PassedUp),
+        outer::Kind::Udp => {
+            Ok(Outer { source: Addr::from_v4(ip.src_addr), tos: ip.tos, extent: Extent::of_ipv4(ip) })
+        }
+        outer::Kind::Flawed(reason) => {
+            let port = inner::udp_port_offset(ip).ok_or(Outcome::PassedUp)?;
+            Err(if_to_port(packet, ETH_LEN + port, config.port, reason))
+        }
+    }
+}
+
+#[inline(always)]
+fn outer_v6(packet: &impl Packet, eth: &Ethernet, config: &Config) -> Step<Outer> {
+    let ip = packet::at::<Ipv6Hdr>(packet, ETH_LEN).ok_or(Outcome::PassedUp)?;
+    match outer::kind_v6(eth, ip, config.mac, config.addr) {
+        outer::Kind::Foreign => Err(Outcome::PassedUp),
+        outer::Kind::Udp => {
+            let tos = (ip.vcf[0] << 4) | (ip.vcf[1] >> 4);
+            Ok(Outer { source: Addr(ip.src_addr), tos, extent: Extent::of_ipv6(ip) })
+        }
+        outer::Kind::Flawed(reason) => {
+            let fragment = packet::at::<FragmentHeader>(packet, ETH_LEN + IPV6_LEN)
+                .filter(|fragment| outer::fragment_begins_udp(fragment))
+                .ok_or(Outcome::PassedUp)?;
+            let port = ETH_LEN + IPV6_LEN + size_of_val(fragment) + 2;
+            Err(if_to_port(packet, port, config.port, reason))
+        }
+    }
+}
+
+/// The reason to drop a packet if the destination port at `offset` is ours; else it goes up.
+#[inline(always)]
+fn if_to_port(packet: &impl Packet, offset: usize, port: u16, reason: Outcome) -> Outcome {
+    match packet::at::<[u8; 2]>(packet, offset) {
+        Some(found) if u16::from_be_bytes(*found) == port => reason,
+        _ => Outcome::PassedUp,
+    }
+}
+
 /// The row in `vteps` of an outer source that may send into the network.
 #[inline(always)]
-fn member(vni: u32, source: [u8; 4]) -> Step<u32> {
+fn member(vni: u32, addr: Addr) -> Step<u32> {
     // SAFETY: the values are copied at once, or only asked for.
     unsafe {
-        match maps::members.get(MemberKey { vni, addr: Addr::from_v4(source) }) {
+        match maps::members.get(MemberKey { vni, addr }) {
             Some(member) => Ok(member.vtep),
             None if maps::networks.get(vni).is_some() => Err(Outcome::UnknownVtep),
             None => Err(Outcome::PassedUnknownVni),
@@ -134,11 +181,12 @@ fn member(vni: u32, source: [u8; 4]) -> Step<u32> {
     }
 }
 
-/// Checks that the inner addresses are the sender's, and that it is no VXLAN to a node. Returns the
-/// traffic class of an IP packet.
+/// Checks that the inner addresses are the sender's, and that it is no VXLAN to a node. The inner
+/// frame's payload is at `net`. Returns the traffic class of an IP packet.
 #[inline(always)]
 fn check_inner(
     packet: &impl Packet,
+    net: usize,
     kind: inner::Kind,
     vni: u32,
     source: MacAddr,
@@ -146,22 +194,22 @@ fn check_inner(
 ) -> Step<Option<u8>> {
     match kind {
         inner::Kind::Ipv4 => {
-            let ip = packet::at::<Ipv4Hdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
+            let ip = packet::at::<Ipv4Hdr>(packet, net).ok_or(Outcome::InnerMalformed)?;
             inner::check_ipv4(ip)?;
             if !is_of(vni, ip.src_addr, source, sender) {
                 return Err(Outcome::InnerSource);
             }
-            if packet::is_vxlan_to_a_node(packet, INNER_NET, ip)? {
+            if packet::is_vxlan_to_a_node(packet, net, ip)? {
                 return Err(Outcome::Nested);
             }
             Ok(Some(ip.tos))
         }
         inner::Kind::Ipv6 => {
-            let ip = packet::at::<Ipv6Hdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
+            let ip = packet::at::<Ipv6Hdr>(packet, net).ok_or(Outcome::InnerMalformed)?;
             Ok(Some((ip.vcf[0] << 4) | (ip.vcf[1] >> 4)))
         }
         inner::Kind::Arp => {
-            let arp = packet::at::<ArpHdr>(packet, INNER_NET).ok_or(Outcome::InnerMalformed)?;
+            let arp = packet::at::<ArpHdr>(packet, net).ok_or(Outcome::InnerMalformed)?;
             match arp::question(arp, source, |address| is_of(vni, address, source, sender)) {
                 Err(Outcome::SpoofedArp) => Err(Outcome::InnerSource),
                 Err(other) => Err(other),
@@ -189,16 +237,16 @@ fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, row: &Endpoint) -> bool {
 /// Whether the endpoint that a packet goes to will forward it on: its inner destination is none of the
 /// endpoint's addresses; or it leaves the node by a gateway port.
 #[inline(always)]
-pub fn goes_on(packet: &impl Packet, arrival: &Arrival, endpoint: &Endpoint) -> bool {
+pub fn goes_on<const N: usize>(packet: &impl Packet, arrival: &Arrival, endpoint: &Endpoint) -> bool {
     if endpoint.flags & ENDPOINT_PORT != 0 {
         return true;
     }
-    let Some(frame) = packet::at::<Ethernet>(packet, INNER) else { return false };
+    let Some(frame) = packet::at::<Ethernet>(packet, N) else { return false };
     let mac = frame.destination;
     match arrival.kind {
-        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(packet, INNER_NET)
+        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(packet, N + ETH_LEN)
             .is_some_and(|ip| !is_of(arrival.vni, ip.dst_addr, mac, endpoint)),
-        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(packet, INNER_NET).is_some_and(|ip| {
+        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(packet, N + ETH_LEN).is_some_and(|ip| {
             let key = NeighbourKey { vni: arrival.vni, addr: Addr(ip.dst_addr) };
             // SAFETY: read at once.
             !unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }

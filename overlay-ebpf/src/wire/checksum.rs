@@ -19,13 +19,22 @@ pub const fn fold(sum: u32) -> u16 {
 #[inline(always)]
 #[must_use]
 pub const fn ipv4(header: &[u8; IPV4_LEN]) -> u16 {
+    !fold(words(header))
+}
+
+/// The sum of an even number of bytes as 16-bit words; of at most 128 KiB, so that it does not
+/// overflow.
+#[inline(always)]
+#[must_use]
+pub const fn words<const N: usize>(bytes: &[u8; N]) -> u32 {
+    const { assert!(N.is_multiple_of(2) && N <= 1 << 17) };
     let mut sum = 0;
     let mut i = 0;
-    while i < IPV4_LEN {
-        sum += u16::from_be_bytes([header[i], header[i + 1]]) as u32;
+    while i < N {
+        sum += super::be16(bytes, i) as u32;
         i += 2;
     }
-    !fold(sum)
+    sum
 }
 
 /// The checksum after words that were zero take the given values: `HC' = ~(~HC + m)` (RFC 1624,

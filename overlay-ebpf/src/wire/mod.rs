@@ -15,6 +15,7 @@ pub mod encap;
 pub mod ethernet;
 pub mod flow_hash;
 pub mod inner;
+pub mod inner_sum;
 pub mod outer;
 pub mod source_port;
 
@@ -22,6 +23,8 @@ pub mod source_port;
 pub const ETH_LEN: usize = 14;
 /// Length of an IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
+/// Length of an IPv6 header without extensions.
+pub const IPV6_LEN: usize = 40;
 /// Length of a UDP header.
 pub const UDP_LEN: usize = 8;
 /// Length of a VXLAN header.
@@ -44,6 +47,8 @@ pub const PROTO_ICMP: u8 = 1;
 pub const PROTO_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
+/// IP protocol number of IPv6's fragment header.
+pub const PROTO_FRAGMENT: u8 = 44;
 /// IP protocol number of `ICMPv6`.
 pub const PROTO_ICMPV6: u8 = 58;
 

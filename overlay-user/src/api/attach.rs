@@ -5,7 +5,6 @@ use std::{fmt::Write as _, net::IpAddr, path::PathBuf, sync::Arc, time::Duration
 
 use axum::{Json, extract::State as Shared, http::StatusCode};
 use ipnet::IpNet;
-use overlay_ebpf::abi::OVERHEAD;
 use tokio::{
     sync::{oneshot, watch},
     time::timeout,
@@ -114,7 +113,11 @@ impl Attempt {
         let address = reservation.address;
 
         let settled = settled(context.known.clone(), network).await?;
-        let mtu = mtu(&settled, context.underlay.borrow().mtu)?;
+        let (underlay, room) = {
+            let underlay = context.underlay.borrow();
+            (underlay.mtu, underlay.inner_mtu())
+        };
+        let mtu = mtu(&settled, underlay, room)?;
         let mac = mac.map_or_else(|| default_mac(address), Ok)?;
 
         self.waits_for = "the interface";
@@ -220,9 +223,8 @@ fn stopping() -> ApiError {
     ApiError::new(Kind::Unavailable, "overlayd is stopping")
 }
 
-/// The MTU of an endpoint's interface on an underlay of `underlay` bytes.
-fn mtu(network: &Network, underlay: u16) -> Result<u16, ApiError> {
-    let room = underlay.saturating_sub(OVERHEAD);
+/// The MTU of an endpoint's interface on an underlay of `underlay` bytes that leaves `room`.
+fn mtu(network: &Network, underlay: u16, room: u16) -> Result<u16, ApiError> {
     match network.mtu {
         None => Ok(room),
         Some(mtu) if mtu <= room => Ok(mtu),
@@ -267,10 +269,10 @@ mod tests {
 
     #[test]
     fn the_mtu_leaves_room_for_the_outer_headers() {
-        assert_eq!(mtu(&network(None), 1500), Ok(1450));
-        assert_eq!(mtu(&network(Some(1450)), 1500), Ok(1450));
-        assert_eq!(mtu(&network(Some(1400)), 9000), Ok(1400));
-        let error = mtu(&network(Some(1451)), 1500).unwrap_err();
+        assert_eq!(mtu(&network(None), 1500, 1450), Ok(1450));
+        assert_eq!(mtu(&network(Some(1450)), 1500, 1450), Ok(1450));
+        assert_eq!(mtu(&network(Some(1400)), 9000, 8930), Ok(1400));
+        let error = mtu(&network(Some(1451)), 1500, 1450).unwrap_err();
         assert_eq!(error.kind, Kind::Invalid);
         assert_eq!(
             error.error,

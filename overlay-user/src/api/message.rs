@@ -1,11 +1,7 @@
 //! Requests and answers, the same types on both sides of the socket. Their JSON is what
 //! `overlayctl -o json` prints: field names do not change.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -363,7 +359,7 @@ pub struct Uplink {
     /// Its name.
     pub name: String,
     /// This node's tunnel address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its driver as the kernel names it.
     pub driver: String,
     /// MTU in bytes.

@@ -44,7 +44,10 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         Counters::default()
     });
     let peers = peers(&context.node, &state, &plan, &underlay, &counters);
-    degraded.extend(peers.iter().filter(|p| p.routed == Some(false)).map(|p| no_route(p, &underlay.name)));
+    // To an address of the other family there is none, which is a problem of the data path's already.
+    let unrouted =
+        peers.iter().filter(|p| p.routed == Some(false) && p.address.is_ipv6() == underlay.addr.is_ipv6());
+    degraded.extend(unrouted.map(|p| no_route(p, &underlay.name)));
     degraded.dedup();
 
     let local = state.endpoints.values().filter(|endpoint| endpoint.node == context.node).count();

@@ -86,6 +86,7 @@ impl Daemon {
             mac: "02:00:00:00:00:01".parse().unwrap(),
             mtu: 1500,
             port: 4789,
+            udp6_zero_checksum: false,
             peers: [].into(),
             routes: [].into(),
         });

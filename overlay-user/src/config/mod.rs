@@ -16,7 +16,7 @@ pub use choice::{DatapathChoice, Mtu, ReservedBits};
 pub use options::Options;
 
 use crate::{
-    state::{InterfaceName, NameError, NodeName},
+    state::{InterfaceName, NameError, NodeName, not_one_host},
     store::{Store, StoreOptions, TlsFiles},
     underlay::Selector,
 };
@@ -51,6 +51,8 @@ pub struct Config {
     pub port: u16,
     /// The underlay's MTU in bytes, if not the uplink's.
     pub mtu: Option<u16>,
+    /// Outer packets over IPv6 are sent and taken without a UDP checksum.
+    pub udp6_zero_checksum: bool,
     /// What to do about reserved bits in VXLAN headers.
     pub reserved_bits: ReservedBits,
     /// Directory of the control socket.
@@ -150,6 +152,7 @@ impl Config {
             datapath: options.datapath.unwrap_or_default(),
             port,
             mtu,
+            udp6_zero_checksum: options.udp6_zero_checksum.unwrap_or_default(),
             reserved_bits: options.reserved_bits.unwrap_or_default(),
             run_dir,
             state_dir: options.state_dir.unwrap_or_else(|| "/var/lib/overlay".into()),
@@ -181,12 +184,12 @@ fn node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
 /// An uplink: an address, or what Linux accepts as an interface name.
 fn uplink(text: String) -> Result<Selector, ConfigError> {
     match text.parse::<IpAddr>() {
-        Ok(IpAddr::V4(address)) => Ok(Selector::Address(address)),
-        Ok(IpAddr::V6(_)) => {
-            Err(value("underlay", text, "an IPv6 underlay is not supported: give an IPv4 address"))
-        }
+        Ok(address) => match not_one_host(address) {
+            None => Ok(Selector::Address(address)),
+            Some(kind) => Err(value("underlay", text, format!("no other node can reach it, it is {kind}"))),
+        },
         Err(_) if text.parse::<InterfaceName>().is_ok() => Ok(Selector::Interface(text)),
-        Err(_) => Err(value("underlay", text, "give the name of an interface or an IPv4 address of one")),
+        Err(_) => Err(value("underlay", text, "give the name of an interface or an address of one")),
     }
 }
 

@@ -61,6 +61,17 @@ pub struct Options {
     #[arg(long, env = "OVERLAY_MTU", value_name = "auto|BYTES")]
     pub mtu: Option<Mtu>,
 
+    /// On an IPv6 underlay, send no UDP checksums and take packets without (RFC 6935), on every node alike
+    #[arg(
+        long,
+        env = "OVERLAY_UDP6_ZERO_CHECKSUM",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub udp6_zero_checksum: Option<bool>,
+
     /// Reserved bits in VXLAN headers: strict drops as Linux does, ignore is RFC 7348 [default: strict]
     #[arg(long, env = "OVERLAY_RESERVED_BITS", value_name = "POLICY")]
     pub reserved_bits: Option<ReservedBits>,
@@ -103,6 +114,7 @@ impl Options {
             datapath: self.datapath.or(weaker.datapath),
             port: self.port.or(weaker.port),
             mtu: self.mtu.or(weaker.mtu),
+            udp6_zero_checksum: self.udp6_zero_checksum.or(weaker.udp6_zero_checksum),
             reserved_bits: self.reserved_bits.or(weaker.reserved_bits),
             run_dir: self.run_dir.or(weaker.run_dir),
             state_dir: self.state_dir.or(weaker.state_dir),

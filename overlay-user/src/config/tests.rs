@@ -46,6 +46,7 @@ fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
         datapath = "tc"
         port = 8472
         mtu = 9000
+        udp6-zero-checksum = true
         reserved-bits = "ignore"
         run-dir = "/r"
         state-dir = "/s"
@@ -77,6 +78,7 @@ fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
         "--datapath=tc",
         "--port=8472",
         "--mtu=9000",
+        "--udp6-zero-checksum",
         "--reserved-bits=ignore",
         "--run-dir=/r",
         "--state-dir=/s",
@@ -136,12 +138,9 @@ fn values_that_cannot_be_used_name_the_flag_and_the_cure() {
         (&["--max-endpoints", "0"], "--max-endpoints \"0\": give 1 to 1048576"),
         (
             &["--underlay", "an interface"],
-            "--underlay \"an interface\": give the name of an interface or an IPv4 address of one",
+            "--underlay \"an interface\": give the name of an interface or an address of one",
         ),
-        (
-            &["--underlay", "fd00::1"],
-            "--underlay \"fd00::1\": an IPv6 underlay is not supported: give an IPv4 address",
-        ),
+        (&["--underlay", "fe80::1"], "--underlay \"fe80::1\": no other node can reach it, it is link-local"),
         (
             &["--etcd", "ftp://x"],
             "--etcd: \"ftp://x\" is not an etcd URL: it must begin with http:// or https://",

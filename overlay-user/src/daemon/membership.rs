@@ -170,7 +170,7 @@ impl Member {
     fn record(&mut self) -> NodeRecord {
         let underlay = self.underlay.borrow_and_update();
         NodeRecord {
-            vtep: underlay.addr.into(),
+            vtep: underlay.addr,
             port: self.port,
             mtu: Some(underlay.mtu),
             datapath: self.mode.name().to_owned(),

@@ -71,7 +71,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let underlay_follower =
         UnderlayFollower::start(config.underlay.clone(), config.port, cancel.clone()).await?;
     let tasks = TaskTracker::new();
-    let underlay = narrowed(&tasks, underlay_follower.current(), config.mtu);
+    let underlay = as_told(&tasks, underlay_follower.current(), config.mtu, config.udp6_zero_checksum);
 
     let uplink = underlay.borrow().clone();
     let Chosen { datapath, mode, reason } = choose(&config, &uplink).await?;
@@ -140,24 +140,29 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     served.map_err(DaemonError::Serve)
 }
 
-/// The underlay with an MTU of at most `mtu` bytes.
-fn narrowed(
+/// The underlay with what the settings say about it: an MTU of at most `mtu` bytes, and whether packets
+/// over IPv6 go without a UDP checksum.
+fn as_told(
     tasks: &TaskTracker,
     mut wide: watch::Receiver<Underlay>,
     mtu: Option<u16>,
+    udp6_zero_checksum: bool,
 ) -> watch::Receiver<Underlay> {
-    let Some(mtu) = mtu else { return wide };
+    let uplink_mtu = wide.borrow().mtu;
+    if let Some(mtu) = mtu
+        && mtu > uplink_mtu
+    {
+        tracing::warn!(mtu, uplink_mtu, "--mtu is more than the uplink carries: using the uplink's");
+    }
+    let mtu = mtu.unwrap_or(u16::MAX);
     let narrow = move |mut underlay: Underlay| {
+        underlay.udp6_zero_checksum = udp6_zero_checksum;
         underlay.mtu = underlay.mtu.min(mtu);
         for route in underlay.routes.values_mut() {
             route.mtu = route.mtu.min(mtu);
         }
         underlay
     };
-    let uplink_mtu = wide.borrow().mtu;
-    if mtu > uplink_mtu {
-        tracing::warn!(mtu, uplink_mtu, "--mtu is more than the uplink carries: using the uplink's");
-    }
     let (sender, receiver) = watch::channel(narrow(wide.borrow_and_update().clone()));
     tasks.spawn(async move {
         while wide.changed().await.is_ok() {

@@ -10,15 +10,16 @@ mod vxlan_fdb;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use async_trait::async_trait;
+use overlay_ebpf::abi::{OVERHEAD, OVERHEAD_V6};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     MacAddr, Vni,
-    plan::Plan,
+    plan::{Plan, Vtep},
     state::{EndpointId, NodeName},
 };
 
@@ -31,14 +32,16 @@ pub struct Underlay {
     pub name: String,
     /// Its driver's kind as the kernel names it (`veth`, `macvlan`, `virtio_net`, …).
     pub driver: String,
-    /// This node's tunnel address on it.
-    pub addr: Ipv4Addr,
+    /// This node's tunnel address on it. Tunnels are of its family.
+    pub addr: IpAddr,
     /// Its MAC address.
     pub mac: MacAddr,
     /// Its MTU in bytes.
     pub mtu: u16,
     /// UDP port of VXLAN.
     pub port: u16,
+    /// Outer packets over IPv6 have, and may have, a UDP checksum of zero.
+    pub udp6_zero_checksum: bool,
     /// The tunnel addresses that `routes` was looked up for.
     pub peers: BTreeSet<IpAddr>,
     /// How other nodes are reached, by their tunnel address; absent while there is no route.
@@ -58,6 +61,33 @@ pub struct Route {
     pub neighbour: Option<MacAddr>,
     /// MTU of the route in bytes.
     pub mtu: u16,
+}
+
+impl Underlay {
+    /// The MTU that it leaves to the frames' payload.
+    #[must_use]
+    pub const fn inner_mtu(&self) -> u16 {
+        self.mtu.saturating_sub(if self.addr.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD })
+    }
+
+    /// The nodes of `plan` that cannot be reached because their tunnel address is of the other family,
+    /// one line for each.
+    pub fn of_other_family<'a>(&self, plan: &'a Plan) -> impl Iterator<Item = String> + use<'a> {
+        let own = self.addr;
+        let others = plan.vteps.iter().filter(move |(_, vtep)| vtep.addr.is_ipv6() != own.is_ipv6());
+        others.map(move |(node, Vtep { addr })| {
+            format!(
+                "{node}'s tunnel address is {} ({addr}), this node's is {} ({own}): tell one of the two with \
+                 --underlay to use its other address",
+                family(*addr),
+                family(own)
+            )
+        })
+    }
+}
+
+const fn family(addr: IpAddr) -> &'static str {
+    if addr.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
 /// What a data path has to say after it was brought to a plan.

@@ -4,7 +4,7 @@
 //!
 //! Devices are plain, one for each VNI, not `external`: those pay a route lookup for every packet.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, VxlanDf};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
@@ -173,10 +173,14 @@ async fn create(
     Wanted { vni, dscp, .. }: Wanted,
     name: &str,
 ) -> Result<(), DatapathError> {
-    let message = LinkVxlan::new(name, vni.get())
+    let mut message = LinkVxlan::new(name, vni.get())
         .port(underlay.port)
         .port_range(FIRST_SOURCE_PORT, LAST_SOURCE_PORT)
         .udp_csum(false);
+    if underlay.addr.is_ipv6() {
+        let zero = underlay.udp6_zero_checksum;
+        message = message.udp_zero_csum6_tx(zero).udp_zero_csum6_rx(zero);
+    }
     let message = changeable(message, underlay, dscp).build();
     let Err(error) = handle.link().add(message).execute().await.map_err(into_io) else {
         netlink::ipv6::disable(name);
@@ -204,7 +208,11 @@ fn changeable(
     underlay: &Underlay,
     dscp: Dscp,
 ) -> rtnetlink::LinkMessageBuilder<LinkVxlan> {
-    message.local(underlay.addr).learning(false).ttl(TTL).tos(tos(dscp)).df(VxlanDf::Set)
+    let message = match underlay.addr {
+        IpAddr::V4(addr) => message.local(addr),
+        IpAddr::V6(addr) => message.local6(addr),
+    };
+    message.learning(false).ttl(TTL).tos(tos(dscp)).df(VxlanDf::Set)
 }
 
 /// The device's attribute for a DSCP.
@@ -216,8 +224,12 @@ const fn tos(dscp: Dscp) -> u8 {
 }
 
 fn has_changeable(link: &Link, underlay: &Underlay, dscp: Dscp) -> bool {
+    let local = match underlay.addr {
+        IpAddr::V4(addr) => InfoVxlan::Local(addr),
+        IpAddr::V6(addr) => InfoVxlan::Local6(addr),
+    };
     let wanted = [
-        InfoVxlan::Local(underlay.addr),
+        local,
         InfoVxlan::Learning(false),
         InfoVxlan::Ttl(TTL),
         InfoVxlan::Tos(tos(dscp)),
@@ -227,23 +239,27 @@ fn has_changeable(link: &Link, underlay: &Underlay, dscp: Dscp) -> bool {
 }
 
 fn has_fixed(link: &Link, underlay: &Underlay, vni: Vni) -> bool {
+    let over_ipv6 = underlay.addr.is_ipv6();
+    let zero = over_ipv6 && underlay.udp6_zero_checksum;
     let wanted = [
         InfoVxlan::Id(vni.get()),
         InfoVxlan::Port(underlay.port),
         InfoVxlan::PortRange((FIRST_SOURCE_PORT, LAST_SOURCE_PORT)),
         InfoVxlan::UDPCsum(false),
+        InfoVxlan::UDPZeroCsumTX(zero),
+        InfoVxlan::UDPZeroCsumRX(zero),
     ];
     attributes(link).is_some_and(|infos| {
-        let foreign = |info: &InfoVxlan| {
-            matches!(
-                info,
-                InfoVxlan::Gbp
-                    | InfoVxlan::Gpe
-                    | InfoVxlan::CollectMetadata(true)
-                    | InfoVxlan::Link(_)
-                    | InfoVxlan::Group(_)
-                    | InfoVxlan::Group6(_)
-            )
+        let foreign = |info: &InfoVxlan| match info {
+            InfoVxlan::Gbp
+            | InfoVxlan::Gpe
+            | InfoVxlan::CollectMetadata(true)
+            | InfoVxlan::Link(_)
+            | InfoVxlan::Group(_)
+            | InfoVxlan::Group6(_) => true,
+            InfoVxlan::Local(_) => over_ipv6,
+            InfoVxlan::Local6(_) => !over_ipv6,
+            _ => false,
         };
         wanted.iter().all(|attribute| infos.contains(attribute)) && !infos.iter().any(foreign)
     })

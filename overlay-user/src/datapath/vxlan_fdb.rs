@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use futures::TryStreamExt as _;
@@ -15,7 +15,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::Handle;
 
-use super::DatapathError;
+use super::{DatapathError, Underlay};
 use crate::{
     MacAddr,
     netlink::{self, into_io},
@@ -28,7 +28,7 @@ pub struct Row {
     /// The inner destination.
     pub mac: MacAddr,
     /// The outer destination.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
 }
 
 /// The kernel's forwarding databases, of VXLAN devices and of bridges, as they were when read.
@@ -46,12 +46,13 @@ pub struct Reconciled {
     pub problems: Vec<String>,
 }
 
-/// The rows that `network` of `plan` needs. Nodes without an IPv4 tunnel address have none.
+/// The rows that `network` of `plan` needs. Nodes whose tunnel address is of another family than the
+/// underlay's have none: a device carries one.
 #[must_use]
-pub fn rows_of(plan: &Plan, network: &Network) -> BTreeSet<Row> {
-    let vtep_of = |node| match plan.vteps.get(node)?.addr {
-        IpAddr::V4(addr) => Some(addr),
-        IpAddr::V6(_) => None,
+pub fn rows_of(plan: &Plan, network: &Network, underlay: &Underlay) -> BTreeSet<Row> {
+    let vtep_of = |node| {
+        let addr = plan.vteps.get(node)?.addr;
+        (addr.is_ipv6() == underlay.addr.is_ipv6()).then_some(addr)
     };
     let unicast = network.endpoints.iter().filter_map(|(mac, endpoint)| match &endpoint.location {
         Location::Local | Location::Port(_) => None,
@@ -173,7 +174,7 @@ fn plain_row(message: &NeighbourMessage) -> Option<Row> {
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-                vtep = <[u8; 4]>::try_from(bytes.as_slice()).ok();
+                vtep = address(bytes);
             }
             // The kernel shows these only where they are not the device's own.
             NeighbourAttribute::Port(_)
@@ -183,7 +184,12 @@ fn plain_row(message: &NeighbourMessage) -> Option<Row> {
             _ => {}
         }
     }
-    Some(Row { mac: mac_of(message)?, vtep: vtep?.into() })
+    Some(Row { mac: mac_of(message)?, vtep: vtep? })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(|octets| Ipv4Addr::from(octets).into());
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|octets| Ipv6Addr::from(octets).into())).ok()
 }
 
 fn row_message(ifindex: u32, row: Row) -> NeighbourMessage {

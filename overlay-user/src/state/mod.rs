@@ -24,7 +24,7 @@ pub use endpoint::{Delivery, Endpoint, EndpointError};
 pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use network::{AddressError, Network, NetworkError};
-pub use node::{Node, NodeError};
+pub use node::{Node, NodeError, not_one_host};
 pub use policy::{
     DEFAULT_BUM_RATE, Dscp, Flooding, MAX_BUM_RATE, ParseDscpError, ParseWordError, Policy, PolicyChange,
     PolicyError, Vlan,

@@ -1,11 +1,13 @@
 //! A node, and the rules its record obeys.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::{NodeRecord, shown::shown};
 
 /// The least underlay MTU in bytes: what every IPv4 host takes whole (RFC 791, section 3.1).
 const LEAST_MTU: u16 = 576;
+/// The least MTU of an IPv6 link in bytes (RFC 8200, section 5).
+const LEAST_MTU_V6: u16 = 1280;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +27,6 @@ pub struct Node {
 /// Why a node cannot be as its record says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// IPv6.
-    #[error("the tunnel address {0} is IPv6, which is not supported yet")]
-    Ipv6(IpAddr),
     /// Not one host's address.
     #[error("the tunnel address {0} is not one host's: it is {1}")]
     NotOneHost(IpAddr, &'static str),
@@ -35,8 +34,8 @@ pub enum NodeError {
     #[error("the VXLAN port is 0")]
     Port,
     /// Too small to carry anything.
-    #[error("the underlay MTU {0} is below {LEAST_MTU}")]
-    Mtu(u16),
+    #[error("the underlay MTU {0} is below {1}")]
+    Mtu(u16, u16),
 }
 
 // === impl Node ===
@@ -46,39 +45,43 @@ impl Node {
     pub fn from_record(record: &NodeRecord) -> Result<Self, NodeError> {
         let NodeRecord { vtep, port, mtu, ref datapath, ref reason, version: _, incarnation: _, is_static } =
             *record;
-        let IpAddr::V4(v4) = vtep else {
-            return Err(NodeError::Ipv6(vtep));
-        };
-        if let Some(kind) = not_one_host(v4) {
+        if let Some(kind) = not_one_host(vtep) {
             return Err(NodeError::NotOneHost(vtep, kind));
         }
         if port == 0 {
             return Err(NodeError::Port);
         }
+        let least = if vtep.is_ipv6() { LEAST_MTU_V6 } else { LEAST_MTU };
         if let Some(mtu) = mtu
-            && mtu < LEAST_MTU
+            && mtu < least
         {
-            return Err(NodeError::Mtu(mtu));
+            return Err(NodeError::Mtu(mtu, least));
         }
         Ok(Self { vtep, mtu, datapath: shown(datapath), reason: shown(reason), is_static })
     }
 }
 
-/// What an address is if it cannot be one host's on a wire (RFC 6890, section 2.2.2).
-fn not_one_host(address: Ipv4Addr) -> Option<&'static str> {
-    if address.octets()[0] == 0 {
-        Some("unspecified")
-    } else if address.is_loopback() {
-        Some("loopback")
-    } else if address.is_multicast() {
-        Some("multicast")
-    } else if address.is_broadcast() {
-        Some("broadcast")
-    } else if address.octets()[0] >= 240 {
-        Some("reserved")
-    } else {
-        None
-    }
+/// What an address is if it cannot be that of one host, the same to all others (RFC 6890, section 2.2.2).
+#[must_use]
+pub fn not_one_host(address: IpAddr) -> Option<&'static str> {
+    let kinds = match address {
+        IpAddr::V4(v4) => [
+            (v4.octets()[0] == 0, "unspecified"),
+            (v4.is_loopback(), "loopback"),
+            (v4.is_multicast(), "multicast"),
+            (v4.is_broadcast(), "broadcast"),
+            (v4.octets()[0] >= 240, "reserved"),
+        ],
+        IpAddr::V6(v6) => [
+            (v6.is_unspecified(), "unspecified"),
+            (v6.is_loopback(), "loopback"),
+            (v6.is_multicast(), "multicast"),
+            (v6.is_unicast_link_local(), "link-local"),
+            // Also the form in which the maps have IPv4.
+            (v6.to_ipv4_mapped().is_some(), "IPv4 written as IPv6"),
+        ],
+    };
+    kinds.into_iter().find_map(|(is, kind)| is.then_some(kind))
 }
 
 #[cfg(test)]
@@ -100,14 +103,20 @@ mod tests {
 
     #[test]
     fn only_a_host_on_a_wire_is_a_tunnel_end() {
-        assert!(Node::from_record(&record("192.0.2.1")).is_ok());
+        for vtep in ["192.0.2.1", "2001:db8::1", "fd00::1"] {
+            assert!(Node::from_record(&record(vtep)).is_ok());
+        }
         for (vtep, says) in [
             ("0.0.0.0", "unspecified"),
             ("127.0.0.1", "loopback"),
             ("239.1.1.1", "multicast"),
             ("255.255.255.255", "broadcast"),
             ("250.0.0.1", "reserved"),
-            ("2001:db8::1", "not supported yet"),
+            ("::", "unspecified"),
+            ("::1", "loopback"),
+            ("ff02::1", "multicast"),
+            ("fe80::1", "link-local"),
+            ("::ffff:192.0.2.1", "IPv4 written as IPv6"),
         ] {
             let error = Node::from_record(&record(vtep)).unwrap_err().to_string();
             assert!(error.contains(says), "{vtep}: {error}");
@@ -118,7 +127,9 @@ mod tests {
     fn impossible_ports_and_mtus_are_refused() {
         assert_eq!(Node::from_record(&NodeRecord { port: 0, ..record("192.0.2.1") }), Err(NodeError::Port));
         let small = NodeRecord { mtu: Some(100), ..record("192.0.2.1") };
-        assert_eq!(Node::from_record(&small), Err(NodeError::Mtu(100)));
+        assert_eq!(Node::from_record(&small), Err(NodeError::Mtu(100, 576)));
+        let small = NodeRecord { mtu: Some(1279), ..record("2001:db8::1") };
+        assert_eq!(Node::from_record(&small), Err(NodeError::Mtu(1279, 1280)));
     }
 
     #[test]

@@ -4,13 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     time::Duration,
 };
 
 use futures::{FutureExt as _, StreamExt as _, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup, sys::SocketAddr};
 use tokio::{
     sync::watch,
@@ -120,8 +120,7 @@ impl Follower {
                     || current.routes.values().any(|route| route.ifindex == link.header.index)
             }
             M::NewNeighbour(entry) | M::DelNeighbour(entry) => {
-                entry.header.family == AddressFamily::Inet
-                    && peer::hop_of(entry).is_some_and(|hop| self.kept.contains(&hop))
+                peer::hop_of(entry).is_some_and(|hop| self.kept.contains(&hop))
             }
             M::NewAddress(_) | M::DelAddress(_) | M::NewRoute(_) | M::DelRoute(_) => true,
             _ => false,
@@ -165,14 +164,12 @@ impl Follower {
     async fn routes(
         &mut self,
         kernel: &Handle,
-        from: Ipv4Addr,
+        from: IpAddr,
         peers: &BTreeSet<IpAddr>,
     ) -> io::Result<BTreeMap<IpAddr, Route>> {
         let mut ways = BTreeMap::new();
         for peer in peers {
-            // The tunnel is over IPv4: there is no way to other addresses.
-            let IpAddr::V4(addr) = *peer else { continue };
-            if let Some(way) = peer::way(kernel, from, addr).await? {
+            if let Some(way) = peer::way(kernel, from, *peer).await? {
                 ways.insert(*peer, way);
             }
         }
@@ -208,7 +205,7 @@ impl Follower {
                 ifindex: way.hop.ifindex,
                 // What is not Ethernet cannot carry our frames.
                 source_mac: link.mac?,
-                next_hop: way.hop.addr.into(),
+                next_hop: way.hop.addr,
                 neighbour: neighbours.get(&way.hop).and_then(|neighbour| neighbour.mac),
                 mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
             })
@@ -224,6 +221,8 @@ impl Events {
             MulticastGroup::Neigh,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
         ])?;
         Ok(Self { messages, task: tokio::spawn(connection) })
     }
@@ -242,5 +241,5 @@ fn with_routes(
     routes: BTreeMap<IpAddr, Route>,
 ) -> Underlay {
     let uplink::Uplink { ifindex, name, driver, addr, mac, mtu } = uplink;
-    Underlay { ifindex, name, driver, addr, mac, mtu, port, peers, routes }
+    Underlay { ifindex, name, driver, addr, mac, mtu, port, udp6_zero_checksum: false, peers, routes }
 }

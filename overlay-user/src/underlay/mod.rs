@@ -5,11 +5,7 @@ mod follow;
 mod peer;
 mod uplink;
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-    str::FromStr,
-};
+use std::{collections::BTreeSet, net::IpAddr, str::FromStr};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,13 +16,13 @@ use crate::datapath::Underlay;
 /// How the uplink is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Selector {
-    /// The interface of the default route.
+    /// The interface of the default route, that of IPv4 if there is one.
     #[default]
     DefaultRoute,
-    /// An interface by name; its first global address.
+    /// An interface by name; its first global address, an IPv4 one if it has any.
     Interface(String),
     /// The interface that has this address.
-    Address(Ipv4Addr),
+    Address(IpAddr),
 }
 
 impl FromStr for Selector {

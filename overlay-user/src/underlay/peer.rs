@@ -1,15 +1,15 @@
 //! The way to another node: its route, and the MAC address of the next hop.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{io, net::IpAddr};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    neighbour::{NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+        NeighbourState,
+    },
     route::{RouteAddress, RouteAttribute, RouteMetric, RouteType},
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
@@ -31,7 +31,7 @@ pub(super) struct Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NextHop {
     pub ifindex: u32,
-    pub addr: Ipv4Addr,
+    pub addr: IpAddr,
 }
 
 /// What the neighbour table has for a next hop.
@@ -44,9 +44,14 @@ pub(super) struct Neighbour {
 }
 
 /// Looks the route to `peer` up; `None` if there is none, or if `peer` is this node.
-pub(super) async fn way(kernel: &Handle, from: Ipv4Addr, peer: Ipv4Addr) -> io::Result<Option<Way>> {
-    let query =
-        RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(peer, 32).source_prefix(from, 32).build();
+pub(super) async fn way(kernel: &Handle, from: IpAddr, peer: IpAddr) -> io::Result<Option<Way>> {
+    let bits = if peer.is_ipv6() { 128 } else { 32 };
+    let query = RouteMessageBuilder::<IpAddr>::new().destination_prefix(peer, bits);
+    let Ok(query) = query.and_then(|query| query.source_prefix(from, bits)) else {
+        // Of two families: there is no way.
+        return Ok(None);
+    };
+    let query = query.build();
     let mut answer = Box::pin(kernel.route().get(query).execute());
     let route = match answer.try_next().await.map_err(into_io) {
         Ok(Some(route)) if route.header.kind == RouteType::Unicast => route,
@@ -66,7 +71,8 @@ pub(super) async fn way(kernel: &Handle, from: Ipv4Addr, peer: Ipv4Addr) -> io::
     for attribute in route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(index),
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => addr = gateway,
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => addr = gateway.into(),
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => addr = gateway.into(),
             // A gateway of another family (RFC 8950): nobody on that link answers for the peer itself.
             RouteAttribute::Via(_) => return Ok(None),
             RouteAttribute::Metrics(metrics) => {
@@ -115,19 +121,19 @@ pub(super) async fn let_go(kernel: &Handle, hop: NextHop) -> io::Result<()> {
 
 /// The next hop an entry of the neighbour table is about.
 pub(super) fn hop_of(entry: &NeighbourMessage) -> Option<NextHop> {
-    entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(netlink_packet_route::neighbour::NeighbourAddress::Inet(addr)) => {
-            Some(NextHop { ifindex: entry.header.ifindex, addr: *addr })
-        }
+    let addr = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => Some(IpAddr::V6(*addr)),
         _ => None,
-    })
+    })?;
+    Some(NextHop { ifindex: entry.header.ifindex, addr })
 }
 
 fn message(hop: NextHop) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = if hop.addr.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     message.header.ifindex = hop.ifindex;
-    message.attributes = vec![NeighbourAttribute::Destination(IpAddr::V4(hop.addr).into())];
+    message.attributes = vec![NeighbourAttribute::Destination(hop.addr.into())];
     message
 }
 

@@ -1,6 +1,10 @@
 //! Which interface and address the node tunnels from.
 
-use std::{fmt::Write as _, io, net::Ipv4Addr};
+use std::{
+    fmt::Write as _,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::{
@@ -22,29 +26,32 @@ pub(super) struct Uplink {
     pub ifindex: u32,
     pub name: String,
     pub driver: String,
-    pub addr: Ipv4Addr,
+    pub addr: IpAddr,
     pub mac: MacAddr,
     pub mtu: u16,
 }
 
-/// An IPv4 address of an interface that other hosts can know.
+/// An address of an interface that other hosts can know.
 struct Address {
     ifindex: u32,
-    addr: Ipv4Addr,
-    secondary: bool,
+    addr: IpAddr,
+    flags: AddressHeaderFlags,
 }
 
 /// Finds the uplink. `known` is the interface index and the address it had before, if it was found
 /// before: both are kept while they are there, so that neither a rename nor a further address moves
-/// the tunnel.
+/// the tunnel. The family is kept in any case: other nodes' are of the same.
 pub(super) async fn find(
     kernel: &Handle,
     selector: &Selector,
-    known: Option<(u32, Ipv4Addr)>,
+    known: Option<(u32, IpAddr)>,
 ) -> Result<Uplink, UnderlayError> {
     let links = netlink::links(kernel).await.map_err(failed("list interfaces"))?;
     let mut addresses = addresses(kernel).await.map_err(failed("list addresses"))?;
-    addresses.sort_by_key(|address| address.secondary);
+    if let Some((_, known)) = known {
+        addresses.retain(|address| address.addr.is_ipv6() == known.is_ipv6());
+    }
+    addresses.sort_by_key(Address::rank);
     let known_link = known.and_then(|(ifindex, _)| links.iter().find(|link| link.ifindex == ifindex));
 
     let link = match selector {
@@ -60,7 +67,11 @@ pub(super) async fn find(
                 UnderlayError(format!("no interface has the address {wanted}; there are {there}"))
             })?,
         Selector::DefaultRoute => {
-            let ifindex = default_route(kernel).await.map_err(failed("list routes"))?;
+            let ifindex = match default_route(kernel, AddressFamily::Inet).await {
+                Ok(None) => default_route(kernel, AddressFamily::Inet6).await,
+                found => found,
+            };
+            let ifindex = ifindex.map_err(failed("list routes"))?;
             ifindex.and_then(|ifindex| links.iter().find(|link| link.ifindex == ifindex)).ok_or_else(|| {
                 UnderlayError(format!(
                     "no default route tells the underlay's interface: name it with --underlay; there are {}",
@@ -78,7 +89,7 @@ pub(super) async fn find(
     };
     let addr = kept.or_else(|| own.first().copied()).ok_or_else(|| {
         UnderlayError(format!(
-            "interface {} has no IPv4 address: give it one, or name another with --underlay; there are {}",
+            "interface {} has no address of its own: give it one, or name another with --underlay; there are {}",
             link.name,
             listed(&links, &addresses)
         ))
@@ -103,28 +114,47 @@ fn driver(link: &Link) -> String {
     driver.unwrap_or_else(|| "unknown".into())
 }
 
+impl Address {
+    /// Lower is better: IPv4, then what is settled, in use and lasting.
+    fn rank(&self) -> (bool, [bool; 3]) {
+        use AddressHeaderFlags as Flags;
+        // Where IPv4 has secondary addresses, IPv6 has temporary ones (RFC 8981): it is the same bit.
+        let doubts = [Flags::Tentative, Flags::Deprecated, Flags::Secondary];
+        (self.addr.is_ipv6(), doubts.map(|doubt| self.flags.contains(doubt)))
+    }
+}
+
 async fn addresses(kernel: &Handle) -> io::Result<Vec<Address>> {
-    let mut request = kernel.address().get();
-    request.message_mut().header.family = AddressFamily::Inet;
-    let messages: Vec<_> = request.execute().try_collect().await.map_err(into_io)?;
+    let messages: Vec<_> = kernel.address().get().execute().try_collect().await.map_err(into_io)?;
     Ok(messages.iter().filter_map(global_address).collect())
 }
 
 fn global_address(message: &AddressMessage) -> Option<Address> {
-    if message.header.family != AddressFamily::Inet || message.header.scope != AddressScope::Universe {
+    let flags = message.header.flags;
+    if message.header.scope != AddressScope::Universe || flags.contains(AddressHeaderFlags::Dadfailed) {
         return None;
     }
-    let addr = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(std::net::IpAddr::V4(addr)) => Some(*addr),
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    // Where both are given, the other one is the far end's.
+    let local = find(|attribute| match attribute {
+        AddressAttribute::Local(addr) => Some(*addr),
         _ => None,
+    });
+    let addr = local.or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(addr) => Some(*addr),
+            _ => None,
+        })
     })?;
-    let secondary = message.header.flags.contains(AddressHeaderFlags::Secondary);
-    Some(Address { ifindex: message.header.index, addr, secondary })
+    Some(Address { ifindex: message.header.index, addr, flags })
 }
 
 /// Interface of the default route of the main table that has the lowest metric.
-async fn default_route(kernel: &Handle) -> io::Result<Option<u32>> {
-    let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+async fn default_route(kernel: &Handle, family: AddressFamily) -> io::Result<Option<u32>> {
+    let query = match family {
+        AddressFamily::Inet6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        _ => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+    };
     let routes: Vec<_> = kernel.route().get(query).execute().try_collect().await.map_err(into_io)?;
     let metric = |route: &&RouteMessage| {
         route.attributes.iter().find_map(|attribute| match attribute {
@@ -132,7 +162,7 @@ async fn default_route(kernel: &Handle) -> io::Result<Option<u32>> {
             _ => None,
         })
     };
-    let best = routes.iter().filter(|route| is_default(route)).min_by_key(metric);
+    let best = routes.iter().filter(|route| is_default(route, family)).min_by_key(metric);
     Ok(best.and_then(|route| {
         route.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Oif(ifindex) => Some(*ifindex),
@@ -142,9 +172,9 @@ async fn default_route(kernel: &Handle) -> io::Result<Option<u32>> {
     }))
 }
 
-fn is_default(route: &RouteMessage) -> bool {
+fn is_default(route: &RouteMessage, family: AddressFamily) -> bool {
     let header = &route.header;
-    header.address_family == AddressFamily::Inet
+    header.address_family == family
         && header.destination_prefix_length == 0
         && header.table == RouteHeader::RT_TABLE_MAIN
         && header.kind == RouteType::Unicast
@@ -163,7 +193,7 @@ fn listed(links: &[Link], addresses: &[Address]) -> String {
         let comma = if text.is_empty() { "" } else { ", " };
         let _ = write!(text, "{comma}{} ({})", link.name, address.addr);
     }
-    if text.is_empty() { "none with an IPv4 address".into() } else { text }
+    if text.is_empty() { "none with an address".into() } else { text }
 }
 
 fn failed(what: &str) -> impl FnOnce(io::Error) -> UnderlayError {

@@ -121,7 +121,7 @@ impl Cluster {
     pub fn underlay(&self, node: usize) -> Underlay {
         self.nodes[node].netns.run(async || {
             let cancel = CancellationToken::new();
-            let selector = Selector::Address(vtep(node));
+            let selector = Selector::Address(vtep(node).into());
             let follower = UnderlayFollower::start(selector, 4789, cancel).await.unwrap();
             follower.current().borrow().clone()
         })

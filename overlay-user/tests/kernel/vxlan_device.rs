@@ -23,6 +23,7 @@ fn underlay(port: u16) -> Underlay {
         mac: MacAddr::default(),
         mtu: 1500,
         port,
+        udp6_zero_checksum: false,
         peers: BTreeSet::new(),
         routes: BTreeMap::new(),
     }

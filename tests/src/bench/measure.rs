@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::peer::Peer;
+use super::contender::Contender;
 use crate::{
     exec::{self, Process},
     netns,
@@ -19,7 +19,7 @@ const ECHO_PORT: u16 = 7777;
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// An iperf3 server in a peer's second container.
+/// An iperf3 server in the server container.
 pub struct Server {
     _process: Process,
 }
@@ -41,12 +41,12 @@ pub struct Latency {
 }
 
 impl Server {
-    pub fn start(peer: &Peer) -> Result<Self> {
-        let mut command = peer.server.command("iperf3");
-        command.args(["--server", "--bind", &peer.addr.to_string()]);
+    pub fn start(contender: &Contender) -> Result<Self> {
+        let mut command = contender.server.container.command("iperf3");
+        command.args(["--server", "--bind", &contender.server.addr.to_string()]);
         let server = Self { _process: Process::spawn(command.stdout(std::process::Stdio::null()))? };
         exec::eventually(Duration::from_secs(5), || {
-            let listening = peer.server.exec("ss -Hltn sport = :5201")?;
+            let listening = contender.server.container.exec("ss -Hltn sport = :5201")?;
             ensure!(!listening.trim().is_empty(), "iperf3 does not listen");
             Ok(())
         })?;
@@ -55,9 +55,9 @@ impl Server {
 }
 
 /// TCP streams at once.
-pub fn tcp(peer: &Peer, streams: u32, seconds: u32) -> Result<Stream> {
+pub fn tcp(contender: &Contender, streams: u32, seconds: u32) -> Result<Stream> {
     let before = busy()?;
-    let report = iperf(peer, seconds, &["--parallel", &streams.to_string()])?;
+    let report = iperf(contender, seconds, &["--parallel", &streams.to_string()])?;
     let cpu = busy()? - before;
     let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 has no result")?;
     let gbit = bits / 1e9;
@@ -65,29 +65,29 @@ pub fn tcp(peer: &Peer, streams: u32, seconds: u32) -> Result<Stream> {
 }
 
 /// 64-byte UDP datagrams received, in thousands a second, with the sender at its limit.
-pub fn udp64(peer: &Peer, seconds: u32) -> Result<f64> {
-    let report = iperf(peer, seconds, &["--udp", "--bitrate", "0", "--length", "64"])?;
+pub fn udp64(contender: &Contender, seconds: u32) -> Result<f64> {
+    let report = iperf(contender, seconds, &["--udp", "--bitrate", "0", "--length", "64"])?;
     let sum = &report["end"]["sum"];
     let number = |field: &str| sum[field].as_f64().with_context(|| format!("iperf3 has no {field}"));
     Ok((number("packets")? - number("lost_packets")?) / number("seconds")? / 1e3)
 }
 
 /// One-byte requests and answers over UDP, one at a time.
-pub fn latency(peer: &Peer, round_trips: usize) -> Result<Latency> {
-    let addr = SocketAddr::from((peer.addr, ECHO_PORT));
-    let bound = peer.server.run(move || {
+pub fn latency(contender: &Contender, round_trips: usize) -> Result<Latency> {
+    let addr = SocketAddr::from((contender.server.addr, ECHO_PORT));
+    let bound = contender.server.container.run(move || {
         let socket = UdpSocket::bind(addr)?;
         socket.set_read_timeout(Some(LIMIT))?;
         Ok(socket)
     })?;
-    let echo = peer.server.spawn(move || {
+    let echo = contender.server.container.spawn(move || {
         let mut byte = [0];
         while let Ok((_, from)) = bound.recv_from(&mut byte) {
             bound.send_to(&byte, from)?;
         }
         Ok(())
     })?;
-    let mut times = peer.client.run(move || {
+    let mut times = contender.client.container.run(move || {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect(addr)?;
         socket.set_read_timeout(Some(LIMIT))?;
@@ -107,9 +107,11 @@ pub fn latency(peer: &Peer, round_trips: usize) -> Result<Latency> {
     Ok(Latency { p50: at(50), p99: at(99) })
 }
 
-fn iperf(peer: &Peer, seconds: u32, more: &[&str]) -> Result<Value> {
-    let mut command = peer.client.command("iperf3");
-    command.args(["--client", &peer.addr.to_string(), "--time", &seconds.to_string(), "--json"]).args(more);
+fn iperf(contender: &Contender, seconds: u32, more: &[&str]) -> Result<Value> {
+    let mut command = contender.client.container.command("iperf3");
+    command
+        .args(["--client", &contender.server.addr.to_string(), "--time", &seconds.to_string(), "--json"])
+        .args(more);
     Ok(serde_json::from_str(&exec::output(&mut command)?)?)
 }
 

@@ -3,32 +3,67 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use overlay_tests::{bench, cleanup};
+use overlay_tests::{
+    bench::{self, Options, Section},
+    cleanup,
+};
 
-/// Measure container to container across two nodes (root)
+/// Measure our data paths beside what people use (root)
 #[derive(Parser)]
 struct Arguments {
     /// Fewer and shorter rounds, for a first look
     #[arg(long)]
     quick: bool,
+    /// Only these sections
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["pods", "forward", "programs"])]
+    section: Vec<Section>,
     /// Rounds of all contenders
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
+    /// Measure nothing: judge and draw what earlier runs left
+    #[arg(long)]
+    render: bool,
+    /// The benchmark's own BPF programs
+    #[arg(long, default_value = "target/bpf/bench.bpf.o")]
+    object: PathBuf,
     /// Folder for the results
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
 }
 
 fn main() -> ExitCode {
-    let Arguments { quick, rounds, output } = Arguments::parse();
+    let Arguments { quick, section, rounds, render, object, output } = Arguments::parse();
     if let Err(error) = ctrlc::set_handler(|| cleanup::undo_all_and_exit(130)) {
         eprintln!("error: cannot watch for Ctrl-C: {error}");
         return ExitCode::FAILURE;
     }
-    let (default_rounds, seconds, round_trips) = if quick { (3, 2, 10_000) } else { (5, 6, 50_000) };
-    let options =
-        bench::Options { rounds: rounds.unwrap_or(default_rounds).max(1), seconds, round_trips, output };
-    match bench::pods(&options) {
+    bench::object(&object);
+    let mut options = if quick {
+        Options {
+            rounds: 3,
+            seconds: 1,
+            round_trips: 5_000,
+            forward_rounds: 5,
+            bursts: 5,
+            frames: 50_000,
+            output,
+        }
+    } else {
+        Options {
+            rounds: 5,
+            seconds: 5,
+            round_trips: 50_000,
+            forward_rounds: 11,
+            bursts: 11,
+            frames: 100_000,
+            output,
+        }
+    };
+    if let Some(rounds) = rounds {
+        (options.rounds, options.forward_rounds) = (rounds.max(1), rounds.max(1));
+    }
+    let result = if render { bench::render(&options.output) } else { bench::run(&options, &section) };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -39,12 +39,20 @@ impl Transfer {
 
 /// Sends `bytes` bytes from one namespace to an address in another, and checks that they arrive
 /// unchanged.
-pub fn transfer(from: &Netns, to: &Netns, addr: Ipv4Addr, bytes: u64) -> Result<Transfer> {
+pub fn transfer(from: &Netns, to: &Netns, addr: impl Into<IpAddr>, bytes: u64) -> Result<Transfer> {
+    let addr = addr.into();
     transfer_by(from, to, addr, addr, bytes)
 }
 
 /// As [`transfer`], to who listens at `addr` but is asked for as `by`: somebody in between translates.
-pub fn transfer_by(from: &Netns, to: &Netns, addr: Ipv4Addr, by: Ipv4Addr, bytes: u64) -> Result<Transfer> {
+pub fn transfer_by(
+    from: &Netns,
+    to: &Netns,
+    addr: impl Into<IpAddr>,
+    by: impl Into<IpAddr>,
+    bytes: u64,
+) -> Result<Transfer> {
+    let (addr, by) = (addr.into(), by.into());
     let listener = to.run(move || Ok(TcpListener::bind((addr, 0))?))?;
     let target = SocketAddr::from((by, listener.local_addr()?.port()));
     let sender = from.spawn(move || send(target, bytes))?;

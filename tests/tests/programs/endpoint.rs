@@ -16,11 +16,11 @@ fn packets_from_a_container() {
     check_tc("endpoint_in", Hook::Endpoint, &cases());
 }
 
-fn drop(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
+pub fn drop(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
     Case { what, setup: Setup::default(), packet, action: TC_SHOT, outcome, output: None }
 }
 
-fn redirect(what: &'static str, packet: Vec<u8>, outcome: Outcome, output: Option<Vec<u8>>) -> Case {
+pub fn redirect(what: &'static str, packet: Vec<u8>, outcome: Outcome, output: Option<Vec<u8>>) -> Case {
     Case { what, setup: Setup::default(), packet, action: TC_REDIRECT, outcome, output }
 }
 

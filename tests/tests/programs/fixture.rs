@@ -11,13 +11,14 @@ use overlay_ebpf::{
     abi::{
         Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
         Hook, LEARNED_KNOWN, Learned, MacAddr, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey,
-        Network, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        Network, OUTER_LEN, OUTER_LEN_V6, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM,
+        UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
-    wire::{ecn::OuterClass, encap},
+    wire::{checksum, ecn::OuterClass, encap},
 };
 use overlay_user::datapath::ebpf::{self, Features};
 
-use crate::frames::{A, B, C, D, H, HERE, Host, I, J, THERE, VNI};
+use crate::frames::{A, B, C, D, H, HERE, Host, I, J, THERE, VNI, ipv6};
 
 /// The loopback interface, which every namespace has and a test run of a tc program comes from.
 pub const LOOPBACK: u32 = 1;
@@ -144,9 +145,11 @@ impl Fixture {
     }
 
     fn fill(&mut self, setup: Setup) {
+        let over_ipv6 = setup.flags & UNDERLAY_V6 != 0;
+        let tunnel = |host: Host| if over_ipv6 { Addr(ipv6(host.ip)) } else { Addr::from_v4(host.ip) };
         let config = Config {
-            addr: Addr::from_v4(HERE.ip),
-            addr4: HERE.ip,
+            addr: tunnel(HERE),
+            addr4: if over_ipv6 { [0; 4] } else { HERE.ip },
             uplink: LOOPBACK,
             port: 4789,
             mtu: 1500,
@@ -170,27 +173,33 @@ impl Fixture {
         }
         self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
         self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, addr4: D.ip, ..Endpoint::default() });
-        let there = Vtep {
-            addr: Addr::from_v4(THERE.ip),
-            next_hop: Addr::from_v4(THERE.ip),
-            ifindex: LOOPBACK,
-            flags: VTEP_RESOLVED,
-            header: encap::template(
-                (MacAddr(HERE.mac), MacAddr(THERE.mac)),
+        let macs = (MacAddr(HERE.mac), MacAddr(THERE.mac));
+        let (header, flags) = if over_ipv6 {
+            let header = encap::template_v6(macs, (ipv6(HERE.ip).into(), ipv6(THERE.ip).into()), 4789);
+            let checksum = if setup.flags & UDP6_ZERO_CHECKSUM == 0 { VTEP_CHECKSUM } else { 0 };
+            (header, VTEP_V6 | checksum)
+        } else {
+            let mut header = [0; OUTER_LEN_V6];
+            header[..OUTER_LEN].copy_from_slice(&encap::template(
+                macs,
                 (HERE.ip.into(), THERE.ip.into()),
                 4789,
-            ),
+            ));
+            (header, 0)
+        };
+        let there = Vtep {
+            addr: tunnel(THERE),
+            next_hop: tunnel(THERE),
+            ifindex: LOOPBACK,
+            flags: VTEP_RESOLVED | flags,
+            header,
             mtu: 1500,
             ..Vtep::default()
         };
         self.set("vteps", THERE_INDEX, there);
-        self.insert(
-            "members",
-            MemberKey { vni: VNI, addr: Addr::from_v4(THERE.ip) },
-            Member { vtep: THERE_INDEX },
-        );
+        self.insert("members", MemberKey { vni: VNI, addr: tunnel(THERE) }, Member { vtep: THERE_INDEX });
         for host in [HERE, THERE] {
-            self.insert("vtep_addrs", Addr::from_v4(host.ip), Member { vtep: SELF_VTEP });
+            self.insert("vtep_addrs", tunnel(host), Member { vtep: SELF_VTEP });
         }
         self.insert(
             "networks",
@@ -356,9 +365,15 @@ pub fn check(fixture: &Fixture, hook: Hook, case: &Case, run: &Run, output: &[u8
     let mut output = output.to_vec();
     if case.outcome == Outcome::Encapsulated {
         // The source port is a hash with a seed of the kernel's own.
-        let port = &run.output[34..36];
-        assert!(u16::from_be_bytes([port[0], port[1]]) >= 49_152, "{what}: source port");
-        output[34..36].copy_from_slice(port);
+        let at = if case.setup.flags & UNDERLAY_V6 != 0 { 54 } else { 34 };
+        let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let (port, expected, check) = (word(&run.output, at), word(&output, at), word(&output, at + 6));
+        assert!(port >= 49_152, "{what}: source port");
+        output[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        if check != 0 {
+            let check = checksum::replaced(check, expected, port);
+            output[at + 6..at + 8].copy_from_slice(&check.to_be_bytes());
+        }
     }
     assert_eq!(hex(&run.output), hex(&output), "{what}: the packet afterwards");
 }

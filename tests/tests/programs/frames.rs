@@ -1,7 +1,8 @@
 //! Frames for the fixtures, built by an independent packet library.
 
 use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, EtherType, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder,
+    ArpEthIpv4Packet, ArpOperation, EtherType, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions,
+    Ipv6Header, PacketBuilder,
 };
 use overlay_ebpf::wire::checksum;
 
@@ -60,6 +61,12 @@ pub fn udp_tos(from: Host, to: Host, dst_port: u16, payload: &[u8], tos: u8) -> 
     frame
 }
 
+/// The IPv6 address of whoever has this IPv4 address.
+pub const fn ipv6(ip: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = ip;
+    [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+}
+
 /// A segment of a TCP stream.
 pub fn tcp(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
     let builder =
@@ -71,9 +78,8 @@ pub fn tcp(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
 
 /// A UDP datagram over IPv6.
 pub fn udp6(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
-    let address = |h: Host| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, h.ip[0], h.ip[1], h.ip[2], h.ip[3]];
     let builder =
-        PacketBuilder::ethernet2(from.mac, to.mac).ipv6(address(from), address(to), 64).udp(5000, 6000);
+        PacketBuilder::ethernet2(from.mac, to.mac).ipv6(ipv6(from.ip), ipv6(to.ip), 64).udp(5000, 6000);
     let mut frame = Vec::new();
     builder.write(&mut frame, payload).unwrap();
     frame
@@ -112,6 +118,28 @@ pub fn vxlan_tos(from: Host, to: Host, vni: u32, inner: &[u8], tos: u8) -> Vec<u
     payload.extend(inner);
     let mut frame = udp_tos(from, to, 4789, &payload, tos);
     frame[40..42].fill(0); // UDP checksum: RFC 7348 section 5 wants zero
+    frame
+}
+
+/// The same VXLAN packet on an IPv6 underlay: the checksum right, as if computed by the book.
+pub fn over_ipv6(packet: &[u8]) -> Vec<u8> {
+    let at = |offset: usize| <[u8; 4]>::try_from(&packet[offset..offset + 4]).unwrap();
+    let mac = |offset: usize| <[u8; 6]>::try_from(&packet[offset..offset + 6]).unwrap();
+    let ip = Ipv6Header {
+        traffic_class: packet[15],
+        flow_label: 0.try_into().unwrap(),
+        payload_length: 0,
+        next_header: IpNumber::UDP,
+        hop_limit: packet[22],
+        source: ipv6(at(26)),
+        destination: ipv6(at(30)),
+    };
+    let port = |offset: usize| u16::from_be_bytes([packet[offset], packet[offset + 1]]);
+    let builder = PacketBuilder::ethernet2(mac(6), mac(0))
+        .ip(etherparse::IpHeaders::Ipv6(ip, Ipv6Extensions::default()))
+        .udp(port(34), port(36));
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &packet[42..]).unwrap();
     frame
 }
 

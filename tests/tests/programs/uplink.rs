@@ -26,7 +26,6 @@ fn packets_from_the_wire_by_tc() {
 
 #[test]
 fn packets_from_the_wire_by_xdp() {
-    let mut fixtures = Fixtures::default();
     // Shorter than a test run of a tc program takes.
     let short = pass("an IPv4 header cut short", raw(THERE, HERE, 0x0800, &[0x45; 4]), Outcome::PassedUp);
     // In several buffers, and longer than a test run of a tc program takes.
@@ -38,11 +37,17 @@ fn packets_from_the_wire_by_xdp() {
         deliver("a jumbo frame", jumbo, large.clone()),
         deliver("a jumbo frame with bytes behind it", padded, large),
     ];
-    for case in cases().into_iter().chain(more) {
+    check_xdp(cases().into_iter().chain(more), INNER);
+}
+
+/// Runs what tc does with `cases` through XDP, with the inner frames at an offset.
+pub fn check_xdp(cases: impl IntoIterator<Item = Case>, inner: usize) {
+    let mut fixtures = Fixtures::default();
+    for case in cases {
         let fixture = fixtures.of(with_xdp(case.setup));
         let run = fixture.run_xdp(&case.packet);
         let class = case.outcome.class();
-        if [Class::Forwarded, Class::SlowPath].contains(&class) && is_left_to_tc(&case.packet) {
+        if [Class::Forwarded, Class::SlowPath].contains(&class) && is_left_to_tc(&case.packet, inner) {
             assert_eq!((run.action, &run.output), (XDP_PASS, &case.packet), "{}: not left alone", case.what);
             assert_eq!(
                 fixture.count(Hook::Uplink, Outcome::Received),
@@ -54,7 +59,7 @@ fn packets_from_the_wire_by_xdp() {
         }
         if class == Class::SlowPath {
             // XDP can strip what tc cannot: any frame is delivered.
-            let stripped = with_meta(LOOPBACK, 0, &case.packet[INNER..]);
+            let stripped = with_meta(LOOPBACK, 0, &case.packet[inner..]);
             let case = Case { outcome: Outcome::Delivered, ..case };
             check(fixture, Hook::Uplink, &case, &run, &stripped, XDP_PASS);
             continue;
@@ -81,7 +86,7 @@ fn an_endpoint_with_redirects_gets_the_bare_inner_frame() {
 #[test]
 fn tc_delivers_what_cannot_be_redirected() {
     let setup = Setup { redirect: Redirect::NoTarget, ..with_xdp(Setup::default()) };
-    let stripped = |packet: &[u8]| !is_left_to_tc(packet);
+    let stripped = |packet: &[u8]| !is_left_to_tc(packet, INNER);
     delivered_to(setup, XDP_PASS, stripped, |inner| with_meta(LOOPBACK, ENDPOINT_REDIRECT, inner));
 }
 
@@ -120,8 +125,9 @@ fn tc_behind_xdp_counts_nothing_twice() {
 
 /// Whether only tc can tell what was verified of a packet that is to be delivered: there is a checksum
 /// outside, or TCP inside, which GRO merges.
-fn is_left_to_tc(packet: &[u8]) -> bool {
-    packet[40..42] != [0; 2] || (packet[62..64] == [8, 0] && packet[73] == 6)
+fn is_left_to_tc(packet: &[u8], inner: usize) -> bool {
+    let (checksum, frame) = (&packet[inner - 10..inner - 8], &packet[inner..]);
+    *checksum != [0; 2] || (frame[12..14] == [8, 0] && frame[23] == 6)
 }
 
 pub fn with_meta(ifindex: u32, flags: u16, inner: &[u8]) -> Vec<u8> {
@@ -129,7 +135,7 @@ pub fn with_meta(ifindex: u32, flags: u16, inner: &[u8]) -> Vec<u8> {
     [&meta, inner].concat()
 }
 
-fn deliver(what: &'static str, packet: Vec<u8>, inner: Vec<u8>) -> Case {
+pub fn deliver(what: &'static str, packet: Vec<u8>, inner: Vec<u8>) -> Case {
     Case {
         what,
         setup: Setup::default(),
@@ -140,16 +146,16 @@ fn deliver(what: &'static str, packet: Vec<u8>, inner: Vec<u8>) -> Case {
     }
 }
 
-fn pass(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
+pub fn pass(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
     Case { what, setup: Setup::default(), packet, action: TC_UNSPEC, outcome, output: None }
 }
 
-fn drop(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
+pub fn drop(what: &'static str, packet: Vec<u8>, outcome: Outcome) -> Case {
     Case { what, setup: Setup::default(), packet, action: TC_SHOT, outcome, output: None }
 }
 
 /// VXLAN from the other node, from C to B.
-fn good() -> Vec<u8> {
+pub fn good() -> Vec<u8> {
     vxlan(THERE, HERE, VNI, &udp(C, B, 6000, b"hello"))
 }
 
@@ -225,7 +231,7 @@ fn delivered() -> Vec<Case> {
 }
 
 /// All sixteen combinations of RFC 6040, figure 4.
-fn ecn() -> Vec<Case> {
+pub fn ecn() -> Vec<Case> {
     let mut cases = Vec::new();
     for inner in 0..4_u8 {
         for outer in 0..4_u8 {
@@ -309,7 +315,7 @@ fn bad_outer() -> Vec<Case> {
     ]
 }
 
-fn bad_inner() -> Vec<Case> {
+pub fn bad_inner() -> Vec<Case> {
     let wrap = |inner: &[u8]| vxlan(THERE, HERE, VNI, inner);
     let nested = vxlan(C, Host { ip: HERE.ip, mac: B.mac }, VNI, &udp(C, B, 6000, b"x"));
     vec![

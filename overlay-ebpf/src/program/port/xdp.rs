@@ -9,6 +9,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use overlay_ebpf::{
     abi::{
         ENDPOINT_REDIRECT, Endpoint, EndpointKey, Hook, OUTER_LEN, Outcome, Port, SELF_VTEP, VTEP_RESOLVED,
+        VTEP_V6,
     },
     wire::{
         ETH_LEN,
@@ -112,11 +113,13 @@ fn redirect(ifindex: u32) -> bool {
     maps::redirect_targets.redirect(ifindex, u64::from(XDP_PASS)).is_ok()
 }
 
-/// To the node in row `index` of `vteps`. What does not fit or has to wait for a neighbour is tc's.
+/// To the node in row `index` of `vteps`. What does not fit, has to wait for a neighbour or goes over IPv6,
+/// which needs an outer checksum, is tc's.
 #[inline(always)]
 fn to_vtep(ctx: &XdpContext, port: &Port, frame: &Frame, index: u32, bytes: u32) -> Step<Option<Verdict>> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
-    if vtep.flags & VTEP_RESOLVED == 0 || bytes + OUTER_IP_EXTRA > vtep.mtu || !redirect(vtep.ifindex) {
+    let simple = vtep.flags & (VTEP_RESOLVED | VTEP_V6) == VTEP_RESOLVED;
+    if !simple || bytes + OUTER_IP_EXTRA > vtep.mtu || !redirect(vtep.ifindex) {
         return Ok(None);
     }
     let source_port = source_port::of_hash(hash(ctx, frame.kind)?);
@@ -124,9 +127,14 @@ fn to_vtep(ctx: &XdpContext, port: &Port, frame: &Frame, index: u32, bytes: u32)
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(OUTER_LEN as i32)) } != 0 {
         return Ok(None);
     }
-    let fields =
-        Fields { inner_len: bytes as u16, tos: port.class.of(frame.tos), source_port, vni: port.vni };
-    let mut header = vtep.header;
+    let fields = Fields {
+        inner_len: bytes as u16,
+        tos: port.class.of(frame.tos),
+        source_port,
+        vni: port.vni,
+        inner_sum: None,
+    };
+    let mut header: [u8; OUTER_LEN] = *vtep.header.first_chunk().ok_or(Outcome::NoRoute)?;
     encap::fill(&mut header, fields);
     *packet::at_mut::<[u8; OUTER_LEN]>(ctx, 0).ok_or(Outcome::HelperFailed)? = header;
     count::peer(index, Direction::Rx, bytes);

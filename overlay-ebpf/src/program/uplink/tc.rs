@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
-        BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC,
+        BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{bpf_csum_level, bpf_skb_change_tail},
@@ -12,8 +12,8 @@ use aya_ebpf::{
 use network_types::ip::Ipv4Hdr;
 use overlay_ebpf::{
     abi::{
-        CHECKED_MARK, Class, Config, DECAP_CLEARS_TUNNEL, DECAP_L4_UDP, Hook, META_MAGIC, OUTER_LEN, Outcome,
-        XDP_ATTACHED, XdpMeta,
+        CHECKED_MARK, Class, Config, DECAP_CLEARS_TUNNEL, DECAP_L4_UDP, Hook, META_MAGIC, OUTER_LEN,
+        OUTER_LEN_V6, Outcome, UNDERLAY_V6, XDP_ATTACHED, XdpMeta,
     },
     wire::{ETH_LEN, ecn, inner},
 };
@@ -23,7 +23,7 @@ use crate::program::{
     Step, config,
     count::{self, Direction},
     deliver, dropped, network, packet,
-    tunnel::{self, Arrival, INNER},
+    tunnel::{self, Arrival},
 };
 
 /// Delivers or judges one packet.
@@ -39,7 +39,12 @@ pub fn run(ctx: &TcContext) -> i32 {
         return deliver_stripped(ctx, &meta);
     }
     let Some(config) = config() else { return TC_ACT_UNSPEC };
-    match judge(ctx, config).and_then(|arrival| taken(ctx, config, &arrival)) {
+    let delivery = if config.flags & UNDERLAY_V6 == 0 {
+        take::<OUTER_LEN>(ctx, config)
+    } else {
+        take::<OUTER_LEN_V6>(ctx, config)
+    };
+    match delivery {
         Ok(Delivery { outcome, action }) => {
             count_both(outcome, bytes);
             action
@@ -63,13 +68,21 @@ pub fn run(ctx: &TcContext) -> i32 {
     }
 }
 
+/// Judges a packet, strips its outer headers of `N` bytes and delivers it.
 #[inline(always)]
-fn judge(ctx: &TcContext, config: &Config) -> Step<Arrival> {
+fn take<const N: usize>(ctx: &TcContext, config: &Config) -> Step<Delivery> {
     if in_a_vlan(ctx) {
         return Err(Outcome::PassedUp);
     }
-    packet::pull(ctx, tunnel::READ);
-    tunnel::inspect(ctx, config)
+    packet::pull(ctx, tunnel::read::<N>());
+    let arrival = tunnel::inspect::<N>(ctx, config)?;
+    // Whichever way it goes from here.
+    count::peer(arrival.vtep, Direction::Tx, ctx.len() - N as u32 - arrival.trailer);
+    let clears = config.flags & DECAP_CLEARS_TUNNEL != 0;
+    if !clears && stays_in_tunnel::<N>(ctx, &arrival) {
+        return Err(Outcome::SlowForwarded);
+    }
+    strip::<N>(ctx, &arrival, if clears { DECAP_L4_UDP } else { 0 })
 }
 
 /// Whether the frame is in a VLAN, its tag taken off by the hardware: not the underlay's then, but
@@ -115,26 +128,16 @@ fn flood_ports(vni: u32) -> u32 {
     network(vni).map_or(0, |network| network.flood_ports)
 }
 
-/// Counts for the peer what comes from it, whichever way it goes from here.
-#[inline(always)]
-fn taken(ctx: &TcContext, config: &Config, arrival: &Arrival) -> Step<Delivery> {
-    count::peer(arrival.vtep, Direction::Tx, ctx.len() - OUTER_LEN as u32 - arrival.trailer);
-    let clears = config.flags & DECAP_CLEARS_TUNNEL != 0;
-    if !clears && stays_in_tunnel(ctx, arrival) {
-        return Err(Outcome::SlowForwarded);
-    }
-    strip(ctx, arrival, if clears { DECAP_L4_UDP } else { 0 })
-}
-
 /// Whether a packet, stripped, would still be marked as in a UDP tunnel where that matters. GRO and a
 /// sender's `bpf_skb_adjust_room` mark super-packets so, and without [`DECAP_L4_UDP`] no helper undoes
 /// it. It means nothing to a socket or to segmentation in software, but to a card or a tap device that
 /// segments tunnels by itself.
 #[inline(always)]
-fn stays_in_tunnel(ctx: &TcContext, arrival: &Arrival) -> bool {
+fn stays_in_tunnel<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> bool {
     // SAFETY: a field of the context.
     let super_packet = unsafe { (*ctx.skb.skb).gso_size } != 0;
-    super_packet && arrival.target.endpoint().is_some_and(|endpoint| tunnel::goes_on(ctx, arrival, endpoint))
+    super_packet
+        && arrival.target.endpoint().is_some_and(|endpoint| tunnel::goes_on::<N>(ctx, arrival, endpoint))
 }
 
 /// Takes back one of the checksums that the skb says were verified, as for the outer one, zero or not
@@ -147,15 +150,19 @@ fn forget_outer_checksum(ctx: &TcContext) {
 }
 
 /// Takes the outer headers off and delivers. An error before anything is changed leaves the packet to
-/// the kernel's VXLAN device.
+/// the kernel's VXLAN device. So does a kernel that cannot go from one family to the other (before
+/// Linux 6.3): it knows no such flag and refuses before it touches the packet.
 #[inline(always)]
-fn strip(ctx: &TcContext, arrival: &Arrival, more_flags: u64) -> Step<Delivery> {
-    let flags = match arrival.kind {
-        inner::Kind::Ipv4 => BPF_F_ADJ_ROOM_FIXED_GSO,
-        inner::Kind::Ipv6 => BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival, more_flags: u64) -> Step<Delivery> {
+    let over_ipv6 = N == OUTER_LEN_V6;
+    let other_family = match arrival.kind {
+        inner::Kind::Ipv4 if over_ipv6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+        inner::Kind::Ipv6 if !over_ipv6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        inner::Kind::Ipv4 | inner::Kind::Ipv6 => 0,
         inner::Kind::Arp | inner::Kind::Other => return Err(Outcome::SlowNotIp),
     };
-    let flags = u64::from(flags | BPF_F_ADJ_ROOM_NO_CSUM_RESET) | more_flags;
+    let flags =
+        u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | other_family) | more_flags;
     if arrival.trailer != 0 {
         // SAFETY: plain helper call.
         let cut = unsafe { bpf_skb_change_tail(ctx.skb.skb, ctx.len() - arrival.trailer, 0) };
@@ -163,8 +170,8 @@ fn strip(ctx: &TcContext, arrival: &Arrival, more_flags: u64) -> Step<Delivery> 
             return Err(Outcome::HelperFailed);
         }
     }
-    let eth = *packet::at::<[u8; ETH_LEN]>(ctx, INNER).ok_or(Outcome::Truncated)?;
-    ctx.adjust_room(-(OUTER_LEN as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::SlowEncapsulated)?;
+    let eth = *packet::at::<[u8; ETH_LEN]>(ctx, N).ok_or(Outcome::Truncated)?;
+    ctx.adjust_room(-(N as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::SlowEncapsulated)?;
     forget_outer_checksum(ctx);
     ctx.store(0, &eth, 0).map_err(|_| Outcome::HelperFailed)?;
     if let Some(bits) = arrival.ecn {

@@ -10,8 +10,11 @@ use aya_ebpf::{
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use overlay_ebpf::{
-    abi::{Class, ENDPOINT_REDIRECT, Hook, META_MAGIC, OUTER_LEN, Outcome, XdpMeta},
-    wire::{ecn, inner},
+    abi::{
+        Class, Config, ENDPOINT_REDIRECT, Hook, META_MAGIC, OUTER_LEN, OUTER_LEN_V6, Outcome, UNDERLAY_V6,
+        XdpMeta,
+    },
+    wire::{ETH_LEN, ecn, inner},
 };
 
 use super::{arrived, count_both};
@@ -20,18 +23,27 @@ use crate::program::{
     count::{self, Direction},
     dropped, maps,
     packet::{self, Packet},
-    tunnel::{self, Arrival, INNER_NET},
+    tunnel::{self, Arrival},
 };
 
 /// Judges one packet and strips it if it is to be delivered.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> u32 {
     let Some(config) = config() else { return XDP_PASS };
+    if config.flags & UNDERLAY_V6 == 0 {
+        judge::<OUTER_LEN>(ctx, config)
+    } else {
+        judge::<OUTER_LEN_V6>(ctx, config)
+    }
+}
+
+#[inline(always)]
+fn judge<const N: usize>(ctx: &XdpContext, config: &Config) -> u32 {
     let bytes = ctx.length();
-    match tunnel::inspect(ctx, config) {
-        Ok(arrival) => strip(ctx, &arrival, bytes),
+    match tunnel::inspect::<N>(ctx, config) {
+        Ok(arrival) => strip::<N>(ctx, &arrival, bytes),
         // Headers behind the first buffer: tc can pull them, and counts the packet.
-        Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden(ctx, bytes) => XDP_PASS,
+        Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden::<N>(ctx, bytes) => XDP_PASS,
         Err(reason) if reason.class() as u32 == Class::Passed as u32 => {
             count_both(reason, bytes);
             XDP_PASS
@@ -49,13 +61,13 @@ pub fn run(ctx: &XdpContext) -> u32 {
 /// it was verified, also of one without a checksum. With that header gone, GRO believes it of the inner one,
 /// before tc can take it back. With the header on, the kernel's GRO for tunnels knows better.
 #[inline(always)]
-fn may_be_believed(ctx: &XdpContext, arrival: &Arrival) -> bool {
+fn may_be_believed<const N: usize>(ctx: &XdpContext, arrival: &Arrival) -> bool {
     if arrival.summed {
         return true;
     }
     let protocol = match arrival.kind {
-        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(ctx, INNER_NET).map(|ip| ip.proto),
-        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(ctx, INNER_NET).map(|ip| ip.next_hdr),
+        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(ctx, N + ETH_LEN).map(|ip| ip.proto),
+        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(ctx, N + ETH_LEN).map(|ip| ip.next_hdr),
         inner::Kind::Arp | inner::Kind::Other => return false,
     };
     !protocol.is_some_and(inner::is_never_merged)
@@ -63,16 +75,16 @@ fn may_be_believed(ctx: &XdpContext, arrival: &Arrival) -> bool {
 
 /// Whether part of what the checks read lies where XDP cannot read it directly.
 #[inline(always)]
-fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
-    let wanted = if bytes < tunnel::READ { bytes } else { tunnel::READ };
+fn hidden<const N: usize>(ctx: &XdpContext, bytes: u32) -> bool {
+    let wanted = if bytes < tunnel::read::<N>() { bytes } else { tunnel::read::<N>() };
     ctx.data() + wanted as usize > ctx.data_end()
 }
 
 #[inline(always)]
-fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
+fn strip<const N: usize>(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
     let redirected = redirect(arrival);
     // What is redirected takes nothing along that somebody could believe.
-    if !redirected && may_be_believed(ctx, arrival) {
+    if !redirected && may_be_believed::<N>(ctx, arrival) {
         return XDP_PASS;
     }
     // SAFETY: plain helper call. A driver without metadata refuses it, and the packet, untouched,
@@ -81,11 +93,11 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
         return XDP_PASS;
     }
     if let Some(bits) = arrival.ecn {
-        set_ecn(ctx, arrival.kind, bits);
+        set_ecn::<N>(ctx, arrival.kind, bits);
     }
     // SAFETY: plain helper calls; the first moves metadata along.
     let stripped = unsafe {
-        bpf_xdp_adjust_head(ctx.ctx, OUTER_LEN as i32) == 0
+        bpf_xdp_adjust_head(ctx.ctx, N as i32) == 0
             && (arrival.trailer == 0 || bpf_xdp_adjust_tail(ctx.ctx, -(arrival.trailer as i32)) == 0)
     };
     if !stripped {
@@ -94,7 +106,7 @@ fn strip(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32 {
         return XDP_ABORTED;
     }
     count::outcome(Hook::Uplink, Outcome::Received, bytes);
-    let frame_len = bytes - OUTER_LEN as u32 - arrival.trailer;
+    let frame_len = bytes - N as u32 - arrival.trailer;
     count::peer(arrival.vtep, Direction::Tx, frame_len);
     count::outcome(Hook::Uplink, arrived(arrival, frame_len), bytes);
     if redirected {
@@ -129,12 +141,12 @@ fn write_meta(ctx: &XdpContext, meta: XdpMeta) {
 }
 
 #[inline(always)]
-fn set_ecn(ctx: &XdpContext, kind: inner::Kind, bits: u8) {
+fn set_ecn<const N: usize>(ctx: &XdpContext, kind: inner::Kind, bits: u8) {
     if matches!(kind, inner::Kind::Ipv4) {
-        if let Some(ip) = packet::at_mut::<Ipv4Hdr>(ctx, INNER_NET) {
+        if let Some(ip) = packet::at_mut::<Ipv4Hdr>(ctx, N + ETH_LEN) {
             ecn::set_ipv4(&mut ip.tos, ip.vihl, &mut ip.check, bits);
         }
-    } else if let Some(ip) = packet::at_mut::<Ipv6Hdr>(ctx, INNER_NET) {
+    } else if let Some(ip) = packet::at_mut::<Ipv6Hdr>(ctx, N + ETH_LEN) {
         ecn::set_ipv6(&mut ip.vcf, bits);
     }
 }

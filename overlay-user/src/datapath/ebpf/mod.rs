@@ -342,6 +342,7 @@ impl EbpfDatapath {
         extent: Extent,
     ) -> Result<Applied, DatapathError> {
         let mut applied = Applied::default();
+        applied.problems.extend(underlay.of_other_family(plan));
         if self.verified.elapsed() > VERIFY {
             self.tables.reread()?;
             // Links too are what they should be only if looked at again.

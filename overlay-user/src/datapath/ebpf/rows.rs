@@ -10,8 +10,8 @@ use overlay_ebpf::{
     abi::{
         Addr, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint,
         EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour,
-        NeighbourKey, Network, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP, VTEP_RESOLVED, Vtep,
-        XDP_ATTACHED,
+        NeighbourKey, Network, OUTER_LEN_V6, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP,
+        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{ecn::OuterClass, encap},
 };
@@ -141,11 +141,11 @@ impl Rows {
                     .insert(MemberKey { vni: vni.get(), addr: vtep.addr.into() }, Member { vtep: index });
             }
         }
-        // A copy for a node whose neighbour entry is unknown cannot be sent by the program: then the
-        // kernel's device, which can wait for the neighbour, makes all of them.
-        let resolved =
-            flood.iter().all(|index| self.vteps.get(index).is_some_and(|v| v.flags & VTEP_RESOLVED != 0));
-        let flood_vteps = if resolved { len(flood.len()) } else { MAX_FLOOD_VTEPS + 1 };
+        // A copy for a node whose neighbour entry is unknown, or over IPv6, cannot be sent by the program:
+        // then the kernel's device, which can wait for the neighbour, makes all of them.
+        let can_be_sent = |vtep: &Vtep| vtep.flags & (VTEP_RESOLVED | VTEP_V6) == VTEP_RESOLVED;
+        let all_can = flood.iter().all(|index| self.vteps.get(index).is_some_and(can_be_sent));
+        let flood_vteps = if all_can { len(flood.len()) } else { MAX_FLOOD_VTEPS + 1 };
         for (slot, index) in (0..).zip(&flood) {
             self.flood_vteps.insert(FloodKey { vni: vni.get(), slot }, *index);
         }
@@ -173,9 +173,19 @@ fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
     if local.mode == Mode::Xdp {
         flags |= XDP_ATTACHED;
     }
+    let addr4 = match underlay.addr {
+        IpAddr::V4(addr) => addr.octets(),
+        IpAddr::V6(_) => {
+            flags |= UNDERLAY_V6;
+            [0; 4]
+        }
+    };
+    if underlay.udp6_zero_checksum {
+        flags |= UDP6_ZERO_CHECKSUM;
+    }
     Config {
-        addr: IpAddr::V4(underlay.addr).into(),
-        addr4: underlay.addr.octets(),
+        addr: underlay.addr.into(),
+        addr4,
         uplink: underlay.ifindex,
         port: underlay.port,
         mtu: underlay.mtu,
@@ -185,23 +195,30 @@ fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
     }
 }
 
+/// Without an interface, as here where there is no route, the programs drop with the reason `no_route`.
 fn vtep_row(addr: IpAddr, underlay: &Underlay) -> Vtep {
-    let (IpAddr::V4(to), Some(Route { ifindex, source_mac, next_hop, neighbour, mtu })) =
-        (addr, underlay.routes.get(&addr))
-    else {
-        // No interface: the programs drop with the reason `no_route`.
-        return Vtep { addr: addr.into(), ..Vtep::default() };
+    let row = Vtep { addr: addr.into(), ..Vtep::default() };
+    let Some(Route { ifindex, source_mac, next_hop, neighbour, mtu }) = underlay.routes.get(&addr) else {
+        return row;
     };
-    let next_mac = neighbour.unwrap_or_default();
-    Vtep {
-        addr: addr.into(),
-        next_hop: (*next_hop).into(),
-        ifindex: *ifindex,
-        flags: if neighbour.is_some() { VTEP_RESOLVED } else { 0 },
-        header: encap::template((*source_mac, next_mac), (underlay.addr, to), underlay.port),
-        mtu: u32::from(*mtu),
-        ..Vtep::default()
+    let macs = (*source_mac, neighbour.unwrap_or_default());
+    let mut header = [0; OUTER_LEN_V6];
+    let mut flags = if neighbour.is_some() { VTEP_RESOLVED } else { 0 };
+    match (underlay.addr, addr) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let template = encap::template(macs, (from, to), underlay.port);
+            header[..template.len()].copy_from_slice(&template);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            header = encap::template_v6(macs, (from, to), underlay.port);
+            flags |= VTEP_V6;
+            if !underlay.udp6_zero_checksum {
+                flags |= VTEP_CHECKSUM;
+            }
+        }
+        _ => return row,
     }
+    Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu: u32::from(*mtu), ..row }
 }
 
 /// `None` for a local endpoint without a device, and for one behind a node without a row.
@@ -286,10 +303,11 @@ mod tests {
             ifindex: 7,
             name: "eth0".into(),
             driver: "veth".into(),
-            addr: Ipv4Addr::new(192, 0, 2, 1),
+            addr: [192, 0, 2, 1].into(),
             mac: mac(0xf1),
             mtu: 1500,
             port: 4789,
+            udp6_zero_checksum: false,
             peers: [addr].into(),
             routes: [(addr, route)].into(),
         }
@@ -359,5 +377,33 @@ mod tests {
         assert_eq!(unresolved.vteps[&1].flags, 0);
         let unreachable = rows(&plan(), &Underlay { routes: BTreeMap::new(), ..underlay(None) });
         assert_eq!(unreachable.vteps[&1].ifindex, 0);
+    }
+
+    #[test]
+    fn over_ipv6_headers_are_longer_and_a_node_of_the_other_family_is_not_reached() {
+        let (here, there): (IpAddr, IpAddr) =
+            ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+        let mut plan = plan();
+        let mut underlay = Underlay { addr: here, ..underlay(Some(mac(0xf2))) };
+        assert_eq!(rows(&plan, &underlay).vteps[&1].ifindex, 0, "the route is there, but to IPv4");
+        let said: Vec<_> = underlay.of_other_family(&plan).collect();
+        assert!(said.len() == 1 && said[0].starts_with("node2's tunnel address is IPv4"), "{said:?}");
+
+        plan.vteps.values_mut().for_each(|vtep| vtep.addr = there);
+        plan.protected = [here, there].into();
+        let route = underlay.routes.values().next().unwrap().clone();
+        underlay.routes = [(there, Route { next_hop: there, ..route })].into();
+        assert_eq!(underlay.of_other_family(&plan).count(), 0);
+        let told = rows(&plan, &underlay);
+        assert_eq!((told.config.addr4, told.config.flags), ([0; 4], UNDERLAY_V6));
+        assert!(told.networks[&42].flood_vteps > MAX_FLOOD_VTEPS, "the kernel floods");
+        assert_eq!(told.vteps[&1].flags, VTEP_RESOLVED | VTEP_V6 | VTEP_CHECKSUM);
+        assert_eq!(told.vteps[&1].header[38..54], Addr::from(there).0);
+        assert!(told.members.contains_key(&MemberKey { vni: 42, addr: there.into() }));
+        assert!(told.vtep_addrs.contains_key(&Addr::from(here)));
+        underlay.udp6_zero_checksum = true;
+        let zero = rows(&plan, &underlay);
+        assert_eq!(zero.config.flags, UNDERLAY_V6 | UDP6_ZERO_CHECKSUM);
+        assert_eq!(zero.vteps[&1].flags, VTEP_RESOLVED | VTEP_V6);
     }
 }

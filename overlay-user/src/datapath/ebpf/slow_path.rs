@@ -16,11 +16,6 @@ use crate::{
     plan::Plan,
 };
 
-/// Inner MTU of the devices: what the underlay leaves.
-fn inner_mtu(underlay: &Underlay) -> u16 {
-    underlay.mtu.saturating_sub(overlay_ebpf::abi::OVERHEAD)
-}
-
 /// Makes and fills the device of every network of the plan; new ones are left down. A network without
 /// a device is a problem, not an error: what the programs forward is not affected.
 ///
@@ -34,7 +29,7 @@ pub async fn ensure(
 ) -> Result<BTreeMap<Vni, Ensured>, DatapathError> {
     let mut devices = BTreeMap::new();
     for (vni, network) in &plan.networks {
-        let wanted = Wanted { vni: *vni, dscp: network.policy.dscp, mtu: inner_mtu(underlay) };
+        let wanted = Wanted { vni: *vni, dscp: network.policy.dscp, mtu: underlay.inner_mtu() };
         match vxlan_device::ensure(netlink, underlay, wanted).await {
             Ok(ensured) => {
                 applied.changed += ensured.changed;
@@ -48,7 +43,7 @@ pub async fn ensure(
     }
     let fdb = Fdb::read(netlink).await?;
     for (vni, device) in &devices {
-        let rows = vxlan_device::rows_of(plan, &plan.networks[vni]);
+        let rows = vxlan_device::rows_of(plan, &plan.networks[vni], underlay);
         let done = fdb.reconcile(netlink, device.ifindex, &rows).await;
         applied.changed += done.changed;
         applied.problems.extend(done.problems);

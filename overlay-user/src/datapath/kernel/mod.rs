@@ -34,7 +34,6 @@ use crate::{
     plan::{Location, Network, Plan},
     state::NodeName,
 };
-use overlay_ebpf::abi::OVERHEAD;
 
 /// The smallest MTU IPv4 works with (RFC 791, section 3.2).
 const SMALLEST_MTU: u16 = 68;
@@ -179,18 +178,13 @@ impl Datapath for KernelDatapath {
         let kernel = connect()?;
         let mut done = Reconciled::default();
         self.peers = peer_names(plan);
+        done.problems.extend(underlay.of_other_family(plan));
         if self.refuses_reserved_bits {
             done.problems.push(
                 "--reserved-bits ignore has no effect here: Linux's VXLAN device drops what has reserved bits \
                  set. Use --datapath xdp or tc, or --reserved-bits strict"
                     .to_owned(),
             );
-        }
-        for (name, vtep) in &plan.vteps {
-            if vtep.addr.is_ipv6() {
-                done.problems
-                    .push(format!("node {name} has the tunnel address {}: only IPv4 is carried", vtep.addr));
-            }
         }
 
         let links = list(&kernel).await?;
@@ -199,7 +193,7 @@ impl Datapath for KernelDatapath {
         // The bridges, then the guard, then what makes packets flow: nothing passes unguarded.
         let mut bridges = BTreeMap::new();
         for (vni, network) in &plan.networks {
-            let mtu = network.mtu.unwrap_or(underlay.mtu.saturating_sub(OVERHEAD)).max(SMALLEST_MTU);
+            let mtu = network.mtu.unwrap_or(underlay.inner_mtu()).max(SMALLEST_MTU);
             match bridge::ensure(&kernel, &links, *vni, mtu).await {
                 Ok(bridge) => {
                     done.changed += bridge.changed;
@@ -225,7 +219,7 @@ impl Datapath for KernelDatapath {
         let neighbours = neighbours::read(&kernel).await?;
         for (vni, devices) in &networks {
             let network = &plan.networks[vni];
-            let rows = vxlan_device::rows_of(plan, network);
+            let rows = vxlan_device::rows_of(plan, network, underlay);
             done.add(fdb.reconcile(&kernel, devices.vxlan, &rows).await);
             done.add(
                 bridge::reconcile_fdb(&kernel, &fdb, devices.bridge, &bridge_rows(network, devices)).await,

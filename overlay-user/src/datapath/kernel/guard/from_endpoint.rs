@@ -1,15 +1,12 @@
 //! Rules for frames from this node's endpoints.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use overlay_ebpf::abi::{Hook, Outcome};
 
 use super::{
     names::{self, Peer},
-    ruleset::{Base, Family, Policy, Ruleset, set, v4},
+    ruleset::{Base, Family, Policy, Ruleset, set, v4, v6},
 };
 use crate::{
     MacAddr, Vni,
@@ -70,6 +67,9 @@ fn sources(
     if let Some(protected) = set(v4(&plan.protected)) {
         chain.drop(format_args!("ip daddr {protected} udp dport {port}"), Outcome::EncapProhibited);
     }
+    if let Some(protected) = set(v6(&plan.protected)) {
+        chain.drop(format_args!("ip6 daddr {protected} udp dport {port}"), Outcome::EncapProhibited);
+    }
     chain.rule(format_args!("goto {}", destination_chain(vni)));
     chain.end();
 }
@@ -83,7 +83,7 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
             Location::Local => local.push(*mac),
             Location::Port(_) => {}
             Location::Remote(node) => {
-                let Some(IpAddr::V4(vtep)) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
+                let Some(vtep) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
                 remote.push((*mac, vtep));
                 remote_addresses.extend(v4(&endpoint.addresses));
             }

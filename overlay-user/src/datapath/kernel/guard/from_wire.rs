@@ -4,16 +4,13 @@
 //! nftables before 1.0.7 does not know VXLAN: flags at 64, VNI at 96, the inner Ethernet header at
 //! 128, an inner IPv4 header at 240.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use overlay_ebpf::abi::{Hook, Outcome};
 
 use super::{
     names::{self, Peer},
-    ruleset::{Base, Family, Policy, Ruleset, set, v4},
+    ruleset::{Base, Family, Policy, Ruleset, set, v4, v6},
 };
 use crate::{
     MacAddr, Vni,
@@ -28,28 +25,50 @@ const SHORTEST_UDP: u8 = VXLAN_END + 14;
 /// The same with an IPv4 header without options.
 const SHORTEST_IP: u8 = 20 + SHORTEST_UDP;
 
+/// How nftables names the outer IP header.
+const fn ip(underlay: &Underlay) -> &'static str {
+    if underlay.addr.is_ipv6() { "ip6" } else { "ip" }
+}
+
 /// What comes in by the uplink for our tunnel address.
 pub(super) fn uplink(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
     let Some(vnis) = set(plan.networks.keys()) else { return };
     let base =
         Base::Ingress { device: underlay.name.clone(), ifindex: underlay.ifindex, policy: Policy::Accept };
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "uplink".into(), Some(base));
-    chain.rule(format_args!("ip daddr {} udp dport {} goto vxlan", underlay.addr, underlay.port));
+    chain.rule(format_args!(
+        "{} daddr {} udp dport {} goto vxlan",
+        ip(underlay),
+        underlay.addr,
+        underlay.port
+    ));
     chain.end();
 
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "vxlan".into(), None);
     chain.count(Outcome::Received);
-    chain.drop("ip hdrlength != 5", Outcome::OuterOptions);
     // Only the first fragment shows its port; without it the others are never reassembled.
-    chain.drop("ip frag-off & 0x3fff != 0", Outcome::Fragment);
+    if underlay.addr.is_ipv6() {
+        chain.drop("exthdr frag exists", Outcome::Fragment);
+        chain.drop("ip6 nexthdr != udp", Outcome::OuterOptions);
+    } else {
+        chain.drop("ip hdrlength != 5", Outcome::OuterOptions);
+        chain.drop("ip frag-off & 0x3fff != 0", Outcome::Fragment);
+    }
     chain.drop(format_args!("udp length < {VXLAN_END}"), Outcome::Truncated);
     chain.drop("@th,64,8 & 0x08 == 0", Outcome::NoVniFlag);
     // Other VXLAN devices of this host may have those, with other flags and without Ethernet inside.
     chain.accept(format_args!("@th,96,24 != {vnis}"), Outcome::PassedUnknownVni);
-    chain.drop(format_args!("ip length < {SHORTEST_IP}"), Outcome::Truncated);
+    if underlay.addr.is_ipv6() {
+        chain.drop(format_args!("ip6 length < {SHORTEST_UDP}"), Outcome::Truncated);
+    } else {
+        chain.drop(format_args!("ip length < {SHORTEST_IP}"), Outcome::Truncated);
+    }
     chain.drop(format_args!("udp length < {SHORTEST_UDP}"), Outcome::Truncated);
     for reserved in ["@th,64,8 != 0x08", "@th,72,24 != 0", "@th,120,8 != 0"] {
         chain.drop(reserved, Outcome::ReservedBits);
+    }
+    if underlay.addr.is_ipv6() && !underlay.udp6_zero_checksum {
+        chain.drop("udp checksum 0", Outcome::ZeroChecksum);
     }
     let verdicts = plan.networks.keys().map(|vni| format!("{vni} : goto vni_{vni}"));
     chain.rule(format_args!("@th,96,24 vmap {}", set(verdicts).unwrap_or_default()));
@@ -60,8 +79,10 @@ pub(super) fn uplink(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
 /// host: the kernel's socket takes it from anywhere.
 pub(super) fn other_ways(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
     let Some(vnis) = set(plan.networks.keys()) else { return };
-    let mut chain = ruleset.chain(Hook::Slowpath, Family::Ip, "other_ways".into(), Some(Base::LocalIn));
-    for other in [format!("iif != {}", underlay.ifindex), format!("ip daddr != {}", underlay.addr)] {
+    let family = if underlay.addr.is_ipv6() { Family::Ip6 } else { Family::Ip };
+    let mut chain = ruleset.chain(Hook::Slowpath, family, "other_ways".into(), Some(Base::LocalIn));
+    let another = format!("{} daddr != {}", ip(underlay), underlay.addr);
+    for other in [format!("iif != {}", underlay.ifindex), another] {
         let what = format!("udp dport {} @th,96,24 {vnis} {other}", underlay.port);
         chain.drop_entering(what, Outcome::Unchecked);
     }
@@ -69,11 +90,12 @@ pub(super) fn other_ways(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay
 }
 
 /// What comes in for one network: who may send, from which sources, and to whom.
-pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, port: u16, vni: Vni, network: &Network) {
-    let mut sources: BTreeMap<Ipv4Addr, Vec<MacAddr>> = BTreeMap::new();
+pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay, vni: Vni, network: &Network) {
+    let mut sources: BTreeMap<IpAddr, Vec<MacAddr>> = BTreeMap::new();
     for (mac, endpoint) in &network.endpoints {
         if let Location::Remote(node) = &endpoint.location
-            && let Some(IpAddr::V4(addr)) = plan.vteps.get(node).map(|vtep| vtep.addr)
+            && let Some(addr) = plan.vteps.get(node).map(|vtep| vtep.addr)
+            && addr.is_ipv6() == underlay.addr.is_ipv6()
         {
             sources.entry(addr).or_default().push(*mac);
         }
@@ -82,18 +104,18 @@ pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, port: u16, vni: Vni, n
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, format!("vni_{vni}"), None);
     let verdicts = sources.keys().map(|addr| format!("{addr} : goto {}", member_chain(vni, *addr)));
     if let Some(verdicts) = set(verdicts) {
-        chain.rule(format_args!("ip saddr vmap {verdicts}"));
+        chain.rule(format_args!("{} saddr vmap {verdicts}", ip(underlay)));
     }
     chain.drop("", Outcome::UnknownVtep);
     chain.end();
 
     for (addr, macs) in &sources {
-        member(ruleset, plan, port, vni, *addr, macs);
+        member(ruleset, plan, underlay.port, vni, *addr, macs);
     }
     destinations(ruleset, vni, network);
 }
 
-fn member(ruleset: &mut Ruleset, plan: &Plan, port: u16, vni: Vni, addr: Ipv4Addr, macs: &[MacAddr]) {
+fn member(ruleset: &mut Ruleset, plan: &Plan, port: u16, vni: Vni, addr: IpAddr, macs: &[MacAddr]) {
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, member_chain(vni, addr), None);
     chain.drop("@th,224,16 { 0x8100, 0x88a8 }", Outcome::InnerVlan);
     if let Some(macs) = set(macs.iter().copied().map(bits)) {
@@ -105,6 +127,12 @@ fn member(ruleset: &mut Ruleset, plan: &Plan, port: u16, vni: Vni, addr: Ipv4Add
         chain.drop(format_args!("{udp} @th,240,8 0x45 @th,416,16 {port}"), Outcome::Nested);
         // With options the port is elsewhere, and no honest packet is like that.
         chain.drop(format_args!("{udp} @th,240,8 != 0x45"), Outcome::Nested);
+    }
+    if let Some(protected) =
+        set(v6(&plan.protected).into_iter().map(|addr| format!("{:#x}", u128::from(addr))))
+    {
+        let to = format!("@th,224,16 0x86dd @th,288,8 17 @th,432,128 {protected}");
+        chain.drop(format_args!("{to} @th,576,16 {port}"), Outcome::Nested);
     }
     let counter = chain.named_counter(names::of_peer(Peer::From, addr));
     chain.rule(format_args!("counter name {counter} goto {}", destination_chain(vni)));
@@ -128,8 +156,8 @@ fn destinations(ruleset: &mut Ruleset, vni: Vni, network: &Network) {
     chain.end();
 }
 
-fn member_chain(vni: Vni, addr: Ipv4Addr) -> String {
-    format!("vni_{vni}_from_{}", addr.to_string().replace('.', "_"))
+fn member_chain(vni: Vni, addr: IpAddr) -> String {
+    format!("vni_{vni}_from_{}", names::of_address(addr).replace('.', "_"))
 }
 
 fn destination_chain(vni: Vni) -> String {

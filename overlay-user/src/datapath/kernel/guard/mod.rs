@@ -4,8 +4,8 @@
 //! Linux takes VXLAN from anybody, on any interface and address of the host, with any inner source,
 //! and decapsulates VXLAN inside VXLAN. The BPF programs do not, and neither must their fallback.
 //! One table of family `netdev` looks at packets as they come in by the uplink and from endpoints;
-//! one of family `ip` drops VXLAN for our networks that came another way. Both are named
-//! [`TABLE`].
+//! one of the underlay's family, `ip` or `ip6`, drops VXLAN for our networks that came another way.
+//! Both are named [`TABLE`].
 //!
 //! An update is one transaction: rules and chains are replaced, counters stay.
 
@@ -80,15 +80,12 @@ impl Guard {
     /// Takes the tables out. Without nftables there is nothing to take out.
     pub(super) async fn remove(&mut self) -> Result<(), NftError> {
         self.installed = None;
-        let remove_one = |family| {
-            // Deleting what is not there is an error; adding what is there is not.
-            format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n")
+        let present = match nft::list(TABLE).await {
+            Err(NftError::Missing) => return Ok(()),
+            present => present?,
         };
-        let script = Family::ALL.map(remove_one).concat();
-        match nft::run(&script).await {
-            Err(NftError::Missing) => Ok(()),
-            other => other,
-        }
+        let script: String = tables(&present).map(|family| delete_table(&family) + "\n").collect();
+        if script.is_empty() { Ok(()) } else { nft::run(&script).await }
     }
 }
 
@@ -100,19 +97,26 @@ fn update(wanted: &Ruleset, present: &[Value], kept: &BTreeMap<String, Base>) ->
         script.push_str(&text);
         script.push('\n');
     };
-    for family in Family::ALL {
+    let families = wanted.families();
+    // The underlay was of another family.
+    for family in tables(present).filter(|name| families.iter().all(|family| family.name() != name)) {
+        line(delete_table(&family));
+    }
+    let stays = |family: &str| families.iter().any(|wanted| wanted.name() == family);
+    for family in &families {
         line(format!("add table {family} {TABLE}"));
         line(format!("flush table {family} {TABLE}"));
     }
     let ingress = wanted.ingress_chains();
     for (family, name) in objects(present, "chain") {
-        let stays = kept.get(&name).is_some_and(|base| ingress.get(&name) == Some(base));
-        if !stays {
+        let kept = kept.get(&name).is_some_and(|base| ingress.get(&name) == Some(base));
+        if !kept && stays(&family) {
             line(format!("delete chain {family} {TABLE} {name}"));
         }
     }
     for (family, name) in objects(present, "counter") {
-        if !wanted.counters().any(|(of, counter)| of.name() == family && *counter == name) {
+        let named = wanted.counters().any(|(of, counter)| of.name() == family && *counter == name);
+        if !named && stays(&family) {
             line(format!("delete counter {family} {TABLE} {name}"));
         }
     }
@@ -123,6 +127,15 @@ fn update(wanted: &Ruleset, present: &[Value], kept: &BTreeMap<String, Base>) ->
         line(text);
     }
     script
+}
+
+fn delete_table(family: &str) -> String {
+    format!("delete table {family} {TABLE}")
+}
+
+/// The families of the tables.
+fn tables(present: &[Value]) -> impl Iterator<Item = String> + use<'_> {
+    objects(present, "table").map(|(family, _)| family)
 }
 
 /// Family and name of the objects of a kind.

@@ -1,7 +1,7 @@
 //! Names of the guard's counters: `<hook>_<outcome>`, and `to_<address>` and `from_<address>` for
 //! peers.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use overlay_ebpf::abi::{Hook, OUTCOMES, Outcome};
 
@@ -18,12 +18,17 @@ pub(super) fn of_outcome(hook: Hook, outcome: Outcome) -> String {
     format!("{}_{}", hook.name(), outcome.name())
 }
 
-pub(super) fn of_peer(direction: Peer, addr: Ipv4Addr) -> String {
+pub(super) fn of_peer(direction: Peer, addr: IpAddr) -> String {
     let direction = match direction {
         Peer::To => "to",
         Peer::From => "from",
     };
-    format!("{direction}_{addr}")
+    format!("{direction}_{}", of_address(addr))
+}
+
+/// An address as it can stand in a name: without colons.
+pub(super) fn of_address(addr: IpAddr) -> String {
+    addr.to_string().replace(':', "_")
 }
 
 /// Hook and outcome a counter is for.
@@ -42,7 +47,7 @@ pub(in super::super) fn peer_of(name: &str) -> Option<(Peer, IpAddr)> {
         "from" => Peer::From,
         _ => return None,
     };
-    Some((direction, addr.parse().ok()?))
+    Some((direction, addr.replace('_', ":").parse().ok()?))
 }
 
 #[cfg(test)]
@@ -58,11 +63,13 @@ mod tests {
                 assert_eq!(peer_of(&name), None);
             }
         }
-        let addr = Ipv4Addr::new(192, 0, 2, 7);
-        for direction in [Peer::To, Peer::From] {
-            let name = of_peer(direction, addr);
-            assert_eq!(peer_of(&name), Some((direction, addr.into())));
-            assert_eq!(outcome_of(&name), None);
+        for addr in ["192.0.2.7", "2001:db8::7", "::1:0:0:2"] {
+            let addr = addr.parse().unwrap();
+            for direction in [Peer::To, Peer::From] {
+                let name = of_peer(direction, addr);
+                assert_eq!(peer_of(&name), Some((direction, addr)));
+                assert_eq!(outcome_of(&name), None);
+            }
         }
     }
 }

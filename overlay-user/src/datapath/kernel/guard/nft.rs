@@ -62,7 +62,9 @@ async fn per_family(arguments: &[&str], table: &str) -> Result<Vec<Value>, NftEr
         let arguments: Vec<_> = arguments.iter().copied().chain([family.name(), table]).collect();
         match call(&arguments, "").await {
             Ok(output) => objects.extend(parse(&output)?),
-            Err(NftError::Refused(text)) if text.contains("No such file or directory") => {}
+            // No such table, or a kernel without the family.
+            Err(NftError::Refused(text))
+                if ["No such file or directory", "not supported"].iter().any(|why| text.contains(why)) => {}
             Err(error) => return Err(error),
         }
     }

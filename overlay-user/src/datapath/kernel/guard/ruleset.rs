@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Display},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use overlay_ebpf::abi::{Hook, Outcome};
@@ -21,6 +21,8 @@ pub(super) enum Family {
     Netdev,
     /// IPv4 packets for this host.
     Ip,
+    /// IPv6 packets for this host.
+    Ip6,
 }
 
 /// The rules for a plan.
@@ -69,7 +71,7 @@ impl Ruleset {
         from_wire::uplink(&mut ruleset, plan, underlay);
         from_wire::other_ways(&mut ruleset, plan, underlay);
         for (vni, network) in &plan.networks {
-            from_wire::network(&mut ruleset, plan, underlay.port, *vni, network);
+            from_wire::network(&mut ruleset, plan, underlay, *vni, network);
             from_endpoint::network(&mut ruleset, plan, underlay.port, *vni, network, indices);
             // The host is no member of the network: what the bridge hands up ends here.
             let device = bridge::name(*vni);
@@ -91,6 +93,11 @@ impl Ruleset {
         base: Option<Base>,
     ) -> Writer<'_> {
         Writer { ruleset: self, hook, chain: Chain { family, name, base, rules: Vec::new() } }
+    }
+
+    /// The families of the chains.
+    pub(super) fn families(&self) -> BTreeSet<Family> {
+        self.chains.iter().map(|chain| chain.family).collect()
     }
 
     /// Every counter the rules name.
@@ -182,14 +189,15 @@ impl Writer<'_> {
 }
 
 impl Family {
-    /// Both.
-    pub(super) const ALL: [Self; 2] = [Self::Netdev, Self::Ip];
+    /// Every one.
+    pub(super) const ALL: [Self; 3] = [Self::Netdev, Self::Ip, Self::Ip6];
 
     /// As nftables writes it.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Netdev => "netdev",
             Self::Ip => "ip",
+            Self::Ip6 => "ip6",
         }
     }
 }
@@ -222,6 +230,15 @@ impl Display for Base {
 pub(super) fn set<T: Display>(items: impl IntoIterator<Item = T>) -> Option<String> {
     let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
     (!items.is_empty()).then(|| format!("{{ {} }}", items.join(", ")))
+}
+
+/// The IPv6 addresses among `addresses`.
+pub(super) fn v6<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> BTreeSet<Ipv6Addr> {
+    let v6 = |addr: &IpAddr| match addr {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(addr) => Some(*addr),
+    };
+    addresses.into_iter().filter_map(v6).collect()
 }
 
 /// The IPv4 addresses among `addresses`.

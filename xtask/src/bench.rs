@@ -1,0 +1,29 @@
+//! Builds what the benchmark needs, and runs it.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::{
+    ebpf::{self, Object},
+    lab,
+    requirement::{BENCH_REQUIREMENTS, REQUIREMENTS},
+    setup, workspace,
+};
+
+/// Runs the benchmark, with the options of the command line.
+///
+/// # Errors
+/// If something is missing, does not build or cannot be measured.
+pub fn bench(quick: bool, sections: Option<String>, rounds: Option<usize>, render: bool) -> Result<()> {
+    setup::ensure_all(&[REQUIREMENTS, BENCH_REQUIREMENTS])?;
+    let object = ebpf::build_object(Object::Bench)?;
+    let output = workspace::root().join("target/bench");
+    let mut arguments: Vec<OsString> = vec!["--object".into(), object.into()];
+    arguments.extend(["--output".into(), output.into()]);
+    arguments.extend(quick.then(|| "--quick".into()));
+    arguments.extend(render.then(|| "--render".into()));
+    arguments.extend(sections.into_iter().flat_map(|sections| ["--section".into(), sections.into()]));
+    arguments.extend(rounds.into_iter().flat_map(|rounds| ["--rounds".into(), rounds.to_string().into()]));
+    lab::run("overlay-bench", arguments)
+}
