@@ -123,6 +123,21 @@ impl Network {
     }
 }
 
+impl Plan {
+    /// What its owners' decisions keep from being forwarded, one sentence each.
+    pub fn capped(&self) -> impl Iterator<Item = String> {
+        self.networks.values().filter(|network| network.is_over_cap()).map(|network| {
+            format!(
+                "network {} is on {} other nodes, more than its flood cap, so its broadcasts and multicast are \
+                 dropped: raise it with `overlayctl network set {} --flood-cap N`",
+                network.name,
+                network.members.len(),
+                network.name
+            )
+        })
+    }
+}
+
 /// Computes the plan of `node`. Endpoints of nodes without a usable record are left out: there is
 /// nowhere to send to.
 #[must_use]

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::time::Duration;
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
-use overlay_ebpf::abi::VXLAN_PORT;
+use overlay_ebpf::abi::{MacAddr, VXLAN_PORT};
 use overlay_tests::{
     capture::PacketSocket,
     cluster::{Cluster, Network},
@@ -16,7 +19,7 @@ use overlay_tests::{
         Datapath::{Kernel, Tc, Xdp},
         Node,
     },
-    probe::reach,
+    probe::{Flood, ping, reach, transfer},
 };
 use serde_json::{Value, json};
 
@@ -104,6 +107,116 @@ fn outer_headers_have_the_networks_dscp_and_the_packets_ecn() {
                 };
                 eventually(SOON, seen).unwrap();
             }
+        }
+    }
+}
+
+/// The MTU a container has learned for an address.
+fn learned(from: &Container, to: &Container) -> Result<Option<u64>> {
+    let shown = from.netns.exec(&format!("ip route get {}", to.addr))?;
+    let mut words = shown.split_whitespace().skip_while(|word| *word != "mtu");
+    Ok(words.nth(1).map(str::parse).transpose()?)
+}
+
+#[test]
+fn tcp_learns_of_a_path_that_became_smaller() {
+    let cluster = Cluster::start(&[Tc, Xdp]).unwrap();
+    cluster.create_network(BLUE).unwrap();
+    let containers = cluster.attach_each(BLUE).unwrap();
+    let both = [(0, 1), (1, 0)];
+    for (from, to) in both {
+        reach(&containers[from], &containers[to]).unwrap();
+    }
+    let adapts = |mtu: u64| {
+        for (from, to) in both {
+            let (node, from, to) = (&cluster.nodes[from], &containers[from], &containers[to]);
+            eventually(SOON, || {
+                transfer(&from.netns, &to.netns, to.addr, 1 << 20)?;
+                // The far end of the first transfer was told a smaller segment size, and has nothing to
+                // learn by TCP. Without DF its packets are answered too.
+                let echo = ping(&from.netns, to.addr, 3, &["-M", "dont", "-s", "1400"])?;
+                ensure!(echo.received > 0, "no answer to large packets: {echo}");
+                let seen = learned(from, to)?;
+                ensure!(seen == Some(mtu), "{} knows of an MTU of {seen:?}, not {mtu}", from.name);
+                Ok(())
+            })
+            .unwrap();
+            assert!(node.counter("endpoint", "too_big_answered").unwrap() > 0, "{}", node.name());
+        }
+    };
+    // By the way to one peer, then by the owner's decision.
+    for (node, peer) in both.map(|(node, peer)| (&cluster.nodes[node], &cluster.nodes[peer])) {
+        node.netns().exec(&format!("ip route add {}/32 dev eth0 mtu 1400", peer.addr())).unwrap();
+    }
+    adapts(1350);
+    set(&cluster.nodes[0], "--mtu 1300");
+    adapts(1300);
+}
+
+#[test]
+fn a_storm_in_one_network_costs_another_nothing() {
+    let cluster = Cluster::start(&[Tc, Xdp, Kernel]).unwrap();
+    let red = Network { name: "red", vni: 77, ..BLUE };
+    cluster.create_network(BLUE).unwrap();
+    cluster.create_network(red).unwrap();
+    set(&cluster.nodes[0], "--bum-rate 100");
+    let stormy = cluster.attach_each(BLUE).unwrap();
+    let quiet = cluster.attach_each(red).unwrap();
+    for n in 0..3 {
+        let (node, to) = (&cluster.nodes[n], (n + 1) % 3);
+        reach(&stormy[n], &stormy[to]).unwrap();
+        reach(&quiet[n], &quiet[to]).unwrap();
+        let before = node.counter("endpoint", "flooded").unwrap();
+        let flood = Flood::start(&quiet[n].netns, &quiet[to].netns, quiet[to].addr, Duration::from_millis(2))
+            .unwrap();
+        let sender = PacketSocket::open(&stormy[n].netns, IFNAME).unwrap();
+        let everybody = Station { mac: MacAddr([0xff; 6]), addr: Ipv4Addr::BROADCAST };
+        let frame = udp(station(&stormy[n]), everybody, (5000, 6000), b"storm");
+        let begin = Instant::now();
+        let mut sent = 0;
+        while begin.elapsed() < Duration::from_secs(2) {
+            // A full queue is no failure of a storm's.
+            sent += u64::from(sender.send(&frame).is_ok());
+        }
+        let took = begin.elapsed();
+        let loss = flood.stop().unwrap();
+        assert!(loss.sent > 100 && loss.lost() == 0, "{}: {loss} beside a storm of {sent}", node.name());
+        let cut = node.counter("endpoint", "bum_rate").unwrap();
+        let flooded = node.counter("endpoint", "flooded").unwrap() - before;
+        let most = 100 * (took.as_secs() + 2);
+        assert!(cut > 0 && cut + flooded >= sent, "{}: {cut} cut, {flooded} flooded of {sent}", node.name());
+        // What red floods by itself, as when a neighbour is asked for, is counted there too.
+        assert!(flooded <= most + 50, "{}: {flooded} flooded of {sent} in {took:?}", node.name());
+    }
+}
+
+#[test]
+fn broadcasts_are_dropped_where_the_owner_has_them_dropped() {
+    let cluster = Cluster::start(&[Tc, Xdp, Kernel]).unwrap();
+    cluster.create_network(BLUE).unwrap();
+    let containers = cluster.attach_each(BLUE).unwrap();
+    for n in 0..3 {
+        reach(&containers[n], &containers[(n + 1) % 3]).unwrap();
+    }
+    let everybody = Station { mac: MacAddr([0xff; 6]), addr: Ipv4Addr::BROADCAST };
+    let arrives = |n: usize, text: &[u8]| {
+        let (from, to) = (&containers[n], &containers[(n + 1) % 3]);
+        let listener = PacketSocket::open(&to.netns, IFNAME).unwrap();
+        let frame = udp(station(from), everybody, (5000, 6000), text);
+        PacketSocket::open(&from.netns, IFNAME).unwrap().send(&frame).unwrap();
+        listener.find(Duration::from_millis(500), |seen| seen == frame).unwrap().is_some()
+    };
+    for (policy, expected) in [("drop", false), ("flood", true)] {
+        set(&cluster.nodes[0], &format!("--broadcast {policy}"));
+        for n in 0..3 {
+            eventually(SOON, || {
+                let node = &cluster.nodes[n];
+                ensure!(arrives(n, policy.as_bytes()) == expected, "{policy}: not so from {}", node.name());
+                let counted = expected || node.counter("endpoint", "bum_policy")? > 0;
+                ensure!(counted, "{}: it was dropped elsewhere", node.name());
+                Ok(())
+            })
+            .unwrap();
         }
     }
 }

@@ -41,10 +41,10 @@ pub const ENDPOINT_LEARNED: u16 = 1 << 1;
 pub const ENDPOINT_PORT: u16 = 1 << 2;
 
 /// [`Port::flags`]: a gateway port that has learned as many MAC addresses as it may.
-pub const PORT_FULL: u32 = 1;
+pub const PORT_FULL: u16 = 1;
 
 /// [`Network::flags`]: it has gateway ports, on whatever node: there are addresses that nobody has told.
-pub const NETWORK_HAS_PORTS: u32 = 1;
+pub const NETWORK_HAS_PORTS: u32 = 1 << 4;
 
 /// [`Learned::state`]: whose it is, is not decided.
 pub const LEARNED_PENDING: u16 = 0;
@@ -62,6 +62,15 @@ pub const VTEP_RESOLVED: u32 = 1;
 pub const VTEP_V6: u32 = 1 << 1;
 /// [`Vtep::flags`]: the outer UDP checksum must be computed.
 pub const VTEP_CHECKSUM: u32 = 1 << 2;
+
+/// [`Network::flags`]: broadcasts are dropped.
+pub const NETWORK_DROPS_BROADCAST: u32 = 1;
+/// [`Network::flags`]: multicast is dropped.
+pub const NETWORK_DROPS_MULTICAST: u32 = 1 << 1;
+/// [`Network::flags`]: frames to a MAC address that no endpoint has are flooded.
+pub const NETWORK_FLOODS_UNKNOWN: u32 = 1 << 2;
+/// [`Network::flags`]: frames with VLAN tags are carried.
+pub const NETWORK_TRUNK: u32 = 1 << 3;
 
 /// `config`, one row: this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,8 +108,11 @@ pub struct Port {
     pub class: OuterClass,
     /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
     pub addr4: [u8; 4],
+    /// The largest packet its network's owner has carried, in bytes; 65535 if that is the underlay's
+    /// matter alone.
+    pub mtu: u16,
     /// [`PORT_FULL`].
-    pub flags: u32,
+    pub flags: u16,
 }
 
 /// `learned`, by VNI and MAC address: who was seen behind a gateway port. Made by the programs, judged
@@ -193,8 +205,23 @@ pub struct Network {
     pub flood_vteps: u32,
     /// How many rows `flood_ports` has for it, from slot 0 on.
     pub flood_ports: u32,
-    /// [`NETWORK_HAS_PORTS`].
+    /// [`NETWORK_DROPS_BROADCAST`] and the like.
     pub flags: u32,
+    /// How many frames to be flooded its endpoints here may send in a second, and at once.
+    pub bum_rate: u32,
+    /// The largest packet that can be flooded, in bytes: the least of its VTEPs'.
+    pub flood_mtu: u32,
+}
+
+/// `bum_buckets` by VNI and `too_big_buckets` by slot: a token bucket as [`crate::wire::bucket`] keeps it.
+/// Written by the programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Bucket {
+    /// Up to when tokens were added, in nanoseconds since the machine started.
+    pub time: u64,
+    /// Tokens left.
+    pub tokens: i64,
 }
 
 /// Key of `flood_vteps` (values: rows in `vteps`) and `flood_ports` (values: interface indices).
@@ -224,7 +251,7 @@ pub struct Vtep {
     pub header: [u8; OUTER_LEN_V6],
     #[doc(hidden)]
     pub _pad: [u8; 2],
-    /// Largest outer IP packet that the way there carries, in bytes.
+    /// The largest inner packet that the way there carries, in bytes, its Ethernet header not counted.
     pub mtu: u32,
 }
 
@@ -287,7 +314,7 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 24, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], u32;
+    Port: 24, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], u16, u16;
     Learned: 8, sum of u32, u16, u16;
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
     Endpoint: 16, sum of u32, u32, u16, u16, [u8; 4];
@@ -296,7 +323,8 @@ layout! {
     MemberKey: 20, sum of u32, [u8; 16];
     Member: 4, sum of u32;
     Addr: 16, sum of [u8; 16];
-    Network: 16, sum of u32, u32, u32, u32;
+    Network: 24, sum of u32, u32, u32, u32, u32, u32;
+    Bucket: 16, sum of u64, i64;
     FloodKey: 8, sum of u32, u32;
     Vtep: 116, sum of [u8; 16], [u8; 16], u32, u32, [u8; 70], [u8; 2], u32;
     Traffic: 32, sum of u64, u64, u64, u64;

@@ -75,6 +75,8 @@ outcomes! {
     ArpAnswered = 3, Forwarded, "arp_answered";
     /// Broadcast or multicast, copied to its receivers.
     Flooded = 4, Forwarded, "flooded";
+    /// Larger than the path to the other node carries, and answered with ICMP.
+    TooBigAnswered = 6, Forwarded, "too_big_answered";
 
     /// Not VXLAN to this node's tunnel address: the host's own traffic.
     PassedUp = 8, Passed, "passed_up";
@@ -92,6 +94,8 @@ outcomes! {
     /// The outer IPv6 packet needs a UDP checksum that the program cannot tell: of a super-packet, or around
     /// something that is no whole TCP, UDP or ICMP packet with a checksum.
     SlowChecksum = 20, SlowPath, "slow_checksum";
+    /// A frame with a VLAN tag, of a network that carries them: `bpf_skb_adjust_room` cannot add or strip headers.
+    SlowVlan = 22, SlowPath, "slow_vlan";
 
     /// A merged packet that its endpoint will forward on: only the kernel's device makes it an ordinary one again.
     SlowForwarded = 21, SlowPath, "slow_forwarded";
@@ -108,9 +112,9 @@ outcomes! {
     ArpUnknown = 36, Drop, "arp_unknown";
     /// An endpoint sent VXLAN to a node's tunnel address.
     EncapProhibited = 37, Drop, "encap_prohibited";
-    /// Larger than the path to the other node carries.
+    /// Larger than the path to the other node carries, and not answered: for everybody, an error itself, or one of too many.
     TooBig = 38, Drop, "too_big";
-    /// The inner frame has a VLAN tag, which RFC 7348 section 6.1 has us discard.
+    /// The inner frame has a VLAN tag, which RFC 7348 section 6.1 has us discard unless the network carries them.
     InnerVlan = 39, Drop, "inner_vlan";
     /// Shorter than its headers, or than they say it is.
     Truncated = 40, Drop, "truncated";
@@ -146,6 +150,10 @@ outcomes! {
     NoRoute = 55, Drop, "no_route";
     /// VXLAN from another VLAN on the uplink, whose tag the driver hid from XDP.
     OuterVlan = 56, Drop, "outer_vlan";
+    /// A broadcast or multicast, which the network's owner has dropped.
+    BumPolicy = 60, Drop, "bum_policy";
+    /// A frame for everybody, more than the network's owner lets its endpoints on this node send.
+    BumRate = 61, Drop, "bum_rate";
     /// A MAC address that is not known yet, on a gateway port that has learned as many as it may.
     LearnLimit = 62, Drop, "learn_limit";
     /// Redirected by XDP to an interface that did not take it, as a veth with neither GRO nor an XDP program inside; told by the interface's own statistics.

@@ -15,11 +15,11 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        FloodKey, MAX_FLOOD_VTEPS, OUTER_LEN, OUTER_LEN_V6, Outcome, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6,
-        Vtep,
+        FloodKey, MAX_FLOOD_VTEPS, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, VTEP_CHECKSUM, VTEP_RESOLVED,
+        VTEP_V6, Vtep,
     },
     wire::{
-        ETH_LEN,
+        ETH_LEN, IPV6_LEN, PROTO_TCP, UDP_LEN,
         encap::{self, Fields},
         inner::Kind,
         inner_sum, source_port,
@@ -44,6 +44,9 @@ const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
     | ENCAP_L2;
 /// The least a segment carries in front of its payload: IPv4 and UDP headers.
 const LEAST_SEGMENT_HEADERS: u32 = 28;
+/// Length of a VLAN tag, which the kernel keeps beside the frame.
+const TAG_LEN: u32 = 4;
+
 /// What of an inner frame goes into its outer headers.
 #[derive(Clone, Copy)]
 pub struct Inner {
@@ -53,6 +56,8 @@ pub struct Inner {
     pub kind: Kind,
     /// The outer traffic class for it.
     pub tos: u8,
+    /// The largest packet the network's owner has carried, in bytes.
+    pub mtu: u32,
 }
 
 /// What of the frame is kept over the change of its length, and what is written in front of it.
@@ -84,7 +89,7 @@ pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
 #[inline(always)]
 fn send<const N: usize>(ctx: &TcContext, inner: Inner, index: u32, vtep: &Vtep) -> Step<Verdict> {
     let bytes = ctx.len();
-    check_size::<N>(ctx, vtep.mtu)?;
+    check_size::<N>(ctx, inner.kind, if vtep.mtu < inner.mtu { vtep.mtu } else { inner.mtu })?;
     // Also for what is left to the slow path now.
     count::peer(index, Direction::Rx, bytes);
     let mut front = make_room::<N>(ctx, inner.kind, vtep.flags & VTEP_CHECKSUM != 0)?;
@@ -111,16 +116,17 @@ fn send<const N: usize>(ctx: &TcContext, inner: Inner, index: u32, vtep: &Vtep) 
     Ok(Verdict { outcome: Outcome::Encapsulated, action: action as i32 })
 }
 
-/// Sends a copy of the frame to each of the network's first `count` VTEPs (RFC 7348 section 4.2 has
+/// Sends a copy of the frame to each of the network's VTEPs (RFC 7348 section 4.2 has
 /// multicast for this; head-end replication needs none in the underlay). Over IPv4 only: a second such
 /// loop would be too much for the verifier, so over IPv6 `networks` counts more VTEPs than there may be.
 #[inline(always)]
-pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
+pub fn to_all(ctx: &TcContext, inner: Inner, network: &Network) -> Step<()> {
+    let count = network.flood_vteps;
     if count > MAX_FLOOD_VTEPS {
         return Err(Outcome::SlowFanout);
     }
     let bytes = ctx.len();
-    check_size::<OUTER_LEN>(ctx, u32::from(super::config().ok_or(Outcome::Unbound)?.mtu))?;
+    check_size::<OUTER_LEN>(ctx, inner.kind, network.flood_mtu)?;
     let mut front = make_room::<OUTER_LEN>(ctx, inner.kind, false)?;
     for slot in 0..MAX_FLOOD_VTEPS {
         if slot >= count {
@@ -140,15 +146,19 @@ pub fn to_all(ctx: &TcContext, inner: Inner, count: u32) -> Step<()> {
     Ok(())
 }
 
-/// Refuses what the way to the other node does not carry, judged by the segment, not the super-packet.
+/// Refuses what is larger than `mtu`, judged by the segment, not the super-packet.
 #[inline(always)]
-fn check_size<const N: usize>(ctx: &TcContext, mtu: u32) -> Step<()> {
+fn check_size<const N: usize>(ctx: &TcContext, kind: Kind, mtu: u32) -> Step<()> {
     // What is added to the inner frame's length in the outer IP packet.
     let extra = (N - ETH_LEN) as u32;
-    // SAFETY: a field of the context.
-    let segment = unsafe { (*ctx.skb.skb).gso_size };
-    let frame = if segment == 0 { ctx.len() } else { segment + LEAST_SEGMENT_HEADERS + ETH_LEN as u32 };
-    if frame + extra > mtu {
+    // SAFETY: fields of the context.
+    let (segment, tagged) = unsafe { ((*ctx.skb.skb).gso_size, (*ctx.skb.skb).vlan_present != 0) };
+    let mut len =
+        if segment == 0 { ctx.len() - ETH_LEN as u32 } else { segment + segment_headers(ctx, kind) };
+    if tagged {
+        len += TAG_LEN;
+    }
+    if len > mtu {
         return Err(Outcome::TooBig);
     }
     if ctx.len() + extra > u32::from(u16::MAX) {
@@ -157,12 +167,31 @@ fn check_size<const N: usize>(ctx: &TcContext, mtu: u32) -> Step<()> {
     Ok(())
 }
 
+/// What each segment of a super-packet carries in front of its payload, as far as that can be read.
+#[inline(always)]
+fn segment_headers(ctx: &TcContext, kind: Kind) -> u32 {
+    let network = match kind {
+        Kind::Ipv4 => packet::at::<Ipv4Hdr>(ctx, ETH_LEN).map(|ip| (u32::from(ip.vihl & 0xf) * 4, ip.proto)),
+        Kind::Ipv6 => packet::at::<Ipv6Hdr>(ctx, ETH_LEN).map(|ip| (IPV6_LEN as u32, ip.next_hdr)),
+        _ => None,
+    };
+    let Some((len, proto)) = network else { return LEAST_SEGMENT_HEADERS };
+    if proto != PROTO_TCP {
+        return len + UDP_LEN as u32;
+    }
+    // The data offset (RFC 9293, section 3.1).
+    let offset = packet::at::<[u8; 2]>(ctx, ETH_LEN + len as usize + 12).map_or(5, |bytes| bytes[0] >> 4);
+    len + u32::from(offset) * 4
+}
+
 /// Makes room behind the Ethernet header, after it took what the outer headers need from the inner
 /// ones. An error leaves the packet untouched, for the slow path.
 #[inline(always)]
 fn make_room<const N: usize>(ctx: &TcContext, kind: Kind, checksum: bool) -> Step<Front<N>> {
-    if !matches!(kind, Kind::Ipv4 | Kind::Ipv6) {
-        return Err(Outcome::SlowNotIp);
+    match kind {
+        Kind::Ipv4 | Kind::Ipv6 => {}
+        Kind::Tagged => return Err(Outcome::SlowVlan),
+        Kind::Arp | Kind::Other => return Err(Outcome::SlowNotIp),
     }
     let over_ipv6 = N == OUTER_LEN_V6;
     let inner_eth = *packet::at::<[u8; ETH_LEN]>(ctx, 0).ok_or(Outcome::Truncated)?;

@@ -7,8 +7,8 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Class, EndpointKey, Hook, MacAddr, NETWORK_HAS_PORTS, NeighbourKey, Network, Outcome, Port,
-        SELF_VTEP,
+        Addr, Class, Endpoint, EndpointKey, Hook, MacAddr, NETWORK_HAS_PORTS, NETWORK_TRUNK, NeighbourKey,
+        Network, Outcome, Port, SELF_VTEP,
     },
     wire::{ETH_LEN, arp, ethernet::Ethernet, inner},
 };
@@ -18,7 +18,7 @@ use super::{
     count::{self, Direction},
     deliver, dropped,
     encap::{self, Inner},
-    maps, network, packet,
+    flooding, maps, network, packet, too_big,
 };
 
 /// Bytes the checks read directly: Ethernet, an IPv4 header with all options, a UDP header.
@@ -45,23 +45,28 @@ pub fn run(ctx: &TcContext) -> i32 {
         Err(reason) if reason.class() as u32 == Class::SlowPath as u32 => {
             to_slow_path(ctx, Hook::Endpoint, port.vni, reason, bytes)
         }
+        Err(Outcome::TooBig) => match too_big::answer(ctx, &port, ifindex) {
+            Ok(Verdict { outcome, action }) => {
+                count::outcome(Hook::Endpoint, outcome, bytes);
+                action
+            }
+            Err(reason) => dropped(ctx, Hook::Endpoint, reason, bytes),
+        },
         Err(reason) => dropped(ctx, Hook::Endpoint, reason, bytes),
     }
 }
 
-#[inline(always)]
+/// A function of its own, as [`too_big::answer`] is: what each keeps is not on the one stack of 512
+/// bytes at the same time.
+#[inline(never)]
 fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     packet::pull(ctx, READ);
-    // SAFETY: a field of the context: a tag the container's device left to the hardware.
-    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
-        return Err(Outcome::InnerVlan);
-    }
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let (source, destination) = (eth.source, eth.destination);
     if source.0 != port.mac.0 {
         return Err(Outcome::SpoofedMac);
     }
-    let kind = inner::kind(eth)?;
+    let kind = kind(ctx, eth, port.vni)?;
     let tos = match kind {
         inner::Kind::Ipv4 => check_ipv4(ctx, port)?,
         inner::Kind::Ipv6 => {
@@ -74,10 +79,28 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
             }
             0
         }
-        inner::Kind::Other => 0,
+        inner::Kind::Tagged | inner::Kind::Other => 0,
     };
-    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos) };
-    if destination.is_multicast() { flood(ctx, inner, ifindex) } else { unicast(ctx, inner, destination) }
+    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos), mtu: u32::from(port.mtu) };
+    // SAFETY: the value is copied at once.
+    match unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() } {
+        Some(target) => unicast(ctx, inner, &target),
+        None => flood(ctx, inner, destination, ifindex),
+    }
+}
+
+/// The frame's kind. What is behind a VLAN tag is not looked at: it is another segment, where the
+/// endpoint has addresses that nobody here knows.
+#[inline(always)]
+pub fn kind(ctx: &TcContext, eth: &Ethernet, vni: u32) -> Step<inner::Kind> {
+    // The kernel takes the tag out of the frame before tc sees it (`__netif_receive_skb_core`).
+    // SAFETY: a field of the context.
+    let aside = unsafe { (*ctx.skb.skb).vlan_present } != 0;
+    match inner::kind(eth) {
+        Ok(kind) if !aside => Ok(kind),
+        _ if network(vni)?.flags & NETWORK_TRUNK != 0 => Ok(inner::Kind::Tagged),
+        _ => Err(Outcome::InnerVlan),
+    }
 }
 
 /// Checks an IPv4 packet's source and that it is no VXLAN to a node; returns its traffic class.
@@ -134,10 +157,7 @@ pub fn has_ports(vni: u32) -> Step<bool> {
 }
 
 #[inline(always)]
-pub fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verdict> {
-    // SAFETY: the value is copied at once.
-    let target = unsafe { maps::endpoints.get(EndpointKey::new(inner.vni, destination)).copied() }
-        .ok_or(Outcome::UnknownDestination)?;
+pub fn unicast(ctx: &TcContext, inner: Inner, target: &Endpoint) -> Step<Verdict> {
     if target.vtep != SELF_VTEP {
         return encap::to_vtep(ctx, inner, target.vtep);
     }
@@ -150,11 +170,13 @@ pub fn unicast(ctx: &TcContext, inner: Inner, destination: MacAddr) -> Step<Verd
 
 /// Copies to the other endpoints of the network here, then to its other nodes.
 #[inline(always)]
-pub fn flood(ctx: &TcContext, inner: Inner, ifindex: u32) -> Step<Verdict> {
+pub fn flood(ctx: &TcContext, inner: Inner, destination: MacAddr, ifindex: u32) -> Step<Verdict> {
     let network = network(inner.vni)?;
+    flooding::allowed(&network, destination)?;
+    flooding::within_rate(inner.vni, &network)?;
     deliver::to_all(ctx, inner.vni, network.flood_ports, ifindex);
     if network.flood_vteps > 0 {
-        encap::to_all(ctx, inner, network.flood_vteps)?;
+        encap::to_all(ctx, inner, &network)?;
     }
     Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
 }

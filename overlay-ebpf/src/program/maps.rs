@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use overlay_ebpf::abi::{
-    Addr, COUNTERS, Config, Endpoint, EndpointKey, FloodKey, Learned, MAX_LEARNED, MAX_SLOTS, MAX_VTEPS,
-    Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Traffic, Vtep,
+    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FloodKey, Learned, MAX_LEARNED, MAX_SLOTS,
+    MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Traffic, Vtep,
 };
 
 /// Default sizes; the loader sets those that grow with the cluster.
@@ -38,6 +38,14 @@ pub static vteps: Array<Vtep, { MAX_VTEPS as usize }> = Array::new();
 
 #[btf_map]
 pub static networks: HashMap<u32, Network, NETWORKS> = HashMap::new();
+
+/// By VNI.
+#[btf_map]
+pub static bum_buckets: HashMap<u32, Bucket, NETWORKS> = HashMap::new();
+
+/// By slot: one for each endpoint here.
+#[btf_map]
+pub static too_big_buckets: Array<Bucket, { MAX_SLOTS as usize }> = Array::new();
 
 #[btf_map]
 pub static slow_devices: HashMap<u32, u32, NETWORKS> = HashMap::new();

@@ -1,15 +1,18 @@
 //! The programs' steps. Entry points are in `main.rs`.
 
+pub mod bucket;
 pub mod count;
 pub mod deliver;
 pub mod encap;
 pub mod endpoint;
+pub mod flooding;
 pub mod kernel;
 pub mod maps;
 pub mod packet;
 pub mod port;
 pub mod probe;
 pub mod slowpath;
+pub mod too_big;
 pub mod tunnel;
 pub mod uplink;
 

@@ -10,7 +10,8 @@ use network_types::{
 use overlay_ebpf::{
     abi::{
         Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, Endpoint, EndpointKey, MacAddr, MemberKey,
-        NeighbourKey, OUTER_LEN_V6, Outcome, RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM,
+        NETWORK_TRUNK, NeighbourKey, OUTER_LEN_V6, Outcome, RESERVED_BITS_IGNORE, SELF_VTEP,
+        UDP6_ZERO_CHECKSUM,
     },
     wire::{
         ETH_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN, arp, ecn,
@@ -21,7 +22,7 @@ use overlay_ebpf::{
 };
 
 use super::{
-    Step, maps,
+    Step, flooding, maps, network,
     packet::{self, Packet},
 };
 
@@ -106,7 +107,7 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Ar
     let sender = unsafe { maps::endpoints.get(EndpointKey::new(vni, source)).copied() }
         .filter(|sender| sender.vtep == vtep)
         .ok_or(Outcome::InnerSource)?;
-    let kind = inner::kind(frame)?;
+    let kind = kind(frame, vni)?;
     let tos = check_inner(packet, N + ETH_LEN, kind, vni, source, &sender)?;
     let ecn = match tos {
         Some(tos) => ecn::merged(tos, outer_tos)?,
@@ -123,6 +124,15 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Ar
 fn if_ours(vni: u32, flaw: Outcome) -> Outcome {
     // SAFETY: only asked for.
     if unsafe { maps::networks.get(vni).is_some() } { flaw } else { Outcome::PassedUnknownVni }
+}
+
+/// The inner frame's kind.
+#[inline(always)]
+fn kind(frame: &Ethernet, vni: u32) -> Step<inner::Kind> {
+    match inner::kind(frame) {
+        Err(Outcome::InnerVlan) if network(vni)?.flags & NETWORK_TRUNK != 0 => Ok(inner::Kind::Tagged),
+        other => other,
+    }
 }
 
 #[inline(always)]
@@ -216,7 +226,8 @@ fn check_inner(
                 Ok(_) => Ok(None),
             }
         }
-        inner::Kind::Other => Ok(None),
+        // What is behind a tag is another segment: only the MAC address is bound.
+        inner::Kind::Tagged | inner::Kind::Other => Ok(None),
     }
 }
 
@@ -251,18 +262,18 @@ pub fn goes_on<const N: usize>(packet: &impl Packet, arrival: &Arrival, endpoint
             // SAFETY: read at once.
             !unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }
         }),
-        inner::Kind::Arp | inner::Kind::Other => false,
+        inner::Kind::Tagged | inner::Kind::Arp | inner::Kind::Other => false,
     }
 }
 
 /// Where a frame to `destination` goes on this node. What came from the overlay never leaves again.
 #[inline(always)]
 pub fn target(vni: u32, destination: MacAddr) -> Step<Target> {
-    if destination.is_multicast() {
-        return Ok(Target::ALL);
-    }
     // SAFETY: the value is copied at once.
-    let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() }
-        .ok_or(Outcome::UnknownDestination)?;
+    let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() };
+    let Some(endpoint) = endpoint else {
+        flooding::allowed(&network(vni)?, destination)?;
+        return Ok(Target::ALL);
+    };
     if endpoint.vtep == SELF_VTEP { Ok(Target(endpoint)) } else { Err(Outcome::NotLocal) }
 }

@@ -17,6 +17,8 @@ pub enum Kind {
     Ipv6,
     /// ARP.
     Arp,
+    /// A frame with a VLAN tag, where the network has them carried.
+    Tagged,
     /// Anything else.
     Other,
 }

@@ -9,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod bucket;
 pub mod checksum;
 pub mod ecn;
 pub mod encap;
 pub mod ethernet;
 pub mod flow_hash;
+pub mod icmp;
 pub mod inner;
 pub mod inner_sum;
 pub mod outer;

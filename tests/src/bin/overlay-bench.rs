@@ -40,10 +40,10 @@ fn main() -> ExitCode {
     bench::object(&object);
     let mut options = if quick {
         Options {
-            rounds: 3,
+            rounds: 2,
             seconds: 1,
             round_trips: 5_000,
-            forward_rounds: 5,
+            forward_rounds: 3,
             bursts: 5,
             frames: 50_000,
             output,
@@ -51,9 +51,9 @@ fn main() -> ExitCode {
     } else {
         Options {
             rounds: 5,
-            seconds: 5,
+            seconds: 4,
             round_trips: 50_000,
-            forward_rounds: 11,
+            forward_rounds: 7,
             bursts: 11,
             frames: 100_000,
             output,

@@ -1,15 +1,38 @@
 //! From a container: `endpoint_in`.
 
-use etherparse::ArpOperation;
-use overlay_ebpf::abi::{Hook, Outcome};
+use etherparse::{
+    ArpOperation, Icmpv4Type, Icmpv6Type, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder,
+    icmpv4,
+};
+use overlay_ebpf::{
+    abi::{
+        Hook, NETWORK_DROPS_BROADCAST, NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN, NETWORK_TRUNK,
+        Outcome,
+    },
+    wire::icmp::QUOTED,
+};
 
 use crate::{
-    fixture::{Case, Setup, TC_REDIRECT, TC_SHOT, check_tc},
+    fixture::{Case, Fixture, Setup, TC_REDIRECT, TC_SHOT, check_tc},
     frames::{
         A, ALL, B, C, D, HERE, Host, NOBODY, THERE, VNI, arp, patched, raw, udp, udp_tos, udp6, vxlan,
         vxlan_tos,
     },
 };
+
+#[test]
+fn answers_to_one_endpoint_have_a_rate() {
+    const PACKETS: u64 = 300;
+    let fixture = Fixture::new(Setup::default());
+    let large = udp(A, C, 6000, &[7; 1423]);
+    for _ in 0..PACKETS {
+        fixture.run_tc("endpoint_in", &large, Setup::default());
+    }
+    let count = |outcome| fixture.count(Hook::Endpoint, outcome);
+    let (answered, dropped) = (count(Outcome::TooBigAnswered), count(Outcome::TooBig));
+    assert_eq!(answered + dropped, PACKETS);
+    assert!(answered >= 100 && dropped > 0, "{answered} answered, {dropped} dropped");
+}
 
 #[test]
 fn packets_from_a_container() {
@@ -27,6 +50,9 @@ pub fn redirect(what: &'static str, packet: Vec<u8>, outcome: Outcome, output: O
 pub fn cases() -> Vec<Case> {
     let mut cases = forwarded();
     cases.extend(traffic_classes());
+    cases.extend(too_big());
+    cases.extend(flooding());
+    cases.extend(trunks());
     cases.extend(arp_cases());
     cases.extend(slow());
     cases.extend(dropped());
@@ -74,6 +100,111 @@ fn traffic_classes() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// The ICMP error about a packet of A's.
+pub fn error(packet: &[u8], mtu: u16) -> Vec<u8> {
+    error_to(A, packet, mtu)
+}
+
+/// The ICMP error about a packet of `sender`'s to C, by an independent library.
+pub fn error_to(sender: Host, packet: &[u8], mtu: u16) -> Vec<u8> {
+    let quoted = &packet[14..14 + QUOTED];
+    let mut frame = Vec::new();
+    let eth = PacketBuilder::ethernet2(C.mac, sender.mac);
+    if packet[12..14] == [8, 0] {
+        let mut ip = Ipv4Header::new(0, 64, IpNumber::ICMP, C.ip, sender.ip).unwrap();
+        ip.dont_fragment = true;
+        ip.dscp = 48.try_into().unwrap(); // CS6: RFC 1812, section 4.3.2.5, internetwork control
+        let header = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+        eth.ip(IpHeaders::Ipv4(ip, Ipv4Extensions::default()))
+            .icmpv4(Icmpv4Type::DestinationUnreachable(header))
+            .write(&mut frame, quoted)
+            .unwrap();
+    } else {
+        let address = |at: usize| <[u8; 16]>::try_from(&packet[at..at + 16]).unwrap();
+        eth.ipv6(address(14 + 24), address(14 + 8), 64)
+            .icmpv6(Icmpv6Type::PacketTooBig { mtu: mtu.into() })
+            .write(&mut frame, quoted)
+            .unwrap();
+    }
+    frame
+}
+
+fn too_big() -> Vec<Case> {
+    let answered = |what, packet: Vec<u8>, mtu| {
+        let output = error(&packet, mtu);
+        redirect(what, packet, Outcome::TooBigAnswered, Some(output))
+    };
+    let large = udp(A, C, 6000, &[7; 1423]);
+    let subnet = Host { ip: [10, 0, 9, 255], ..ALL };
+    let own = Setup { network_mtu: Some(1300), ..Setup::default() };
+    vec![
+        answered("longer than the underlay carries", large.clone(), 1450),
+        answered("with DF", patched(large.clone(), 20, &[0x40, 0]), 1450),
+        answered("IPv6 longer than the underlay carries", udp6(A, C, &[7; 1403]), 1450),
+        Case {
+            setup: own,
+            ..answered("longer than the network's own MTU", udp(A, C, 6000, &[7; 1273]), 1300)
+        },
+        Case {
+            setup: Setup { gso_size: 1423, ..Setup::default() },
+            ..answered("a super-packet with too long segments", udp(A, C, 6000, &[7; 2800]), 1450)
+        },
+        drop("a later fragment too long", patched(large.clone(), 20, &[0, 100]), Outcome::TooBig),
+        drop("an ICMP error too long", patched(patched(large, 23, &[1]), 34, &[3]), Outcome::TooBig),
+        drop("not IP and too long", raw(A, C, 0x88b5, &[1; 1451]), Outcome::TooBig),
+        drop("a broadcast too long", udp(A, subnet, 6000, &[7; 1423]), Outcome::TooBig),
+    ]
+}
+
+/// What becomes of frames for everybody by the network's policy.
+fn flooding() -> Vec<Case> {
+    let broadcast = udp(A, Host { ip: [10, 0, 9, 255], ..ALL }, 6000, b"all");
+    let group = udp(A, Host { mac: [1, 0, 0x5e, 0, 0, 0xfb], ip: [224, 0, 0, 251] }, 5353, b"some");
+    let unknown = udp(A, NOBODY, 6000, b"who");
+    let with = |network_flags, packet: &Vec<u8>, outcome| Case {
+        setup: Setup { network_flags, ..Setup::default() },
+        ..drop("flooding policy", packet.clone(), outcome)
+    };
+    let spent = |network_flags, packet: &Vec<u8>| Case {
+        setup: Setup { network_flags, bum_rate: Some(0), ..Setup::default() },
+        ..drop("more than the rate", packet.clone(), Outcome::BumRate)
+    };
+    vec![
+        with(NETWORK_DROPS_BROADCAST, &broadcast, Outcome::BumPolicy),
+        with(NETWORK_DROPS_BROADCAST, &group, Outcome::Flooded),
+        with(NETWORK_DROPS_MULTICAST, &group, Outcome::BumPolicy),
+        with(NETWORK_DROPS_MULTICAST, &broadcast, Outcome::Flooded),
+        with(NETWORK_FLOODS_UNKNOWN, &unknown, Outcome::Flooded),
+        spent(0, &broadcast),
+        spent(0, &group),
+        spent(NETWORK_FLOODS_UNKNOWN, &unknown),
+        Case {
+            setup: Setup { bum_rate: Some(0), ..Setup::default() },
+            ..redirect(
+                "an answered question takes no token",
+                arp(ArpOperation::REQUEST, A, ALL, C),
+                Outcome::ArpAnswered,
+                Some(arp(ArpOperation::REPLY, C, A, A)),
+            )
+        },
+    ]
+}
+
+/// Frames with VLAN tags in a network that carries them.
+fn trunks() -> Vec<Case> {
+    let tagged = |to| raw(A, to, 0x8100, &[0, 7, 8, 0, 0x45, 0]);
+    let trunk = |case| Case { setup: Setup { network_flags: NETWORK_TRUNK, ..Setup::default() }, ..case };
+    vec![
+        trunk(redirect("tagged, to another node", tagged(C), Outcome::SlowVlan, None)),
+        trunk(redirect("tagged, to an endpoint of this node", tagged(B), Outcome::Delivered, None)),
+        trunk(redirect("tagged, for everybody", tagged(ALL), Outcome::SlowVlan, None)),
+        trunk(redirect("tagged twice", raw(A, C, 0x88a8, &[0, 7, 0x81, 0, 0, 8]), Outcome::SlowVlan, None)),
+        trunk(drop("tagged, to a MAC nobody has", tagged(NOBODY), Outcome::UnknownDestination)),
+        trunk(drop("tagged, from another's MAC", raw(B, C, 0x8100, &[0, 7, 8, 0]), Outcome::SpoofedMac)),
+        trunk(drop("tagged and too long", raw(A, C, 0x8100, &[0; 1451]), Outcome::TooBig)),
+    ]
 }
 
 fn arp_cases() -> Vec<Case> {
@@ -145,7 +276,6 @@ fn dropped() -> Vec<Case> {
         drop("to a node without a route", udp(A, D, 6000, b"x"), Outcome::NoRoute),
         drop("VXLAN to another node", nested, Outcome::EncapProhibited),
         drop("VXLAN to this node", nested_here, Outcome::EncapProhibited),
-        drop("longer than the underlay carries", udp(A, C, 6000, &[7; 1423]), Outcome::TooBig),
         drop("with a VLAN tag", raw(A, C, 0x8100, &[0, 7, 8, 0, 0x45]), Outcome::InnerVlan),
         drop(
             "an IPv4 header that lies about its length",

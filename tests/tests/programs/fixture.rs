@@ -9,10 +9,10 @@ use aya::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
-        Hook, LEARNED_KNOWN, Learned, MacAddr, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour, NeighbourKey,
-        Network, OUTER_LEN, OUTER_LEN_V6, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM,
-        UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        Addr, Bucket, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey,
+        FloodKey, Hook, LEARNED_KNOWN, Learned, MacAddr, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour,
+        NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic,
+        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{checksum, ecn::OuterClass, encap},
 };
@@ -67,6 +67,12 @@ pub struct Setup {
     pub no_slow_path: bool,
     /// Broadcasts are left to the kernel.
     pub kernel_floods: bool,
+    /// `networks`' flags.
+    pub network_flags: u32,
+    /// The network has an MTU of its own.
+    pub network_mtu: Option<u16>,
+    /// Frames that may be flooded in a second; else 100.
+    pub bum_rate: Option<u32>,
     /// The network's outer headers have a DSCP of their own.
     pub dscp: Option<u8>,
     /// There are gateway ports, the interface under test among them.
@@ -162,7 +168,15 @@ impl Fixture {
             self.gateway(setup);
         } else if !setup.unbound {
             let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
-            let port = Port { vni: VNI, slot: 0, mac: MacAddr(A.mac), class, addr4: A.ip, flags: 0 };
+            let port = Port {
+                vni: VNI,
+                slot: 0,
+                mac: MacAddr(A.mac),
+                class,
+                addr4: A.ip,
+                mtu: setup.network_mtu.unwrap_or(u16::MAX),
+                ..Port::default()
+            };
             self.insert("ports", LOOPBACK, port);
         }
         for (slot, host) in [(0, A), (1, B)] {
@@ -193,7 +207,7 @@ impl Fixture {
             ifindex: LOOPBACK,
             flags: VTEP_RESOLVED | flags,
             header,
-            mtu: 1500,
+            mtu: if over_ipv6 { 1430 } else { 1450 },
             ..Vtep::default()
         };
         self.set("vteps", THERE_INDEX, there);
@@ -208,9 +222,13 @@ impl Fixture {
                 slow_ifindex: if setup.no_slow_path { 0 } else { LOOPBACK },
                 flood_vteps: if setup.kernel_floods { u32::MAX } else { 1 },
                 flood_ports: 0,
-                flags: if setup.gateway == Gateway::Off { 0 } else { NETWORK_HAS_PORTS },
+                flags: setup.network_flags
+                    | if setup.gateway == Gateway::Off { 0 } else { NETWORK_HAS_PORTS },
+                bum_rate: setup.bum_rate.unwrap_or(100),
+                flood_mtu: 1450,
             },
         );
+        self.insert("bum_buckets", VNI, Bucket::default());
         self.insert("flood_vteps", FloodKey { vni: VNI, slot: 0 }, THERE_INDEX);
         if !setup.unbound {
             self.insert("slow_devices", LOOPBACK, VNI);
@@ -225,7 +243,11 @@ impl Fixture {
     fn gateway(&mut self, setup: Setup) {
         if !setup.unbound {
             let flags = if setup.gateway == Gateway::Full { PORT_FULL } else { 0 };
-            self.insert("ports", LOOPBACK, Port { vni: VNI, slot: 2, flags, ..Port::default() });
+            self.insert(
+                "ports",
+                LOOPBACK,
+                Port { vni: VNI, slot: 2, flags, mtu: u16::MAX, ..Port::default() },
+            );
         }
         let flags = ENDPOINT_LEARNED | ENDPOINT_PORT;
         let behind = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot: 2, flags, addr4: [0; 4] };
@@ -243,7 +265,8 @@ impl Fixture {
 
     /// Puts an endpoint behind the interface under test in place of the gateway port.
     pub fn bind_endpoint(&mut self, host: Host) {
-        let port = Port { vni: VNI, slot: 0, mac: MacAddr(host.mac), addr4: host.ip, ..Port::default() };
+        let mac = MacAddr(host.mac);
+        let port = Port { vni: VNI, slot: 0, mac, addr4: host.ip, mtu: u16::MAX, ..Port::default() };
         self.insert("ports", LOOPBACK, port);
     }
 

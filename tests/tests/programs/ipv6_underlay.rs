@@ -6,7 +6,7 @@ use overlay_ebpf::abi::{
 };
 
 use crate::{
-    endpoint::{self, redirect},
+    endpoint::{error, redirect},
     fixture::{Case, Setup, TC_SHOT, TC_UNSPEC, check_tc},
     frames::{
         A, ALL, B, C, HERE, Host, OTHER_VNI, STRANGER, THERE, VNI, arp, ipv6, over_ipv6, patched, raw, udp,
@@ -77,7 +77,7 @@ pub fn from_endpoints() -> Vec<Case> {
     let to_a_node = udp(A, Host { ip: HERE.ip, mac: C.mac }, 4789, b"x");
     cases.extend([
         redirect("the largest", largest.clone(), Outcome::Encapsulated, Some(wrapped(&largest))),
-        endpoint::drop("one byte more", too_big, Outcome::TooBig),
+        redirect("one byte more", too_big.clone(), Outcome::TooBigAnswered, Some(error(&too_big, 1430))),
         redirect(
             "VXLAN to an IPv4 address of a node that tunnels over IPv6",
             to_a_node.clone(),

@@ -5,6 +5,7 @@ use etherparse::ArpOperation;
 use overlay_ebpf::abi::{Class, ENDPOINT_LEARNED, ENDPOINT_PORT, Hook, LEARNED_PENDING, OUTCOMES, Outcome};
 
 use crate::{
+    endpoint::error_to,
     fixture::{
         Case, Fixture, Fixtures, Gateway, LOOPBACK, Setup, TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS,
         XDP_REDIRECT, check, check_tc, with_xdp,
@@ -24,6 +25,9 @@ const ON: Setup = Setup {
     no_slow_path: false,
     kernel_floods: false,
     dscp: None,
+    network_flags: 0,
+    network_mtu: None,
+    bum_rate: None,
     gateway: Gateway::On,
     redirect: crate::fixture::Redirect::Off,
 };
@@ -51,7 +55,7 @@ fn packets_from_behind_a_port_by_xdp() {
                 continue;
             }
             Outcome::ArpAnswered => (Outcome::ArpAnswered, XDP_REDIRECT),
-            Outcome::TooBig | Outcome::Unbound => {
+            Outcome::TooBigAnswered | Outcome::Unbound | Outcome::UnknownDestination | Outcome::InnerVlan => {
                 left_to_tc(fixture, &case, &run);
                 continue;
             }
@@ -191,7 +195,10 @@ fn forwarded() -> Vec<Case> {
     let marked = udp_tos(H, C, 6000, b"hello", 0xb8 | 1);
     let marked_out = vxlan_tos(HERE, THERE, VNI, &marked, 0xb8 | 1);
     let far = Host { ip: [198, 51, 100, 7], ..H };
+    let large = udp(H, C, 6000, &[7; 1423]);
+    let answer = error_to(H, &large, 1450);
     vec![
+        redirect("longer than the underlay carries", large, Outcome::TooBigAnswered, Some(answer)),
         out("to another node", udp(H, C, 6000, b"hello")),
         out("as long as the underlay carries", udp(H, C, 6000, &[7; 1422])),
         out("IPv6 inside", udp6(H, C, b"hello")),
@@ -253,7 +260,6 @@ fn dropped() -> Vec<Case> {
         drop("to a MAC nobody has", udp(H, NOBODY, 6000, b"x"), Outcome::UnknownDestination),
         drop("to a node without a route", udp(H, D, 6000, b"x"), Outcome::NoRoute),
         drop("VXLAN to a node", nested, Outcome::EncapProhibited),
-        drop("longer than the underlay carries", udp(H, C, 6000, &[7; 1423]), Outcome::TooBig),
         drop("with a VLAN tag", raw(H, C, 0x8100, &[0, 7, 8, 0, 0x45]), Outcome::InnerVlan),
         drop(
             "an IPv4 header that lies about its length",

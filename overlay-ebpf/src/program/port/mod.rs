@@ -35,12 +35,11 @@ struct Frame {
     answer: Option<MacAddr>,
 }
 
-/// Judges a frame of a host behind `port`, and learns its source.
+/// Judges a frame of this kind of a host behind `port`, and learns its source.
 #[inline(always)]
-fn judge(packet: &impl Packet, port: &Port, ifindex: u32) -> Step<Frame> {
+fn judge(packet: &impl Packet, kind: inner::Kind, port: &Port, ifindex: u32) -> Step<Frame> {
     let eth = packet::at::<Ethernet>(packet, 0).ok_or(Outcome::Truncated)?;
     let (source, destination) = (eth.source, eth.destination);
-    let kind = inner::kind(eth)?;
     learn(port, ifindex, source)?;
     let mut frame = Frame { destination, kind, tos: 0, answer: None };
     match kind {
@@ -66,7 +65,7 @@ fn judge(packet: &impl Packet, port: &Port, ifindex: u32) -> Step<Frame> {
                 frame.answer = neighbour(port.vni, wanted);
             }
         }
-        inner::Kind::Other => {}
+        inner::Kind::Tagged | inner::Kind::Other => {}
     }
     Ok(frame)
 }

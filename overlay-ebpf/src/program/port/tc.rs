@@ -2,7 +2,10 @@
 //! where there is no XDP.
 
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
-use overlay_ebpf::abi::{Class, Hook, Outcome, Port, SELF_VTEP};
+use overlay_ebpf::{
+    abi::{Class, EndpointKey, Hook, Outcome, Port, SELF_VTEP},
+    wire::ethernet::Ethernet,
+};
 
 use super::{Frame, READ, judge, reply};
 use crate::program::{
@@ -10,7 +13,7 @@ use crate::program::{
     count::{self, Direction},
     dropped,
     encap::Inner,
-    endpoint, maps, packet,
+    endpoint, maps, packet, too_big,
 };
 
 /// Forwards one frame of a host behind the port.
@@ -33,38 +36,35 @@ pub fn run(ctx: &TcContext) -> i32 {
         Err(reason) if reason.class() as u32 == Class::SlowPath as u32 => {
             endpoint::to_slow_path(ctx, Hook::Port, port.vni, reason, bytes)
         }
+        Err(Outcome::TooBig) => match too_big::answer(ctx, &port, ifindex) {
+            Ok(Verdict { outcome, action }) => {
+                count::outcome(Hook::Port, outcome, bytes);
+                action
+            }
+            Err(reason) => dropped(ctx, Hook::Port, reason, bytes),
+        },
         Err(reason) => dropped(ctx, Hook::Port, reason, bytes),
     }
 }
 
-#[inline(always)]
+/// A function of its own for the sake of the stack, as an endpoint's is.
+#[inline(never)]
 fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     packet::pull(ctx, READ);
-    // SAFETY: a field of the context: a tag the interface left to the hardware.
-    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
-        return Err(Outcome::InnerVlan);
-    }
-    let Frame { destination, kind, tos, answer } = judge(ctx, port, ifindex)?;
+    let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
+    let kind = endpoint::kind(ctx, eth, port.vni)?;
+    let Frame { destination, kind, tos, answer } = judge(ctx, kind, port, ifindex)?;
     if let Some(answer) = answer {
         reply(ctx, answer)?;
         // SAFETY: plain helper call: back out of the interface it came from.
         let action = unsafe { bpf_redirect(ifindex, 0) } as i32;
         return Ok(Verdict { outcome: Outcome::ArpAnswered, action });
     }
-    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos) };
-    if destination.is_multicast() {
-        return endpoint::flood(ctx, inner, ifindex);
+    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos), mtu: u32::from(port.mtu) };
+    // SAFETY: the value is copied at once.
+    match unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() } {
+        Some(target) if target.vtep == SELF_VTEP && target.ifindex == ifindex => Err(Outcome::SamePort),
+        Some(target) => endpoint::unicast(ctx, inner, &target),
+        None => endpoint::flood(ctx, inner, destination, ifindex),
     }
-    if behind(port.vni, destination, ifindex) {
-        return Err(Outcome::SamePort);
-    }
-    endpoint::unicast(ctx, inner, destination)
-}
-
-/// Whether a MAC address is behind the very port.
-#[inline(always)]
-fn behind(vni: u32, mac: overlay_ebpf::abi::MacAddr, ifindex: u32) -> bool {
-    let key = overlay_ebpf::abi::EndpointKey::new(vni, mac);
-    // SAFETY: read at once.
-    unsafe { maps::endpoints.get(key).is_some_and(|row| row.vtep == SELF_VTEP && row.ifindex == ifindex) }
 }

@@ -27,9 +27,6 @@ use crate::program::{
     packet::{self, Packet},
 };
 
-/// What the outer headers add to the inner frame's length in the outer IPv4 packet.
-const OUTER_IP_EXTRA: u32 = (OUTER_LEN - ETH_LEN) as u32;
-
 /// Forwards one frame of a host behind the port, or leaves it to tc.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> u32 {
@@ -70,7 +67,10 @@ fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
 /// `None`: the frame is tc's, untouched.
 #[inline(always)]
 fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Option<Verdict>> {
-    let frame = judge(ctx, port, ifindex)?;
+    let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
+    // Whether a network takes tags is tc's to ask.
+    let Ok(kind) = inner::kind(eth) else { return Ok(None) };
+    let frame = judge(ctx, kind, port, ifindex)?;
     if let Some(answer) = frame.answer {
         // Not XDP_TX: out of a veth that reaches nobody unless there is an XDP program at the other end
         // (`veth_xdp_flush`).
@@ -80,13 +80,10 @@ fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Opti
         reply(ctx, answer)?;
         return Ok(Some(Verdict { outcome: Outcome::ArpAnswered, action: XDP_REDIRECT as i32 }));
     }
-    // XDP has one packet and makes no copies.
-    if frame.destination.is_multicast() {
-        return Ok(None);
-    }
     // SAFETY: the value is copied at once.
-    let target = unsafe { maps::endpoints.get(EndpointKey::new(port.vni, frame.destination)).copied() }
-        .ok_or(Outcome::UnknownDestination)?;
+    let target = unsafe { maps::endpoints.get(EndpointKey::new(port.vni, frame.destination)).copied() };
+    // What is for everybody, or nobody, is tc's: XDP has one packet and makes no copies.
+    let Some(target) = target else { return Ok(None) };
     if target.vtep == SELF_VTEP {
         to_neighbour(&target, ifindex, bytes)
     } else {
@@ -119,7 +116,7 @@ fn redirect(ifindex: u32) -> bool {
 fn to_vtep(ctx: &XdpContext, port: &Port, frame: &Frame, index: u32, bytes: u32) -> Step<Option<Verdict>> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
     let simple = vtep.flags & (VTEP_RESOLVED | VTEP_V6) == VTEP_RESOLVED;
-    if !simple || bytes + OUTER_IP_EXTRA > vtep.mtu || !redirect(vtep.ifindex) {
+    if !simple || too_big(port, vtep.mtu, bytes) || !redirect(vtep.ifindex) {
         return Ok(None);
     }
     let source_port = source_port::of_hash(hash(ctx, frame.kind)?);
@@ -141,6 +138,13 @@ fn to_vtep(ctx: &XdpContext, port: &Port, frame: &Frame, index: u32, bytes: u32)
     Ok(Some(Verdict { outcome: Outcome::Encapsulated, action: XDP_REDIRECT as i32 }))
 }
 
+/// Whether a frame is larger than the way to the other node, or its network's owner, has carried.
+#[inline(always)]
+fn too_big(port: &Port, mtu: u32, bytes: u32) -> bool {
+    let packet = bytes - ETH_LEN as u32;
+    packet > mtu || packet > u32::from(port.mtu)
+}
+
 /// The hash of the frame's flow.
 #[inline(always)]
 fn hash(ctx: &XdpContext, kind: inner::Kind) -> Step<u32> {
@@ -154,7 +158,7 @@ fn hash(ctx: &XdpContext, kind: inner::Kind) -> Step<u32> {
             let ip = packet::at::<Ipv6Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
             flow_hash::of_ipv6(ip, ports(ETH_LEN + 40))
         }
-        inner::Kind::Arp | inner::Kind::Other => {
+        inner::Kind::Tagged | inner::Kind::Arp | inner::Kind::Other => {
             flow_hash::of_ethernet(packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?)
         }
     })

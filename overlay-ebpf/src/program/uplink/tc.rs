@@ -159,6 +159,7 @@ fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival, more_flags: u64) ->
         inner::Kind::Ipv4 if over_ipv6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
         inner::Kind::Ipv6 if !over_ipv6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
         inner::Kind::Ipv4 | inner::Kind::Ipv6 => 0,
+        inner::Kind::Tagged => return Err(Outcome::SlowVlan),
         inner::Kind::Arp | inner::Kind::Other => return Err(Outcome::SlowNotIp),
     };
     let flags =

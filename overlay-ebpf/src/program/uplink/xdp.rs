@@ -41,6 +41,9 @@ pub fn run(ctx: &XdpContext) -> u32 {
 fn judge<const N: usize>(ctx: &XdpContext, config: &Config) -> u32 {
     let bytes = ctx.length();
     match tunnel::inspect::<N>(ctx, config) {
+        // A tag would be taken out of the stripped frame before tc sees it, and look like one of the
+        // underlay's: tc counts the packet, and leaves it to the kernel's VXLAN device.
+        Ok(Arrival { kind: inner::Kind::Tagged, .. }) => XDP_PASS,
         Ok(arrival) => strip::<N>(ctx, &arrival, bytes),
         // Headers behind the first buffer: tc can pull them, and counts the packet.
         Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden::<N>(ctx, bytes) => XDP_PASS,
@@ -68,7 +71,7 @@ fn may_be_believed<const N: usize>(ctx: &XdpContext, arrival: &Arrival) -> bool 
     let protocol = match arrival.kind {
         inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(ctx, N + ETH_LEN).map(|ip| ip.proto),
         inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(ctx, N + ETH_LEN).map(|ip| ip.next_hdr),
-        inner::Kind::Arp | inner::Kind::Other => return false,
+        inner::Kind::Tagged | inner::Kind::Arp | inner::Kind::Other => return false,
     };
     !protocol.is_some_and(inner::is_never_merged)
 }

@@ -376,6 +376,7 @@ impl EbpfDatapath {
                 slots: &self.slots,
             },
         );
+        applied.problems.extend(plan.capped());
         for (vni, network) in rows.networks.iter().filter(|(_, n)| n.flood_ports > MAX_FLOOD_PORTS) {
             applied.problems.push(format!(
                 "VNI {vni} has {} endpoints on this node, broadcasts reach {MAX_FLOOD_PORTS} of them: put \

@@ -8,10 +8,12 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint,
-        EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour,
-        NeighbourKey, Network, OUTER_LEN_V6, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP,
-        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        Addr, Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT,
+        Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_DROPS_BROADCAST,
+        NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN, NETWORK_HAS_PORTS, NETWORK_TRUNK, Neighbour,
+        NeighbourKey, Network, OUTER_LEN_V6, OVERHEAD, OVERHEAD_V6, PORT_FULL, Port, RESERVED_BITS_IGNORE,
+        SELF_VTEP, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep,
+        XDP_ATTACHED,
     },
     wire::{ecn::OuterClass, encap},
 };
@@ -21,7 +23,7 @@ use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location, Plan},
-    state::{Delivery, Dscp, EndpointId, NodeName},
+    state::{Delivery, Dscp, EndpointId, Flooding, NodeName, Vlan},
 };
 
 /// Rows by map.
@@ -43,6 +45,8 @@ pub struct Rows {
     pub vteps: BTreeMap<u32, Vtep>,
     /// `networks`.
     pub networks: BTreeMap<u32, Network>,
+    /// `bum_buckets`: those that must be there, whatever is in them.
+    pub bum_buckets: BTreeMap<u32, Bucket>,
     /// `slow_devices`.
     pub slow_devices: BTreeMap<u32, u32>,
     /// `flood_vteps`.
@@ -120,7 +124,15 @@ impl Rows {
                 let Endpoint { ifindex, slot, addr4, .. } = row;
                 self.ports.insert(
                     ifindex,
-                    Port { vni: vni.get(), slot: slot.into(), mac: *mac, class, addr4, flags: 0 },
+                    Port {
+                        vni: vni.get(),
+                        slot: slot.into(),
+                        mac: *mac,
+                        class,
+                        addr4,
+                        mtu: network.mtu.unwrap_or(u16::MAX),
+                        ..Port::default()
+                    },
                 );
             }
         }
@@ -131,8 +143,17 @@ impl Rows {
                 self.redirect_targets.insert(found.ifindex);
             }
             let flags = if port.full { PORT_FULL } else { 0 };
-            self.ports
-                .insert(found.ifindex, Port { vni: vni.get(), slot: stats, class, flags, ..Port::default() });
+            self.ports.insert(
+                found.ifindex,
+                Port {
+                    vni: vni.get(),
+                    slot: stats,
+                    class,
+                    flags,
+                    mtu: network.mtu.unwrap_or(u16::MAX),
+                    ..Port::default()
+                },
+            );
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
         for node in &network.members {
@@ -152,10 +173,34 @@ impl Rows {
         for (slot, ifindex) in (0..).zip(&ports) {
             self.flood_ports.insert(FloodKey { vni: vni.get(), slot }, *ifindex);
         }
-        let flags = if network.has_ports { NETWORK_HAS_PORTS } else { 0 };
-        let row = Network { slow_ifindex: slow, flood_vteps, flood_ports: len(ports.len()), flags };
+        // What the ways to all of them carry. One that is not there yet is no reason to refuse a frame.
+        let carried = flood.iter().filter_map(|index| self.vteps.get(index)).filter(|v| v.ifindex != 0);
+        let flood_mtu = carried.map(|vtep| vtep.mtu).chain(network.mtu.map(u32::from)).min();
+        let row = Network {
+            slow_ifindex: slow,
+            flood_vteps,
+            flood_ports: len(ports.len()),
+            flags: flags(network),
+            bum_rate: network.policy.bum_rate,
+            flood_mtu: flood_mtu.unwrap_or(u16::MAX.into()),
+        };
         self.networks.insert(vni.get(), row);
+        self.bum_buckets.insert(vni.get(), Bucket::default());
     }
+}
+
+fn flags(network: &plan::Network) -> u32 {
+    let flooding = network.flooding();
+    [
+        (flooding.broadcast == Flooding::Drop, NETWORK_DROPS_BROADCAST),
+        (flooding.multicast == Flooding::Drop, NETWORK_DROPS_MULTICAST),
+        (flooding.unknown_unicast == Flooding::Flood, NETWORK_FLOODS_UNKNOWN),
+        (network.policy.vlan == Vlan::Trunk, NETWORK_TRUNK),
+        (network.has_ports, NETWORK_HAS_PORTS),
+    ]
+    .into_iter()
+    .filter_map(|(set, flag)| set.then_some(flag))
+    .sum()
 }
 
 fn len(count: usize) -> u32 {
@@ -218,7 +263,9 @@ fn vtep_row(addr: IpAddr, underlay: &Underlay) -> Vtep {
         }
         _ => return row,
     }
-    Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu: u32::from(*mtu), ..row }
+    let overhead = if addr.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD };
+    let mtu = u32::from(mtu.saturating_sub(overhead));
+    Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu, ..row }
 }
 
 /// `None` for a local endpoint without a device, and for one behind a node without a row.
@@ -350,10 +397,16 @@ mod tests {
         assert_eq!(rows.members.values().map(|m| m.vtep).collect::<Vec<_>>(), [remote.vtep]);
         assert_eq!(rows.vteps[&remote.vtep].flags, VTEP_RESOLVED);
         assert_eq!(rows.flood_vteps[&FloodKey { vni: 42, slot: 0 }], remote.vtep);
-        assert_eq!(
-            rows.networks[&42],
-            Network { slow_ifindex: 21, flood_vteps: 1, flood_ports: 1, flags: 0 }
-        );
+        let network = Network {
+            slow_ifindex: 21,
+            flood_vteps: 1,
+            flood_ports: 1,
+            flags: 0,
+            bum_rate: 1000,
+            flood_mtu: 1450,
+        };
+        assert_eq!(rows.networks[&42], network);
+        assert!(rows.bum_buckets.contains_key(&42));
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
         assert_eq!(rows.neighbours.len(), 2);
@@ -368,6 +421,35 @@ mod tests {
         assert_eq!(by_xdp.redirect_targets, [11].into());
         assert_eq!(by_xdp.endpoints[&key(2)].flags, ENDPOINT_REDIRECT);
         assert_eq!(by_xdp.endpoints[&key(3)].flags, 0);
+    }
+
+    #[test]
+    fn what_an_owner_decides_is_in_the_rows() {
+        let mut plan = plan();
+        let network = plan.networks.values_mut().next().unwrap();
+        network.mtu = Some(1300);
+        network.policy = Policy {
+            dscp: Dscp::Fixed(46),
+            broadcast: Flooding::Drop,
+            unknown_unicast: Flooding::Flood,
+            bum_rate: 7,
+            vlan: Vlan::Trunk,
+            ..Policy::default()
+        };
+        let of = |plan: &Plan| rows(plan, &underlay(Some(mac(0xf2))));
+        let Rows { networks, ports, .. } = of(&plan);
+        let row = networks[&42];
+        assert_eq!(row.flags, NETWORK_DROPS_BROADCAST | NETWORK_FLOODS_UNKNOWN | NETWORK_TRUNK);
+        assert_eq!((row.bum_rate, row.flood_mtu), (7, 1300));
+        assert_eq!((ports[&11].class, ports[&11].mtu), (OuterClass::fixed(46), 1300));
+
+        // On as many nodes as its cap it floods, on one more nothing.
+        let policy = &mut plan.networks.values_mut().next().unwrap().policy;
+        *policy = Policy { flood_cap: Some(1), ..Policy::default() };
+        assert_eq!(of(&plan).networks[&42].flags, 0);
+        plan.networks.values_mut().next().unwrap().members.insert("node3".parse().unwrap());
+        let drops = NETWORK_DROPS_BROADCAST | NETWORK_DROPS_MULTICAST;
+        assert_eq!(of(&plan).networks[&42].flags, drops);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use overlay_ebpf::abi::{
-    Addr, Config, Endpoint, EndpointKey, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Port,
-    Vtep,
+    Addr, Bucket, Config, Endpoint, EndpointKey, FloodKey, Member, MemberKey, Neighbour, NeighbourKey,
+    Network, Port, Vtep,
 };
 
 use super::{array::ArrayTable, devices::DeviceTable, rows::Rows, table::Table};
@@ -22,6 +22,7 @@ pub struct Tables {
     pub endpoints: Table<EndpointKey, Endpoint>,
     vtep_addrs: Table<Addr, Member>,
     networks: Table<u32, Network>,
+    bum_buckets: Table<u32, Bucket>,
     slow_devices: Table<u32, u32>,
     neighbours: Table<NeighbourKey, Neighbour>,
     members: Table<MemberKey, Member>,
@@ -43,6 +44,7 @@ impl Tables {
             endpoints: Table::open(ebpf, "endpoints")?,
             vtep_addrs: Table::open(ebpf, "vtep_addrs")?,
             networks: Table::open(ebpf, "networks")?,
+            bum_buckets: Table::open(ebpf, "bum_buckets")?,
             slow_devices: Table::open(ebpf, "slow_devices")?,
             neighbours: Table::open(ebpf, "neighbours")?,
             members: Table::open(ebpf, "members")?,
@@ -63,6 +65,7 @@ impl Tables {
         self.endpoints.reread()?;
         self.vtep_addrs.reread()?;
         self.networks.reread()?;
+        self.bum_buckets.reread()?;
         self.slow_devices.reread()?;
         self.neighbours.reread()?;
         self.members.reread()?;
@@ -80,6 +83,7 @@ impl Tables {
             + self.flood_vteps.add(&want.flood_vteps, problems)
             + self.flood_ports.add(&want.flood_ports, problems)
             + self.redirect_targets.add(&want.redirect_targets, problems)
+            + self.bum_buckets.add_missing(&want.bum_buckets, problems)
             + self.slow_devices.add(&want.slow_devices, problems)
             + self.networks.add(&want.networks, problems)
             + self.neighbours.add(&want.neighbours, problems)
@@ -97,6 +101,7 @@ impl Tables {
             + self.flood_vteps.add_missing(&want.flood_vteps, problems)
             + self.flood_ports.add_missing(&want.flood_ports, problems)
             + self.redirect_targets.add(&want.redirect_targets, problems)
+            + self.bum_buckets.add_missing(&want.bum_buckets, problems)
             + self.slow_devices.add_missing(&want.slow_devices, problems)
             + self.networks.add_missing(&want.networks, problems)
             + self.neighbours.add_missing(&want.neighbours, problems)
@@ -112,6 +117,7 @@ impl Tables {
             + self.endpoints.remove(&want.endpoints, problems)
             + self.neighbours.remove(&want.neighbours, problems)
             + self.networks.remove(&want.networks, problems)
+            + self.bum_buckets.remove(&want.bum_buckets, problems)
             + self.slow_devices.remove(&want.slow_devices, problems)
             + self.redirect_targets.remove(&want.redirect_targets, problems)
             + self.flood_ports.remove(&want.flood_ports, problems)

@@ -120,13 +120,14 @@ impl KernelDatapath {
         let wanted = Wanted { vni, dscp: network.policy.dscp, mtu };
         let vxlan = vxlan_device::ensure(kernel, underlay, wanted).await?;
         done.changed += vxlan.changed;
-        port::ensure(kernel, vxlan.ifindex, bridge, port::Kind::Vxlan, done).await;
+        port::ensure(kernel, vxlan.ifindex, bridge, port::Kind::Vxlan, network.flooding(), done).await;
         done.changed += vxlan_device::set_up(kernel, underlay, vni, vxlan).await?;
 
         let mut ports = BTreeMap::new();
         for (mac, device) in local_endpoints(network) {
             if let Some(link) = links.iter().find(|link| link.name == device) {
-                port::ensure(kernel, link.ifindex, bridge, port::Kind::Endpoint, done).await;
+                port::ensure(kernel, link.ifindex, bridge, port::Kind::Endpoint, network.flooding(), done)
+                    .await;
                 ports.insert(mac, link.ifindex);
             } else {
                 done.problems.push(format!(
@@ -187,6 +188,7 @@ impl Datapath for KernelDatapath {
             );
         }
 
+        done.problems.extend(plan.capped());
         let links = list(&kernel).await?;
         Self::withdraw(&kernel, plan, &links, &mut done).await;
 

@@ -6,7 +6,11 @@ use netlink_packet_route::link::InfoBridgePort;
 use rtnetlink::{Handle, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
 use super::super::vxlan_device::Reconciled;
-use crate::netlink::{self, Link, into_io};
+use crate::{
+    netlink::{self, Link, into_io},
+    plan::FloodingOf,
+    state::Flooding,
+};
 
 /// What is behind a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,14 +22,27 @@ pub(super) enum Kind {
 }
 
 /// Makes `ifindex` a port of `bridge` with the right options; then sets an endpoint's up.
-pub(super) async fn ensure(kernel: &Handle, ifindex: u32, bridge: u32, kind: Kind, done: &mut Reconciled) {
-    match bring(kernel, ifindex, bridge, kind).await {
+pub(super) async fn ensure(
+    kernel: &Handle,
+    ifindex: u32,
+    bridge: u32,
+    kind: Kind,
+    flooding: FloodingOf,
+    done: &mut Reconciled,
+) {
+    match bring(kernel, ifindex, bridge, kind, flooding).await {
         Ok(changed) => done.changed += changed,
         Err(error) => done.problems.push(format!("make interface {ifindex} a port of its bridge: {error}")),
     }
 }
 
-async fn bring(kernel: &Handle, ifindex: u32, bridge: u32, kind: Kind) -> io::Result<usize> {
+async fn bring(
+    kernel: &Handle,
+    ifindex: u32,
+    bridge: u32,
+    kind: Kind,
+    flooding: FloodingOf,
+) -> io::Result<usize> {
     let mut changed = 0;
     let mut link = read(kernel, ifindex).await?;
     if link.controller != Some(bridge) {
@@ -34,7 +51,7 @@ async fn bring(kernel: &Handle, ifindex: u32, bridge: u32, kind: Kind) -> io::Re
         changed += 1;
         link = read(kernel, ifindex).await?;
     }
-    let wanted = options(kind);
+    let wanted = options(kind, flooding);
     // An option that the kernel does not show it does not have (`locked` came with Linux 5.18).
     let differs = link.port.iter().any(|shown| {
         wanted.iter().any(|option| mem::discriminant(option) == mem::discriminant(shown) && option != shown)
@@ -62,13 +79,13 @@ async fn read(kernel: &Handle, ifindex: u32) -> io::Result<Link> {
     netlink::link_at(kernel, ifindex).await?.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-fn options(kind: Kind) -> [InfoBridgePort; 8] {
+fn options(kind: Kind, flooding: FloodingOf) -> [InfoBridgePort; 8] {
+    let floods = |decision| decision == Flooding::Flood;
     [
         InfoBridgePort::Learning(false),
-        // The plan knows every endpoint: what it does not know goes nowhere.
-        InfoBridgePort::UnicastFlood(false),
-        InfoBridgePort::MulticastFlood(true),
-        InfoBridgePort::BroadcastFlood(true),
+        InfoBridgePort::UnicastFlood(floods(flooding.unknown_unicast)),
+        InfoBridgePort::MulticastFlood(floods(flooding.multicast)),
+        InfoBridgePort::BroadcastFlood(floods(flooding.broadcast)),
         // A source that the forwarding database does not have behind this port is dropped.
         InfoBridgePort::Locked(true),
         InfoBridgePort::Isolated(false),

@@ -90,8 +90,14 @@ impl Fixture {
 
     fn fill(&mut self, mac: MacAddr) -> Result<()> {
         let (uplink, ve) = (self.node.ifindex("eth0")?, self.node.ifindex("ve")?);
-        let port =
-            Port { vni: VNI, slot: 0, mac: MacAddr(bench::mac(0)), addr4: bench::addr(0), ..Port::default() };
+        let port = Port {
+            vni: VNI,
+            slot: 0,
+            mac: MacAddr(bench::mac(0)),
+            addr4: bench::addr(0),
+            mtu: u16::MAX,
+            ..Port::default()
+        };
         insert(&mut self.ebpf, "ports", [(ve, port)])?;
         let row = |index: u32| {
             let addr4 = bench::addr(index);
@@ -118,7 +124,7 @@ impl Fixture {
             ifindex: uplink,
             flags: VTEP_RESOLVED,
             header,
-            mtu: 1500,
+            mtu: 1450,
             ..Vtep::default()
         };
         set(&mut self.ebpf, "vteps", VTEP, vtep)?;

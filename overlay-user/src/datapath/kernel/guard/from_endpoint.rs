@@ -11,6 +11,7 @@ use super::{
 use crate::{
     MacAddr, Vni,
     plan::{Endpoint, Location, Network, Plan},
+    state::{Flooding, Vlan},
 };
 
 /// The first six bytes of ARP for IPv4 over Ethernet (RFC 826): hardware type, protocol, lengths.
@@ -33,7 +34,7 @@ pub(super) fn network(
         let device = endpoint.id.host_device();
         if let Some(ifindex) = indices.get(device.as_str()) {
             let base = Base::Ingress { device, ifindex: *ifindex, policy: Policy::Accept };
-            sources(ruleset, plan, port, vni, (*mac, endpoint), base);
+            sources(ruleset, plan, port, (vni, network.policy.vlan), (*mac, endpoint), base);
         }
     }
     destinations(ruleset, plan, vni, network);
@@ -44,7 +45,7 @@ fn sources(
     ruleset: &mut Ruleset,
     plan: &Plan,
     port: u16,
-    vni: Vni,
+    (vni, vlan): (Vni, Vlan),
     (mac, endpoint): (MacAddr, &Endpoint),
     base: Base,
 ) {
@@ -52,7 +53,12 @@ fn sources(
     let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, name, Some(base));
     chain.count(Outcome::Received);
     chain.drop(format_args!("ether saddr != {mac}"), Outcome::SpoofedMac);
-    chain.drop("@ll,96,16 { 0x8100, 0x88a8 }", Outcome::InnerVlan);
+    let tagged = "@ll,96,16 { 0x8100, 0x88a8 }";
+    match vlan {
+        Vlan::Drop => chain.drop(tagged, Outcome::InnerVlan),
+        // What is behind a tag is another segment: only the MAC address is bound.
+        Vlan::Trunk => chain.rule(format_args!("{tagged} goto {}", destination_chain(vni))),
+    }
 
     let own = v4(&endpoint.addresses);
     chain.drop(format_args!("ether type arp @nh,0,48 != {ARP_OF_IPV4}"), Outcome::SpoofedArp);
@@ -112,8 +118,19 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
     if let Some(remote) = set(remote.iter().map(|(mac, _)| mac)) {
         chain.accept(format_args!("ether daddr {remote}"), Outcome::Encapsulated);
     }
-    chain.accept("@ll,0,8 & 1 == 1", Outcome::Flooded);
-    chain.drop("", Outcome::UnknownDestination);
+    let flooding = network.flooding();
+    if flooding.broadcast == Flooding::Drop {
+        chain.drop("ether daddr ff:ff:ff:ff:ff:ff", Outcome::BumPolicy);
+    }
+    if flooding.multicast == Flooding::Drop {
+        chain.drop("@ll,0,8 & 1 == 1 ether daddr != ff:ff:ff:ff:ff:ff", Outcome::BumPolicy);
+    }
+    if flooding.unknown_unicast == Flooding::Drop {
+        chain.drop("@ll,0,8 & 1 == 0", Outcome::UnknownDestination);
+    }
+    let rate = network.policy.bum_rate;
+    chain.drop(format_args!("limit rate over {rate}/second burst {rate} packets"), Outcome::BumRate);
+    chain.accept("", Outcome::Flooded);
     chain.end();
 }
 

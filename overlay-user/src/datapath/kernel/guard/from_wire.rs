@@ -16,6 +16,7 @@ use crate::{
     MacAddr, Vni,
     datapath::Underlay,
     plan::{Location, Network, Plan},
+    state::{Flooding, Vlan},
 };
 
 /// UDP and VXLAN headers, in bytes.
@@ -110,14 +111,23 @@ pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay, v
     chain.end();
 
     for (addr, macs) in &sources {
-        member(ruleset, plan, underlay.port, vni, *addr, macs);
+        member(ruleset, plan, underlay.port, (vni, network), *addr, macs);
     }
     destinations(ruleset, vni, network);
 }
 
-fn member(ruleset: &mut Ruleset, plan: &Plan, port: u16, vni: Vni, addr: IpAddr, macs: &[MacAddr]) {
+fn member(
+    ruleset: &mut Ruleset,
+    plan: &Plan,
+    port: u16,
+    (vni, network): (Vni, &Network),
+    addr: IpAddr,
+    macs: &[MacAddr],
+) {
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, member_chain(vni, addr), None);
-    chain.drop("@th,224,16 { 0x8100, 0x88a8 }", Outcome::InnerVlan);
+    if network.policy.vlan == Vlan::Drop {
+        chain.drop("@th,224,16 { 0x8100, 0x88a8 }", Outcome::InnerVlan);
+    }
     if let Some(macs) = set(macs.iter().copied().map(bits)) {
         chain.drop(format_args!("@th,176,48 != {macs}"), Outcome::InnerSource);
     }
@@ -148,11 +158,22 @@ fn destinations(ruleset: &mut Ruleset, vni: Vni, network: &Network) {
     if let Some(local) = at(true) {
         chain.accept(format_args!("@th,128,48 {local}"), Outcome::Delivered);
     }
+    let flooding = network.flooding();
+    if flooding.broadcast == Flooding::Drop {
+        chain.drop("@th,128,48 { 0xffffffffffff }", Outcome::BumPolicy);
+    }
+    if flooding.multicast == Flooding::Drop {
+        chain.drop("@th,128,8 & 1 == 1 @th,128,48 != { 0xffffffffffff }", Outcome::BumPolicy);
+    }
     chain.accept("@th,128,8 & 1 == 1", Outcome::Flooded);
     if let Some(remote) = at(false) {
         chain.drop(format_args!("@th,128,48 {remote}"), Outcome::NotLocal);
     }
-    chain.drop("", Outcome::UnknownDestination);
+    if flooding.unknown_unicast == Flooding::Flood {
+        chain.accept("", Outcome::Flooded);
+    } else {
+        chain.drop("", Outcome::UnknownDestination);
+    }
     chain.end();
 }
 
