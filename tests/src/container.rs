@@ -1,6 +1,6 @@
 //! A container, as far as the network goes: a namespace with an interface in an overlay.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use overlay_ebpf::abi::MacAddr;
@@ -17,8 +17,10 @@ pub struct Container {
     pub name: String,
     /// Its namespace.
     pub netns: Netns,
-    /// Its address in the overlay.
+    /// Its address in the overlay; unspecified on a network without IPv4.
     pub addr: Ipv4Addr,
+    /// Its IPv6 address there, on a network that has IPv6.
+    pub addr6: Option<Ipv6Addr>,
     /// Its MAC address.
     pub mac: MacAddr,
     /// Identity of its endpoint.
@@ -43,12 +45,19 @@ impl Container {
 
     fn parse(name: &str, netns: Netns, printed: &Value) -> Result<Self> {
         let text = |field: &str| printed[field].as_str().with_context(|| format!("it has no {field}"));
-        let addr = text("address")?.split('/').next().unwrap_or_default().parse::<IpAddr>()?;
-        let IpAddr::V4(addr) = addr else { anyhow::bail!("{addr} is not an IPv4 address") };
+        let (mut addr, mut addr6) = (Ipv4Addr::UNSPECIFIED, None);
+        for address in printed["addresses"].as_array().context("it has no addresses")? {
+            let address = address.as_str().and_then(|text| text.split('/').next()).unwrap_or_default();
+            match address.parse()? {
+                IpAddr::V4(v4) => addr = v4,
+                IpAddr::V6(v6) => addr6 = Some(v6),
+            }
+        }
         Ok(Self {
             name: name.to_owned(),
             netns,
             addr,
+            addr6,
             mac: text("mac")?.parse().ok().context("its mac is none")?,
             id: text("id")?.to_owned(),
             host_device: text("host_device")?.to_owned(),

@@ -3,7 +3,7 @@
 mod flood;
 mod transfer;
 
-use std::{fmt, net::Ipv4Addr, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 pub use flood::Flood;
@@ -42,12 +42,12 @@ impl fmt::Display for Loss {
 }
 
 /// Sends echo requests, one each ten milliseconds, and counts the answers. `more` goes to ping.
-pub fn ping(from: &Netns, to: Ipv4Addr, count: u32, more: &[&str]) -> Result<Loss> {
+pub fn ping(from: &Netns, to: impl Into<IpAddr>, count: u32, more: &[&str]) -> Result<Loss> {
     let mut command = from.command("ping");
     command
         .args(["-n", "-q", "-i", "0.01", "-W", "1", "-c", &count.to_string()])
         .args(more)
-        .arg(to.to_string());
+        .arg(to.into().to_string());
     // Ping ends with 1 if answers are missing, which is for the caller to judge.
     let output = exec::run(&mut command)?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -92,6 +92,15 @@ impl ThirdParty {
         self.netns.exec(&format!("ip link set {host_device} master br{vni} up"))?;
         netns.exec(&format!("ip address add {addr}/24 dev {IFNAME}"))?;
         netns.exec(&format!("ip link set {IFNAME} up"))?;
-        Ok(Container { name: name.to_owned(), netns, addr, mac, id: String::new(), host_device, mtu })
+        Ok(Container {
+            name: name.to_owned(),
+            netns,
+            addr,
+            addr6: None,
+            mac,
+            id: String::new(),
+            host_device,
+            mtu,
+        })
     }
 }

@@ -198,7 +198,7 @@ fn a_gratuitous_announcement_reaches_every_member() {
 
 /// An IPv6 packet without a next header (RFC 8200, section 4.7) to all nodes of the link.
 fn all_nodes(from: MacAddr, to: MacAddr) -> Vec<u8> {
-    let source = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let source = from.link_local();
     let target = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     [&to.0[..], &from.0, &[0x86, 0xdd], &[0x60, 0, 0, 0, 0, 0, 59, 255], &source, &target].concat()
 }

@@ -4,13 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use etherparse::{Ipv4HeaderSlice, PacketBuilder};
+use etherparse::{
+    IpHeaders, IpNumber, Ipv4HeaderSlice, Ipv6Extensions, Ipv6Header, Ipv6RawExtHeader, PacketBuilder,
+};
 use overlay_tests::{capture::PacketSocket, cleanup, netns::Netns};
 use overlay_user::{
     MacAddr, Vni,
@@ -30,6 +32,8 @@ const HERE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const THERE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const A: (MacAddr, Ipv4Addr) = (MacAddr([2, 0x42, 10, 0, 9, 2]), Ipv4Addr::new(10, 0, 9, 2));
 const B: (MacAddr, Ipv4Addr) = (MacAddr([2, 0x42, 10, 0, 9, 3]), Ipv4Addr::new(10, 0, 9, 3));
+const A6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 9, 2);
+const B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 9, 3);
 const VNI: u32 = 42;
 
 /// A node's namespace with an uplink `w0`, whose other end `w1` in another namespace is the wire.
@@ -137,17 +141,59 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         .write(&mut echo, b"echo")
         .unwrap();
     frames.push(("ICMP".into(), echo));
-    let mut six = Vec::new();
-    PacketBuilder::ethernet2(A.0.0, B.0.0)
-        .ipv6([0xfd; 16], [0xfe; 16], 64)
-        .udp(1, 2)
-        .write(&mut six, b"six")
-        .unwrap();
-    frames.push(("IPv6".into(), six));
+    frames.extend(frames6());
     let mut other = [B.0.0, A.0.0].concat();
     other.extend(0x88b5_u16.to_be_bytes());
     other.extend([1; 60]);
     frames.push(("an EtherType of its own, by the slow path".into(), other));
+    frames
+}
+
+/// The same with IPv6.
+fn frames6() -> Vec<(String, Vec<u8>)> {
+    let mut frames = Vec::new();
+    let header = |traffic_class, flow_label: u32| Ipv6Header {
+        traffic_class,
+        flow_label: flow_label.try_into().unwrap(),
+        hop_limit: 64,
+        source: A6.octets(),
+        destination: B6.octets(),
+        ..Ipv6Header::default()
+    };
+    let builder =
+        |header, extensions| PacketBuilder::ethernet2(A.0.0, B.0.0).ip(IpHeaders::Ipv6(header, extensions));
+    for length in [0, 1, 64, 777, 1402 - 14] {
+        for class in [0, 1, 2, 0xb8, 0xfe] {
+            let mut frame = Vec::new();
+            builder(header(class, 0), Ipv6Extensions::default())
+                .udp(4000 + u16::from(class), 53)
+                .write(&mut frame, &vec![0x5a; length])
+                .unwrap();
+            frames.push((format!("IPv6 UDP of {length} bytes, traffic class {class:#x}"), frame));
+        }
+    }
+    for number in 1..20 {
+        let mut frame = Vec::new();
+        // Linux labels its own flows.
+        let label = if number % 2 == 0 { 0x1_2345 + u32::from(number) } else { 0 };
+        builder(header(0, label), Ipv6Extensions::default())
+            .tcp(40_000 + number, 80, 7, 1000)
+            .syn()
+            .write(&mut frame, &[])
+            .unwrap();
+        frames.push((format!("IPv6 TCP from port {}, flow label {label:#x}", 40_000 + number), frame));
+    }
+    let mut echo = Vec::new();
+    builder(header(0, 0), Ipv6Extensions::default())
+        .icmpv6_echo_request(1, 1)
+        .write(&mut echo, b"echo")
+        .unwrap();
+    frames.push(("ICMPv6".into(), echo));
+    let options = Ipv6RawExtHeader::new_raw(IpNumber::UDP, &[1, 4, 0, 0, 0, 0]).unwrap();
+    let extensions = Ipv6Extensions { hop_by_hop_options: Some(options), ..Ipv6Extensions::default() };
+    let mut behind = Vec::new();
+    builder(header(0, 0), extensions).udp(1, 2).write(&mut behind, b"behind options").unwrap();
+    frames.push(("IPv6 UDP behind options".into(), behind));
     frames
 }
 
@@ -214,9 +260,9 @@ fn underlay() -> Result<Underlay> {
 
 fn plan(id: EndpointId, dscp: Dscp) -> Result<Plan> {
     let node: NodeName = "there".parse()?;
-    let endpoint = |id, address, location| Endpoint {
+    let endpoint = |id, addresses: (Ipv4Addr, Ipv6Addr), location| Endpoint {
         id,
-        addresses: [IpAddr::V4(address)].into(),
+        addresses: [addresses.0.into(), addresses.1.into()].into(),
         location,
         delivery: Delivery::Tc,
         learned: false,
@@ -227,8 +273,8 @@ fn plan(id: EndpointId, dscp: Dscp) -> Result<Plan> {
         policy: Policy { dscp, ..Policy::default() },
         members: [node.clone()].into(),
         endpoints: [
-            (A.0, endpoint(id, A.1, Location::Local)),
-            (B.0, endpoint("0000000000d2".parse()?, B.1, Location::Remote(node.clone()))),
+            (A.0, endpoint(id, (A.1, A6), Location::Local)),
+            (B.0, endpoint("0000000000d2".parse()?, (B.1, B6), Location::Remote(node.clone()))),
         ]
         .into(),
         ports: std::collections::BTreeMap::new(),

@@ -92,6 +92,35 @@ impl MacAddr {
         Self([0x02, 0x42, a, b, c, d])
     }
 
+    /// The locally administered address an endpoint without an IPv4 address gets: `02:66` and the end
+    /// of its IPv6 address. What the pool gives of one range differs there.
+    #[must_use]
+    pub const fn of_ipv6(ip: Ipv6Addr) -> Self {
+        let [.., a, b, c, d] = ip.octets();
+        Self([0x02, 0x66, a, b, c, d])
+    }
+
+    /// The link-local IPv6 address an interface with this MAC address makes for itself: its modified
+    /// EUI-64 behind `fe80::/64` (RFC 4291, appendix A, and section 2.5.6).
+    #[inline(always)]
+    #[must_use]
+    pub const fn link_local(self) -> [u8; 16] {
+        let [a, b, c, d, e, f] = self.0;
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]
+    }
+
+    /// The MAC address that [`Self::link_local`] makes `address` of; `None` if there is none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_link_local(address: [u8; 16]) -> Option<Self> {
+        match address {
+            [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f] => {
+                Some(Self([a ^ 2, b, c, d, e, f]))
+            }
+            _ => None,
+        }
+    }
+
     const fn widened(self) -> [u8; 8] {
         let [a, b, c, d, e, f] = self.0;
         [0, 0, a, b, c, d, e, f]
@@ -135,6 +164,13 @@ impl Addr {
     #[must_use]
     pub const fn from_v4([a, b, c, d]: [u8; 4]) -> Self {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    }
+
+    /// Whether it stands for an IPv4 address. No IPv6 packet may carry it: it would be taken for that.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_mapped(&self) -> bool {
+        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
     }
 }
 
@@ -187,6 +223,16 @@ mod tests {
         assert!(!MacAddr::default().is_unicast());
         assert!(!MacAddr::BROADCAST.is_unicast());
         assert!(!MacAddr([0x33, 0x33, 0, 0, 0, 1]).is_unicast());
+    }
+
+    #[test]
+    fn a_link_local_address_is_made_of_the_mac_and_read_back() {
+        let mac: MacAddr = "02:42:0a:00:09:fe".parse().unwrap();
+        assert_eq!(Ipv6Addr::from(mac.link_local()).to_string(), "fe80::42:aff:fe00:9fe");
+        assert_eq!(MacAddr::of_link_local(mac.link_local()), Some(mac));
+        for other in ["fe80::1", "fe80::1:42:aff:fe00:9fe", "fd00::42:aff:fe00:9fe"] {
+            assert_eq!(MacAddr::of_link_local(other.parse::<Ipv6Addr>().unwrap().octets()), None, "{other}");
+        }
     }
 
     #[test]

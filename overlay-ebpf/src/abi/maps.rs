@@ -108,6 +108,8 @@ pub struct Port {
     pub class: OuterClass,
     /// Its first IPv4 address, or zero. Further ones are looked up in `neighbours`.
     pub addr4: [u8; 4],
+    /// Its first IPv6 address, or zero, likewise.
+    pub addr6: [u8; 16],
     /// The largest packet its network's owner has carried, in bytes; 65535 if that is the underlay's
     /// matter alone.
     pub mtu: u16,
@@ -154,6 +156,8 @@ pub struct Endpoint {
     pub flags: u16,
     /// The endpoint's first IPv4 address, or zero.
     pub addr4: [u8; 4],
+    /// Its first IPv6 address, or zero.
+    pub addr6: [u8; 16],
 }
 
 /// Key of `neighbours`.
@@ -314,10 +318,10 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 24, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], u16, u16;
+    Port: 40, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], [u8; 16], u16, u16;
     Learned: 8, sum of u32, u16, u16;
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
-    Endpoint: 16, sum of u32, u32, u16, u16, [u8; 4];
+    Endpoint: 32, sum of u32, u32, u16, u16, [u8; 4], [u8; 16];
     NeighbourKey: 20, sum of u32, [u8; 16];
     Neighbour: 8, sum of [u8; 6], [u8; 2];
     MemberKey: 20, sum of u32, [u8; 16];

@@ -75,6 +75,8 @@ outcomes! {
     ArpAnswered = 3, Forwarded, "arp_answered";
     /// Broadcast or multicast, copied to its receivers.
     Flooded = 4, Forwarded, "flooded";
+    /// A neighbour solicitation answered by the program (RFC 4861).
+    NdAnswered = 5, Forwarded, "nd_answered";
     /// Larger than the path to the other node carries, and answered with ICMP.
     TooBigAnswered = 6, Forwarded, "too_big_answered";
 
@@ -142,7 +144,7 @@ outcomes! {
     Unchecked = 51, Drop, "unchecked";
     /// A kernel helper failed on a packet already begun.
     HelperFailed = 52, Drop, "helper_failed";
-    /// The inner IPv4 header is malformed.
+    /// An inner header is malformed, or hides what is behind it.
     InnerMalformed = 53, Drop, "inner_malformed";
     /// The endpoint's interface is not bound to a network (any more).
     Unbound = 54, Drop, "unbound";
@@ -150,6 +152,12 @@ outcomes! {
     NoRoute = 55, Drop, "no_route";
     /// VXLAN from another VLAN on the uplink, whose tag the driver hid from XDP.
     OuterVlan = 56, Drop, "outer_vlan";
+    /// A neighbour solicitation for an address no endpoint of the network has.
+    NdUnknown = 57, Drop, "nd_unknown";
+    /// The neighbour discovery packet claims a MAC or an address that is not the endpoint's.
+    SpoofedNd = 58, Drop, "spoofed_nd";
+    /// A router advertisement or a redirect: an overlay has no routers.
+    RouterAdvert = 59, Drop, "router_advert";
     /// A broadcast or multicast, which the network's owner has dropped.
     BumPolicy = 60, Drop, "bum_policy";
     /// A frame for everybody, more than the network's owner lets its endpoints on this node send.

@@ -85,8 +85,9 @@ pub fn to_vtep(ctx: &TcContext, inner: Inner, index: u32) -> Step<Verdict> {
     }
 }
 
-/// Sends the frame behind outer headers of `N` bytes.
-#[inline(always)]
+/// Sends the frame behind outer headers of `N` bytes. A function of its own for each length, so that
+/// both have not their headers on the one stack of 512 bytes.
+#[inline(never)]
 fn send<const N: usize>(ctx: &TcContext, inner: Inner, index: u32, vtep: &Vtep) -> Step<Verdict> {
     let bytes = ctx.len();
     check_size::<N>(ctx, inner.kind, if vtep.mtu < inner.mtu { vtep.mtu } else { inner.mtu })?;

@@ -1,28 +1,26 @@
 //! From a container: tc on the host side of an endpoint's interface.
 
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
-use network_types::{
-    arp::ArpHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
-};
 use overlay_ebpf::{
     abi::{
-        Addr, Class, Endpoint, EndpointKey, Hook, MacAddr, NETWORK_HAS_PORTS, NETWORK_TRUNK, NeighbourKey,
-        Network, Outcome, Port, SELF_VTEP,
+        Class, Endpoint, EndpointKey, Hook, NETWORK_HAS_PORTS, NETWORK_TRUNK, Network, Outcome, Port,
+        SELF_VTEP,
     },
-    wire::{ETH_LEN, arp, ethernet::Ethernet, inner},
+    wire::{ETH_LEN, ethernet::Ethernet, inner},
 };
 
 use super::{
-    Step, Verdict,
+    Step, Verdict, answer,
+    claims::{self, Asks, Sender},
     count::{self, Direction},
     deliver, dropped,
     encap::{self, Inner},
     flooding, maps, network, packet, too_big,
 };
 
-/// Bytes the checks read directly: Ethernet, an IPv4 header with all options, a UDP header.
-const READ: u32 = (ETH_LEN + 60 + 8) as u32;
+/// Bytes the checks read directly: Ethernet, and an IPv4 header with all options and UDP behind it, or
+/// IPv6 with a neighbour solicitation of one option.
+const READ: u32 = (ETH_LEN + 72) as u32;
 
 /// Forwards one frame of the endpoint behind the interface.
 #[inline(always)]
@@ -56,9 +54,7 @@ pub fn run(ctx: &TcContext) -> i32 {
     }
 }
 
-/// A function of its own, as [`too_big::answer`] is: what each keeps is not on the one stack of 512
-/// bytes at the same time.
-#[inline(never)]
+#[inline(always)]
 fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     packet::pull(ctx, READ);
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
@@ -67,25 +63,26 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         return Err(Outcome::SpoofedMac);
     }
     let kind = kind(ctx, eth, port.vni)?;
-    let tos = match kind {
-        inner::Kind::Ipv4 => check_ipv4(ctx, port)?,
-        inner::Kind::Ipv6 => {
-            let ip = packet::at::<Ipv6Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
-            (ip.vcf[0] << 4) | (ip.vcf[1] >> 4)
-        }
-        inner::Kind::Arp => {
-            if let Some(verdict) = answer_arp(ctx, port, ifindex)? {
-                return Ok(verdict);
-            }
-            0
-        }
-        inner::Kind::Tagged | inner::Kind::Other => 0,
+    let sender = Sender::of_port(port);
+    let honest = claims::check(ctx, kind, ETH_LEN, ctx.len() - ETH_LEN as u32, &sender)?;
+    let answered = match honest.asks {
+        Asks::Arp => answer::arp(ctx, &sender, ifindex),
+        Asks::Nd => answer::nd(ctx, &sender, ifindex),
+        Asks::Nothing => Err(Outcome::ArpUnknown),
     };
-    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos), mtu: u32::from(port.mtu) };
+    match answered {
+        Err(Outcome::ArpUnknown | Outcome::NdUnknown)
+            if honest.asks == Asks::Nothing || has_ports(port.vni)? => {}
+        answered => return answered,
+    }
+    let tos = port.class.of(honest.class);
     // SAFETY: the value is copied at once.
     match unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() } {
-        Some(target) => unicast(ctx, inner, &target),
-        None => flood(ctx, inner, destination, ifindex),
+        Some(target) => {
+            let inner = Inner { vni: port.vni, kind, tos, mtu: u32::from(port.mtu) };
+            unicast(ctx, inner, &target)
+        }
+        None => flood(ctx, port.vni, tos, ifindex),
     }
 }
 
@@ -103,52 +100,6 @@ pub fn kind(ctx: &TcContext, eth: &Ethernet, vni: u32) -> Step<inner::Kind> {
     }
 }
 
-/// Checks an IPv4 packet's source and that it is no VXLAN to a node; returns its traffic class.
-#[inline(always)]
-fn check_ipv4(ctx: &TcContext, port: &Port) -> Step<u8> {
-    let ip = packet::at::<Ipv4Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
-    inner::check_ipv4(ip)?;
-    if !owns(port, ip.src_addr) {
-        return Err(Outcome::SpoofedAddress);
-    }
-    if packet::is_vxlan_to_a_node(ctx, ETH_LEN, ip)? {
-        return Err(Outcome::EncapProhibited);
-    }
-    Ok(ip.tos)
-}
-
-/// Whether an address is the endpoint's.
-#[inline(always)]
-fn owns(port: &Port, address: [u8; 4]) -> bool {
-    address == port.addr4 && address != [0; 4] || {
-        let key = NeighbourKey { vni: port.vni, addr: Addr::from_v4(address) };
-        // SAFETY: read at once.
-        unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == port.mac.0) }
-    }
-}
-
-/// Answers an ARP request for a known address; `None` for what is to be forwarded like any frame.
-#[inline(always)]
-fn answer_arp(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Option<Verdict>> {
-    let arp = packet::at::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
-    let wanted = match arp::question(arp, port.mac, |address| owns(port, address))? {
-        arp::Question::WhoHas(wanted) => wanted,
-        arp::Question::Announcement => return Ok(None),
-    };
-    let key = NeighbourKey { vni: port.vni, addr: Addr::from_v4(wanted) };
-    // SAFETY: the value is copied at once.
-    let Some(answer) = (unsafe { maps::neighbours.get(key).map(|n| n.mac) }) else {
-        return if has_ports(port.vni)? { Ok(None) } else { Err(Outcome::ArpUnknown) };
-    };
-
-    let eth = packet::at_mut::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
-    let arp = packet::at_mut::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?;
-    arp::reply(eth, arp, answer);
-    // SAFETY: plain helper call: back out of the interface it came from.
-    let action = unsafe { bpf_redirect(ifindex, 0) } as i32;
-    Ok(Some(Verdict { outcome: Outcome::ArpAnswered, action }))
-}
-
 /// Whether hosts behind gateway ports may have addresses that nobody has told: then who asks for one
 /// that is not known asks everybody.
 #[inline(always)]
@@ -156,6 +107,7 @@ pub fn has_ports(vni: u32) -> Step<bool> {
     Ok(network(vni)?.flags & NETWORK_HAS_PORTS != 0)
 }
 
+/// To one endpoint.
 #[inline(always)]
 pub fn unicast(ctx: &TcContext, inner: Inner, target: &Endpoint) -> Step<Verdict> {
     if target.vtep != SELF_VTEP {
@@ -168,15 +120,20 @@ pub fn unicast(ctx: &TcContext, inner: Inner, target: &Endpoint) -> Step<Verdict
     })
 }
 
-/// Copies to the other endpoints of the network here, then to its other nodes.
-#[inline(always)]
-pub fn flood(ctx: &TcContext, inner: Inner, destination: MacAddr, ifindex: u32) -> Step<Verdict> {
-    let network = network(inner.vni)?;
+/// Copies to the other endpoints of the network here, then to its other nodes. This and the answers are
+/// functions of their own, so that what they keep is not on the one stack of 512 bytes all at once. The
+/// frame's kind is not handed over but looked at again: the verifier walks through the loops for each one
+/// that it knows.
+#[inline(never)]
+pub fn flood(ctx: &TcContext, vni: u32, tos: u8, ifindex: u32) -> Step<Verdict> {
+    let network = network(vni)?;
+    let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
     flooding::allowed(&network, destination)?;
-    flooding::within_rate(inner.vni, &network)?;
-    deliver::to_all(ctx, inner.vni, network.flood_ports, ifindex);
+    flooding::within_rate(vni, &network)?;
+    deliver::to_all(ctx, vni, network.flood_ports, ifindex);
     if network.flood_vteps > 0 {
-        encap::to_all(ctx, inner, &network)?;
+        let kind = kind(ctx, packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?, vni)?;
+        encap::to_all(ctx, Inner { vni, kind, tos, mtu: 0 }, &network)?;
     }
     Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })
 }

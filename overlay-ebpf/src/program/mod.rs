@@ -1,6 +1,8 @@
 //! The programs' steps. Entry points are in `main.rs`.
 
+pub mod answer;
 pub mod bucket;
+pub mod claims;
 pub mod count;
 pub mod deliver;
 pub mod encap;

@@ -4,13 +4,8 @@ use aya_ebpf::{
     helpers::generated::bpf_xdp_get_buff_len,
     programs::{TcContext, XdpContext},
 };
-use network_types::ip::Ipv4Hdr;
-use overlay_ebpf::{
-    abi::{Addr, Outcome},
-    wire::inner,
-};
 
-use super::{Step, kernel, maps};
+use super::kernel;
 
 /// A packet whose first bytes lie between two addresses.
 pub trait Packet {
@@ -101,23 +96,6 @@ pub fn pull(ctx: &TcContext, wanted: u32) {
     }
 }
 
-/// Whether the IPv4 packet at `offset` is VXLAN to the tunnel address of a node of ours.
-///
-/// # Errors
-/// [`Outcome::InnerMalformed`] if it is UDP whose port cannot be read: nothing tells that it is not.
-#[inline(always)]
-pub fn is_vxlan_to_a_node(packet: &impl Packet, offset: usize, ip: &Ipv4Hdr) -> Step<bool> {
-    let Some(config) = super::config() else { return Ok(false) };
-    let Some(port) = inner::udp_port_offset(ip) else { return Ok(false) };
-    let port = at::<[u8; 2]>(packet, offset + port).ok_or(Outcome::InnerMalformed)?;
-    if u16::from_be_bytes(*port) != config.port {
-        return Ok(false);
-    }
-    let own = ip.dst_addr == config.addr4;
-    // SAFETY: only asked whether it is there.
-    Ok(own || unsafe { maps::vtep_addrs.get(Addr::from_v4(ip.dst_addr)).is_some() })
-}
-
 /// Types that any bytes at any address are a value of.
 ///
 /// # Safety
@@ -134,6 +112,7 @@ macro_rules! headers {
 
 headers! {
     overlay_ebpf::wire::ethernet::Ethernet,
+    overlay_ebpf::wire::nd::Frame,
     network_types::ip::Ipv4Hdr,
     network_types::ip::Ipv6Hdr,
     network_types::udp::UdpHdr,
@@ -143,5 +122,6 @@ headers! {
     [u8; 4],
     [u8; 8],
     [u8; 14],
+    [u8; 16],
     [u8; 50]
 }

@@ -2,19 +2,17 @@
 //! Shared by XDP and tc: nothing here changes the packet.
 
 use network_types::{
-    arp::ArpHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
     vxlan::VxlanHdr,
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, Endpoint, EndpointKey, MacAddr, MemberKey,
-        NETWORK_TRUNK, NeighbourKey, OUTER_LEN_V6, Outcome, RESERVED_BITS_IGNORE, SELF_VTEP,
-        UDP6_ZERO_CHECKSUM,
+        Addr, Config, ENDPOINT_PORT, Endpoint, EndpointKey, MacAddr, MemberKey, NETWORK_TRUNK, OUTER_LEN_V6,
+        Outcome, RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM,
     },
     wire::{
-        ETH_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN, arp, ecn,
+        ETH_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN, ecn,
         ethernet::Ethernet,
         inner,
         outer::{self, Extent, FragmentHeader},
@@ -22,14 +20,16 @@ use overlay_ebpf::{
 };
 
 use super::{
-    Step, flooding, maps, network,
+    Step,
+    claims::{self, Sender},
+    flooding, maps, network,
     packet::{self, Packet},
 };
 
 /// Bytes the checks read directly behind outer headers of `N` bytes: up to the ports behind an inner
-/// IPv4 header with all options.
+/// IPv4 header with all options, or to the end of a neighbour advertisement with one.
 pub const fn read<const N: usize>() -> u32 {
-    (N + ETH_LEN + 60 + UDP_LEN) as u32
+    (N + ETH_LEN + 72) as u32
 }
 
 /// A packet from another node that may be delivered.
@@ -60,7 +60,8 @@ pub struct Target(Endpoint);
 
 impl Target {
     /// Every endpoint of the network.
-    const ALL: Self = Self(Endpoint { vtep: SELF_VTEP, ifindex: 0, slot: 0, flags: 0, addr4: [0; 4] });
+    const ALL: Self =
+        Self(Endpoint { vtep: SELF_VTEP, ifindex: 0, slot: 0, flags: 0, addr4: [0; 4], addr6: [0; 16] });
 
     /// The endpoint it goes to, if it goes to one.
     #[inline(always)]
@@ -108,13 +109,15 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Ar
         .filter(|sender| sender.vtep == vtep)
         .ok_or(Outcome::InnerSource)?;
     let kind = kind(frame, vni)?;
-    let tos = check_inner(packet, N + ETH_LEN, kind, vni, source, &sender)?;
-    let ecn = match tos {
-        Some(tos) => ecn::merged(tos, outer_tos)?,
-        None => None,
+    let trailer = extent.trailer(packet.length());
+    let length = (packet.length() - trailer).saturating_sub((N + ETH_LEN) as u32);
+    let sender = Sender::of_endpoint(vni, source, &sender);
+    let honest = claims::check(packet, kind, N + ETH_LEN, length, &sender).map_err(from_another)?;
+    let ecn = match kind {
+        inner::Kind::Ipv4 | inner::Kind::Ipv6 => ecn::merged(honest.class, outer_tos)?,
+        inner::Kind::Arp | inner::Kind::Tagged | inner::Kind::Other => None,
     };
     let target = target(vni, frame.destination)?;
-    let trailer = extent.trailer(packet.length());
     Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
 }
 
@@ -191,57 +194,13 @@ fn member(vni: u32, addr: Addr) -> Step<u32> {
     }
 }
 
-/// Checks that the inner addresses are the sender's, and that it is no VXLAN to a node. The inner
-/// frame's payload is at `net`. Returns the traffic class of an IP packet.
+/// What a broken claim is called where the sender's own node has let it pass.
 #[inline(always)]
-fn check_inner(
-    packet: &impl Packet,
-    net: usize,
-    kind: inner::Kind,
-    vni: u32,
-    source: MacAddr,
-    sender: &Endpoint,
-) -> Step<Option<u8>> {
-    match kind {
-        inner::Kind::Ipv4 => {
-            let ip = packet::at::<Ipv4Hdr>(packet, net).ok_or(Outcome::InnerMalformed)?;
-            inner::check_ipv4(ip)?;
-            if !is_of(vni, ip.src_addr, source, sender) {
-                return Err(Outcome::InnerSource);
-            }
-            if packet::is_vxlan_to_a_node(packet, net, ip)? {
-                return Err(Outcome::Nested);
-            }
-            Ok(Some(ip.tos))
-        }
-        inner::Kind::Ipv6 => {
-            let ip = packet::at::<Ipv6Hdr>(packet, net).ok_or(Outcome::InnerMalformed)?;
-            Ok(Some((ip.vcf[0] << 4) | (ip.vcf[1] >> 4)))
-        }
-        inner::Kind::Arp => {
-            let arp = packet::at::<ArpHdr>(packet, net).ok_or(Outcome::InnerMalformed)?;
-            match arp::question(arp, source, |address| is_of(vni, address, source, sender)) {
-                Err(Outcome::SpoofedArp) => Err(Outcome::InnerSource),
-                Err(other) => Err(other),
-                Ok(_) => Ok(None),
-            }
-        }
-        // What is behind a tag is another segment: only the MAC address is bound.
-        inner::Kind::Tagged | inner::Kind::Other => Ok(None),
-    }
-}
-
-/// Whether `address` belongs to the endpoint with this MAC and row. A host behind a gateway port may
-/// have any that is nobody else's.
-#[inline(always)]
-fn is_of(vni: u32, address: [u8; 4], mac: MacAddr, row: &Endpoint) -> bool {
-    address == row.addr4 && address != [0; 4] || {
-        let key = NeighbourKey { vni, addr: Addr::from_v4(address) };
-        // SAFETY: read at once.
-        match unsafe { maps::neighbours.get(key) } {
-            Some(neighbour) => neighbour.mac.0 == mac.0,
-            None => row.flags & ENDPOINT_LEARNED != 0,
-        }
+const fn from_another(reason: Outcome) -> Outcome {
+    match reason {
+        Outcome::SpoofedAddress | Outcome::SpoofedArp | Outcome::SpoofedNd => Outcome::InnerSource,
+        Outcome::EncapProhibited => Outcome::Nested,
+        other => other,
     }
 }
 
@@ -253,15 +212,14 @@ pub fn goes_on<const N: usize>(packet: &impl Packet, arrival: &Arrival, endpoint
         return true;
     }
     let Some(frame) = packet::at::<Ethernet>(packet, N) else { return false };
-    let mac = frame.destination;
+    let endpoint = Sender::of_endpoint(arrival.vni, frame.destination, endpoint);
     match arrival.kind {
-        inner::Kind::Ipv4 => packet::at::<Ipv4Hdr>(packet, N + ETH_LEN)
-            .is_some_and(|ip| !is_of(arrival.vni, ip.dst_addr, mac, endpoint)),
-        inner::Kind::Ipv6 => packet::at::<Ipv6Hdr>(packet, N + ETH_LEN).is_some_and(|ip| {
-            let key = NeighbourKey { vni: arrival.vni, addr: Addr(ip.dst_addr) };
-            // SAFETY: read at once.
-            !unsafe { maps::neighbours.get(key).is_some_and(|n| n.mac.0 == mac.0) }
-        }),
+        inner::Kind::Ipv4 => {
+            packet::at::<Ipv4Hdr>(packet, N + ETH_LEN).is_some_and(|ip| !endpoint.owns4(ip.dst_addr))
+        }
+        inner::Kind::Ipv6 => {
+            packet::at::<Ipv6Hdr>(packet, N + ETH_LEN).is_some_and(|ip| !endpoint.owns6(ip.dst_addr))
+        }
         inner::Kind::Tagged | inner::Kind::Arp | inner::Kind::Other => false,
     }
 }

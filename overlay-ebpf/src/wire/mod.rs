@@ -18,6 +18,8 @@ pub mod flow_hash;
 pub mod icmp;
 pub mod inner;
 pub mod inner_sum;
+pub mod ipv6;
+pub mod nd;
 pub mod outer;
 pub mod source_port;
 

@@ -1,7 +1,7 @@
 //! Attaching a container: an address, an interface, a record, and the data path behind it. All of it
 //! or nothing.
 
-use std::{fmt::Write as _, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt::Write as _, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State as Shared, http::StatusCode};
 use ipnet::IpNet;
@@ -105,12 +105,14 @@ impl Attempt {
     }
 
     async fn run(&mut self) -> Result<Attached, ApiError> {
-        let Attach { network, ifname, ip, mac, names, delivery, netns: _ } = &self.request;
+        let Attach { network, ifname, ips, mac, names, delivery, netns: _ } = &self.request;
         let context = &self.context;
         let name = names.first().map(crate::state::NodeName::as_str);
-        let reserved = context.store.reserve_address(network, &context.node, &self.id, name, *ip).await?;
+        let reserved = context.store.reserve_addresses(network, &context.node, &self.id, name, ips).await?;
         let reservation = &*self.reservation.insert(reserved);
-        let address = reservation.address;
+        let addresses: Vec<_> = reservation.addresses.iter().map(|reserved| reserved.address).collect();
+        let none = || ApiError::new(Kind::Internal, "no address was reserved");
+        let &address = addresses.first().ok_or_else(none)?;
 
         let settled = settled(context.known.clone(), network).await?;
         let (underlay, room) = {
@@ -118,7 +120,7 @@ impl Attempt {
             (underlay.mtu, underlay.inner_mtu())
         };
         let mtu = mtu(&settled, underlay, room)?;
-        let mac = mac.map_or_else(|| default_mac(address), Ok)?;
+        let mac = mac.unwrap_or_else(|| default_mac(address));
 
         self.waits_for = "the interface";
         self.device = true;
@@ -128,7 +130,7 @@ impl Attempt {
             ifname: ifname.to_string(),
             mac,
             mtu,
-            addresses: vec![address],
+            addresses: addresses.clone(),
             takes_redirects: *delivery == Delivery::Xdp,
         };
         device::create(&device).await?;
@@ -137,7 +139,7 @@ impl Attempt {
         let record = EndpointRecord {
             node: context.node.clone(),
             mac: mac.to_string(),
-            addresses: vec![address.addr()],
+            addresses: addresses.iter().map(IpNet::addr).collect(),
             names: names.iter().map(ToString::to_string).collect(),
             container: match &self.request.netns {
                 Namespace::Path(path) => path.display().to_string(),
@@ -151,11 +153,12 @@ impl Attempt {
 
         self.waits_for = "the data path";
         self.forwarded(revision).await?;
-        tracing::info!(endpoint = %self.id, %network, %address, %mac, "endpoint attached");
+        tracing::info!(endpoint = %self.id, %network, ?addresses, %mac, "endpoint attached");
         Ok(Attached {
             id: self.id.clone(),
             network: network.clone(),
             address,
+            addresses,
             mac,
             host_device: device.host,
             ifname: ifname.clone(),
@@ -226,7 +229,12 @@ fn stopping() -> ApiError {
 /// The MTU of an endpoint's interface on an underlay of `underlay` bytes that leaves `room`.
 fn mtu(network: &Network, underlay: u16, room: u16) -> Result<u16, ApiError> {
     match network.mtu {
-        None => Ok(room),
+        None => match network.check_mtu(room) {
+            Ok(()) => Ok(room),
+            Err(error) => Err(ApiError::invalid(format!(
+                "this node's underlay of {underlay} bytes has no room for the network: {error}"
+            ))),
+        },
         Some(mtu) if mtu <= room => Ok(mtu),
         Some(mtu) => Err(ApiError::invalid(format!(
             "the network's MTU is {mtu}, but this node's underlay of {underlay} bytes has room for {room}: \
@@ -235,12 +243,11 @@ fn mtu(network: &Network, underlay: u16, room: u16) -> Result<u16, ApiError> {
     }
 }
 
-fn default_mac(address: IpNet) -> Result<MacAddr, ApiError> {
-    match address.addr() {
-        IpAddr::V4(ip) => Ok(MacAddr::of_ipv4(ip)),
-        IpAddr::V6(ip) => {
-            Err(ApiError::invalid(format!("there is no default MAC address for {ip}: give --mac")))
-        }
+/// The MAC address made from an endpoint's first address.
+const fn default_mac(address: IpNet) -> MacAddr {
+    match address {
+        IpNet::V4(address) => MacAddr::of_ipv4(address.addr()),
+        IpNet::V6(address) => MacAddr::of_ipv6(address.addr()),
     }
 }
 
@@ -250,21 +257,14 @@ mod tests {
     use crate::{
         Vni,
         daemon::Source,
-        state::{RawRecord, RecordSet},
+        state::{RawRecord, RecordSet, Subnet},
     };
 
     fn network(mtu: Option<u16>) -> Network {
-        let subnet: IpNet = "10.0.9.0/24".parse().unwrap();
-        let gateway = "10.0.9.1".parse().unwrap();
-        Network {
-            vni: Vni::new(7).unwrap(),
-            subnet,
-            gateway,
-            range: subnet,
-            mtu,
-            internal: false,
-            policy: crate::state::Policy::default(),
-        }
+        let net = "10.0.9.0/24".parse().unwrap();
+        let subnet = Subnet { net, gateway: "10.0.9.1".parse().unwrap(), range: net };
+        let (vni, policy) = (Vni::new(7).unwrap(), crate::state::Policy::default());
+        Network { vni, subnet, dual: None, mtu, internal: false, policy }
     }
 
     #[test]
@@ -278,6 +278,14 @@ mod tests {
             error.error,
             "the network's MTU is 1451, but this node's underlay of 1500 bytes has room for 1450: \
              raise the underlay's MTU or make the network with --mtu 1450"
+        );
+        let net = "fd00::/64".parse().unwrap();
+        let dual = Some(Subnet { net, gateway: "fd00::1".parse().unwrap(), range: net });
+        let error = mtu(&Network { dual, ..network(None) }, 1329, 1279).unwrap_err();
+        assert_eq!(
+            error.error,
+            "this node's underlay of 1329 bytes has no room for the network: \
+             the MTU 1279 is below 1280, the least IPv6 allows"
         );
     }
 
@@ -301,7 +309,8 @@ mod tests {
 
     #[test]
     fn a_mac_is_made_from_the_address() {
-        assert_eq!(default_mac("10.0.9.2/24".parse().unwrap()).unwrap().to_string(), "02:42:0a:00:09:02");
-        assert_eq!(default_mac("fd00::2/64".parse().unwrap()).unwrap_err().kind, Kind::Invalid);
+        let of = |address: &str| default_mac(address.parse().unwrap()).to_string();
+        assert_eq!(of("10.0.9.2/24"), "02:42:0a:00:09:02");
+        assert_eq!(of("fd00::1234:5678/64"), "02:66:12:34:56:78");
     }
 }

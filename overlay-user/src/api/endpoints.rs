@@ -58,12 +58,15 @@ pub async fn add_static(
     Shared(context): Shared<Arc<Context>>,
     Body(request): Body<AddStaticEndpoint>,
 ) -> Result<(StatusCode, Json<Named>), ApiError> {
-    let AddStaticEndpoint { network, node, ip, mac, names } = request;
+    let AddStaticEndpoint { network, node, ips, mac, names } = request;
     if !mac.is_unicast() {
         return Err(ApiError::invalid(format!("{mac} cannot be an interface's: give a unicast address")));
     }
+    if ips.is_empty() {
+        return Err(ApiError::invalid("an endpoint has an address: give --ip"));
+    }
     let names = names.into_iter().map(String::from).collect();
-    let id = context.store.add_static_endpoint(&network, &node, ip, mac, names).await?;
+    let id = context.store.add_static_endpoint(&network, &node, ips, mac, names).await?;
     let key = (network, id);
     context.echo(|state| state.endpoints.contains_key(&key)).await;
     Ok((StatusCode::CREATED, Json(Named { name: key.1.into() })))

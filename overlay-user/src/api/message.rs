@@ -19,15 +19,15 @@ use crate::{
 pub struct CreateNetwork {
     /// Its name.
     pub name: NetworkName,
-    /// Its subnet; else a free pool.
+    /// Its subnets, one of each family at most; else a free IPv4 pool.
     #[serde(default)]
-    pub subnet: Option<IpNet>,
-    /// Its gateway; else the subnet's first address.
+    pub subnets: Vec<IpNet>,
+    /// Its gateways, by family; else the subnet's first address.
     #[serde(default)]
-    pub gateway: Option<IpAddr>,
-    /// Where addresses are taken from; else the subnet.
+    pub gateways: Vec<IpAddr>,
+    /// Where addresses are taken from, by family; else the subnet.
     #[serde(default)]
-    pub ip_range: Option<IpNet>,
+    pub ip_ranges: Vec<IpNet>,
     /// Its VNI; else a free one.
     #[serde(default)]
     pub vni: Option<u32>,
@@ -63,12 +63,11 @@ pub struct Network {
     pub name: NetworkName,
     /// Its VNI.
     pub vni: u32,
-    /// Its subnet.
-    pub subnet: IpNet,
-    /// The address kept for a gateway.
-    pub gateway: IpAddr,
-    /// Where addresses are taken from.
-    pub ip_range: IpNet,
+    /// Its subnet; the IPv4 one of a dual-stack network.
+    #[serde(flatten)]
+    pub subnet: Subnet,
+    /// The IPv6 subnet of a dual-stack network.
+    pub dual: Option<Subnet>,
     /// MTU of its endpoints' interfaces in bytes; `null`: the underlay's less 50.
     pub mtu: Option<u16>,
     /// No way out to the world.
@@ -77,6 +76,17 @@ pub struct Network {
     pub policy: Policy,
     /// How many endpoints it has.
     pub endpoints: usize,
+}
+
+/// One subnet of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The prefix.
+    pub subnet: IpNet,
+    /// The address kept for a gateway.
+    pub gateway: IpAddr,
+    /// Where addresses are taken from.
+    pub ip_range: IpNet,
 }
 
 /// A network and who is on it.
@@ -99,9 +109,9 @@ pub struct Attach {
     pub netns: Namespace,
     /// Name of the interface inside.
     pub ifname: InterfaceName,
-    /// Its address; else a free one.
+    /// Its addresses, one of each family at most; else free ones.
     #[serde(default)]
-    pub ip: Option<IpAddr>,
+    pub ips: Vec<IpAddr>,
     /// Its MAC address; else one made from the IP address.
     #[serde(default, with = "mac::option")]
     pub mac: Option<MacAddr>,
@@ -130,8 +140,10 @@ pub struct Attached {
     pub id: EndpointId,
     /// Its network.
     pub network: NetworkName,
-    /// Its address, with the subnet's prefix length.
+    /// Its first address, with the subnet's prefix length.
     pub address: IpNet,
+    /// All of them: one of each family the network has, IPv4 first.
+    pub addresses: Vec<IpNet>,
     /// Its MAC address.
     #[serde(with = "mac")]
     pub mac: MacAddr,
@@ -187,8 +199,8 @@ pub struct AddStaticEndpoint {
     pub network: NetworkName,
     /// The static node it is behind.
     pub node: NodeName,
-    /// Its address.
-    pub ip: IpAddr,
+    /// Its addresses, one of each family at most.
+    pub ips: Vec<IpAddr>,
     /// Its MAC address.
     #[serde(with = "mac")]
     pub mac: MacAddr,

@@ -28,7 +28,7 @@ pub use error::{ApiError, Kind};
 pub use message::{
     AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Attached, Counter, CreateNetwork, DEFAULT_AGE,
     DEFAULT_MAX_MACS, DatapathStatus, Endpoint, EndpointDetail, Health, Liveness, Named, Namespace, Network,
-    NetworkDetail, Node, Peer, Port, SetNetwork, Status, StoreState, StoreStatus, Uplink,
+    NetworkDetail, Node, Peer, Port, SetNetwork, Status, StoreState, StoreStatus, Subnet, Uplink,
 };
 pub use ports::PortRef;
 pub use reference::EndpointRef;

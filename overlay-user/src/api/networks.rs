@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::{Json, extract::State as Shared, http::StatusCode};
 
 use super::{
-    ApiError, Context, CreateNetwork, Named, Network, NetworkDetail, SetNetwork, endpoints,
+    ApiError, Context, CreateNetwork, Named, Network, NetworkDetail, SetNetwork, Subnet, endpoints,
     request::{Body, Name},
 };
 use crate::{
     Vni,
-    state::{self, NetworkName, NetworkRecord, State},
+    state::{self, NetworkName, State},
     store::{NetworkChange, NewNetwork},
 };
 
@@ -21,9 +21,9 @@ pub async fn create(
     let vni = request.vni.map(Vni::new).transpose();
     let new = NewNetwork {
         name: request.name.clone(),
-        subnet: request.subnet,
-        gateway: request.gateway,
-        range: request.ip_range,
+        subnets: request.subnets,
+        gateways: request.gateways,
+        ranges: request.ip_ranges,
         vni: vni.map_err(|error| ApiError::invalid(format!("--vni: {error}")))?,
         mtu: request.mtu,
         internal: request.internal,
@@ -32,7 +32,7 @@ pub async fn create(
     };
     let made = context.store.create_network(new).await?;
     context.echo(|state| state.networks.contains_key(&request.name)).await;
-    Ok((StatusCode::CREATED, Json(written(request.name, &made, 0))))
+    Ok((StatusCode::CREATED, Json(describe(&request.name, &made, 0))))
 }
 
 pub async fn set(
@@ -40,16 +40,15 @@ pub async fn set(
     Name(name): Name<NetworkName>,
     Body(SetNetwork { mtu, policy }): Body<SetNetwork>,
 ) -> Result<Json<Network>, ApiError> {
-    let record = context.store.set_network(&name, NetworkChange { mtu, policy }).await?;
-    let is_set = |network: &state::Network| (network.mtu, network.policy) == (record.mtu, record.policy);
+    let made = context.store.set_network(&name, NetworkChange { mtu, policy }).await?;
+    let is_set = |network: &state::Network| (network.mtu, network.policy) == (made.mtu, made.policy);
     context.echo(|state| state.networks.get(&name).is_some_and(is_set)).await;
-    let endpoints = context.state().endpoints_of(&name).count();
-    Ok(Json(written(name, &record, endpoints)))
+    Ok(Json(describe_in(&context.state(), &name, &made)))
 }
 
 pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Network>> {
     let state = context.state();
-    Json(state.networks.iter().map(|(name, network)| describe(&state, name, network)).collect())
+    Json(state.networks.iter().map(|(name, network)| describe_in(&state, name, network)).collect())
 }
 
 pub async fn inspect(
@@ -62,7 +61,7 @@ pub async fn inspect(
         .endpoints_of(&name)
         .map(|(id, endpoint)| endpoints::describe(&context, &name, id, endpoint))
         .collect();
-    Ok(Json(NetworkDetail { network: describe(&state, &name, network), members }))
+    Ok(Json(NetworkDetail { network: describe_in(&state, &name, network), members }))
 }
 
 pub async fn remove(
@@ -80,31 +79,23 @@ pub fn unknown(name: &NetworkName) -> ApiError {
     ))
 }
 
-/// A network as it was just written.
-fn written(name: NetworkName, record: &NetworkRecord, endpoints: usize) -> Network {
+fn describe_in(state: &State, name: &NetworkName, network: &state::Network) -> Network {
+    describe(name, network, state.endpoints_of(name).count())
+}
+
+fn describe(name: &NetworkName, network: &state::Network, endpoints: usize) -> Network {
     Network {
-        name,
-        vni: record.vni,
-        subnet: record.subnet,
-        gateway: record.gateway,
-        ip_range: record.range.unwrap_or(record.subnet),
-        mtu: record.mtu,
-        internal: record.internal,
-        policy: record.policy,
+        name: name.clone(),
+        vni: network.vni.get(),
+        subnet: subnet(network.subnet),
+        dual: network.dual.map(subnet),
+        mtu: network.mtu,
+        internal: network.internal,
+        policy: network.policy,
         endpoints,
     }
 }
 
-fn describe(state: &State, name: &NetworkName, network: &state::Network) -> Network {
-    Network {
-        name: name.clone(),
-        vni: network.vni.get(),
-        subnet: network.subnet,
-        gateway: network.gateway,
-        ip_range: network.range,
-        mtu: network.mtu,
-        internal: network.internal,
-        policy: network.policy,
-        endpoints: state.endpoints_of(name).count(),
-    }
+const fn subnet(subnet: state::Subnet) -> Subnet {
+    Subnet { subnet: subnet.net, gateway: subnet.gateway, ip_range: subnet.range }
 }

@@ -89,15 +89,15 @@ pub enum NetworkCommand {
 pub struct CreateArgs {
     /// Its name
     pub name: NetworkName,
-    /// Its subnet [default: a free pool]
-    #[arg(long, value_name = "CIDR")]
-    pub subnet: Option<IpNet>,
-    /// The address kept for a gateway [default: the subnet's first]
-    #[arg(long, value_name = "IP")]
-    pub gateway: Option<IpAddr>,
-    /// Where addresses are taken from [default: the subnet]
-    #[arg(long, value_name = "CIDR")]
-    pub ip_range: Option<IpNet>,
+    /// Its subnet, IPv4 or IPv6; given twice, one of each [default: a free IPv4 pool]
+    #[arg(long = "subnet", value_name = "CIDR")]
+    pub subnets: Vec<IpNet>,
+    /// The address kept for a gateway, for each subnet [default: the subnet's first]
+    #[arg(long = "gateway", value_name = "IP")]
+    pub gateways: Vec<IpAddr>,
+    /// Where addresses are taken from, for each subnet [default: the subnet]
+    #[arg(long = "ip-range", value_name = "CIDR")]
+    pub ip_ranges: Vec<IpNet>,
     /// Its VXLAN network identifier [default: a free one]
     #[arg(long, value_name = "N", value_parser = vni)]
     pub vni: Option<Vni>,
@@ -178,9 +178,9 @@ pub enum EndpointCommand {
         /// The static node it is behind
         #[arg(long, value_name = "NAME")]
         node: NodeName,
-        /// Its address
-        #[arg(long, value_name = "IP")]
-        ip: IpAddr,
+        /// Its address; given twice, one of each family
+        #[arg(long = "ip", value_name = "IP", required = true)]
+        ips: Vec<IpAddr>,
         /// Its MAC address
         #[arg(long, value_name = "MAC")]
         mac: MacAddr,
@@ -199,10 +199,10 @@ pub struct AttachArgs {
     /// Name of the interface inside
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     pub ifname: InterfaceName,
-    /// Its address [default: a free one]
-    #[arg(long, value_name = "IP")]
-    pub ip: Option<IpAddr>,
-    /// Its MAC address [default: made from the IP address]
+    /// Its address; given twice, one of each family [default: free ones]
+    #[arg(long = "ip", value_name = "IP")]
+    pub ips: Vec<IpAddr>,
+    /// Its MAC address [default: made from the first IP address]
     #[arg(long, value_name = "MAC")]
     pub mac: Option<MacAddr>,
     /// A name it is to be known by; may be given several times

@@ -27,7 +27,7 @@ impl Show for Attached {
         let row = [
             self.id.to_string(),
             self.network.to_string(),
-            self.address.to_string(),
+            joined(&self.addresses),
             self.mac.to_string(),
             self.ifname.to_string(),
             self.host_device.clone(),

@@ -87,9 +87,9 @@ async fn network_command(
         NetworkCommand::Create(args) => {
             let request = CreateNetwork {
                 name: args.name,
-                subnet: args.subnet,
-                gateway: args.gateway,
-                ip_range: args.ip_range,
+                subnets: args.subnets,
+                gateways: args.gateways,
+                ip_ranges: args.ip_ranges,
                 vni: args.vni.map(crate::Vni::get),
                 mtu: args.settings.mtu,
                 internal: args.internal,
@@ -121,12 +121,12 @@ async fn endpoint_command(
     output: &Output,
 ) -> Result<ExitCode, ClientError> {
     match command {
-        EndpointCommand::Attach(AttachArgs { network, place, ifname, ip, mac, names, delivery }) => {
+        EndpointCommand::Attach(AttachArgs { network, place, ifname, ips, mac, names, delivery }) => {
             let netns = match (place.netns, place.pid) {
                 (Some(netns), _) => Namespace::Path(netns),
                 (None, pid) => Namespace::Pid(pid.unwrap_or_else(std::process::id)),
             };
-            let request = Attach { network, netns, ifname, ip, mac, names, delivery };
+            let request = Attach { network, netns, ifname, ips, mac, names, delivery };
             output.show(&client.attach(&request).await?);
         }
         EndpointCommand::Detach { endpoints } => {
@@ -138,8 +138,8 @@ async fn endpoint_command(
         }
         EndpointCommand::Ls { network } => output.show(&client.endpoints(network.as_ref()).await?),
         EndpointCommand::Inspect { endpoint } => output.show(&client.endpoint(&endpoint).await?),
-        EndpointCommand::AddStatic { network, node, ip, mac, names } => {
-            let request = AddStaticEndpoint { network, node, ip, mac, names };
+        EndpointCommand::AddStatic { network, node, ips, mac, names } => {
+            let request = AddStaticEndpoint { network, node, ips, mac, names };
             output.show(&vec![client.add_static_endpoint(&request).await?]);
         }
     }

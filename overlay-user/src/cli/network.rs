@@ -1,8 +1,8 @@
 //! Networks, shown.
 
-use super::output::{Show, pairs, table};
+use super::output::{Show, joined, pairs, table};
 use crate::{
-    api::{Named, Network, NetworkDetail},
+    api::{Named, Network, NetworkDetail, Subnet},
     state::Policy,
 };
 
@@ -12,8 +12,8 @@ impl Show for Vec<Network> {
             [
                 network.name.to_string(),
                 network.vni.to_string(),
-                network.subnet.to_string(),
-                network.gateway.to_string(),
+                of_each(network, |subnet| subnet.subnet.to_string()),
+                of_each(network, |subnet| subnet.gateway.to_string()),
                 mtu(network.mtu),
                 network.internal.to_string(),
                 network.endpoints.to_string(),
@@ -31,9 +31,9 @@ impl Show for NetworkDetail {
         let mut text = pairs([
             ("name", network.name.to_string()),
             ("vni", network.vni.to_string()),
-            ("subnet", network.subnet.to_string()),
-            ("gateway", network.gateway.to_string()),
-            ("ip range", network.ip_range.to_string()),
+            ("subnet", of_each(network, |subnet| subnet.subnet.to_string())),
+            ("gateway", of_each(network, |subnet| subnet.gateway.to_string())),
+            ("ip range", of_each(network, |subnet| subnet.ip_range.to_string())),
             ("mtu", mtu(network.mtu)),
             ("internal", network.internal.to_string()),
             ("dscp", dscp.to_string()),
@@ -57,6 +57,11 @@ impl Show for Vec<Named> {
     fn text(&self) -> String {
         self.iter().flat_map(|named| [named.name.as_str(), "\n"]).collect()
     }
+}
+
+/// Something of each subnet, in one cell.
+fn of_each(network: &Network, what: impl Fn(&Subnet) -> String) -> String {
+    joined(&[&network.subnet].into_iter().chain(&network.dual).map(what).collect::<Vec<_>>())
 }
 
 fn mtu(mtu: Option<u16>) -> String {

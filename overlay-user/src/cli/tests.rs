@@ -4,7 +4,7 @@ use super::{output::Format, *};
 use crate::{
     api::{
         Attached, Counter, DatapathStatus, Endpoint, Liveness, Network, NetworkDetail, Node, Peer,
-        StoreState, StoreStatus, Uplink,
+        StoreState, StoreStatus, Subnet, Uplink,
     },
     datapath::{Count, Mode, Traffic},
 };
@@ -13,9 +13,16 @@ fn network() -> Network {
     Network {
         name: "blue".parse().unwrap(),
         vni: 4097,
-        subnet: "10.0.9.0/24".parse().unwrap(),
-        gateway: "10.0.9.1".parse().unwrap(),
-        ip_range: "10.0.9.128/25".parse().unwrap(),
+        subnet: Subnet {
+            subnet: "10.0.9.0/24".parse().unwrap(),
+            gateway: "10.0.9.1".parse().unwrap(),
+            ip_range: "10.0.9.128/25".parse().unwrap(),
+        },
+        dual: Some(Subnet {
+            subnet: "fd00::/64".parse().unwrap(),
+            gateway: "fd00::1".parse().unwrap(),
+            ip_range: "fd00::/64".parse().unwrap(),
+        }),
         mtu: None,
         internal: false,
         policy: crate::state::Policy::default(),
@@ -157,8 +164,8 @@ fn networks_are_shown_as_a_table() {
     assert_eq!(
         shown(&vec![network()]),
         "
-NAME   VNI    SUBNET        GATEWAY    MTU    INTERNAL   ENDPOINTS
-blue   4097   10.0.9.0/24   10.0.9.1   auto   false      1
+NAME   VNI    SUBNET                   GATEWAY             MTU    INTERNAL   ENDPOINTS
+blue   4097   10.0.9.0/24, fd00::/64   10.0.9.1, fd00::1   auto   false      1
 "
     );
     assert_eq!(
@@ -170,9 +177,9 @@ blue   4097   10.0.9.0/24   10.0.9.1   auto   false      1
         "
 name              blue
 vni               4097
-subnet            10.0.9.0/24
-gateway           10.0.9.1
-ip range          10.0.9.128/25
+subnet            10.0.9.0/24, fd00::/64
+gateway           10.0.9.1, fd00::1
+ip range          10.0.9.128/25, fd00::/64
 mtu               auto
 internal          false
 dscp              inherit
@@ -196,6 +203,7 @@ fn an_attached_endpoint_is_shown_as_a_table() {
         id: "0123456789ab".parse().unwrap(),
         network: "blue".parse().unwrap(),
         address: "10.0.9.2/24".parse().unwrap(),
+        addresses: ["10.0.9.2/24", "fd00::2/64"].map(|address| address.parse().unwrap()).to_vec(),
         mac: "02:42:0a:00:09:02".parse().unwrap(),
         host_device: "ov0123456789ab".to_owned(),
         ifname: "eth0".parse().unwrap(),
@@ -205,8 +213,8 @@ fn an_attached_endpoint_is_shown_as_a_table() {
     assert_eq!(
         shown(&attached),
         "
-ID             NETWORK   ADDRESS       MAC                 INTERFACE   HOST DEVICE      VNI    MTU
-0123456789ab   blue      10.0.9.2/24   02:42:0a:00:09:02   eth0        ov0123456789ab   4097   1450
+ID             NETWORK   ADDRESS                   MAC                 INTERFACE   HOST DEVICE      VNI    MTU
+0123456789ab   blue      10.0.9.2/24, fd00::2/64   02:42:0a:00:09:02   eth0        ov0123456789ab   4097   1450
 "
     );
 }
@@ -274,6 +282,11 @@ fn json_has_the_fields_programs_rely_on() {
     "subnet": "10.0.9.0/24",
     "gateway": "10.0.9.1",
     "ip_range": "10.0.9.128/25",
+    "dual": {
+      "subnet": "fd00::/64",
+      "gateway": "fd00::1",
+      "ip_range": "fd00::/64"
+    },
     "mtu": null,
     "internal": false,
     "policy": {

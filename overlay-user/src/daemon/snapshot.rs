@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     state::{
         Endpoint, EndpointRecord, LearnedMac, LearnedRecord, Network, NetworkRecord, Node, NodeName,
-        NodeRecord, RawRecord, RecordKey, RecordSet, State,
+        NodeRecord, RawRecord, RecordKey, RecordSet, State, Subnet, SubnetRecord,
     },
     store::{Seen, Store},
 };
@@ -209,8 +209,14 @@ fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Valu
 }
 
 fn network_record(network: &Network) -> NetworkRecord {
-    let Network { vni, subnet, gateway, range, mtu, internal, policy } = *network;
-    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), mtu, internal, policy }
+    let Network { vni, subnet: Subnet { net: subnet, gateway, range }, dual, mtu, internal, policy } =
+        *network;
+    let dual = dual.map(|Subnet { net: subnet, gateway, range }| SubnetRecord {
+        subnet,
+        gateway,
+        range: Some(range),
+    });
+    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), dual, mtu, internal, policy }
 }
 
 /// The port is that of this node: the state has none, for it is the same on all.
@@ -254,7 +260,11 @@ mod tests {
     fn example() -> Arc<State> {
         let mut records = RecordSet::default();
         for (key, value) in [
-            ("networks/blue", r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","mtu":1400}"#),
+            (
+                "networks/blue",
+                r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","mtu":1400,
+                    "dual":{"subnet":"fd00::/64","gateway":"fd00::1","range":"fd00::/80"}}"#,
+            ),
             (
                 "nodes/n1",
                 r#"{"vtep":"192.0.2.1","port":4789,"mtu":1500,"datapath":"xdp","reason":"it works"}"#,
@@ -262,7 +272,7 @@ mod tests {
             ("nodes/n2", r#"{"vtep":"192.0.2.2","port":4789,"static":true}"#),
             (
                 "endpoints/blue/0123456789ab",
-                r#"{"node":"n2","mac":"02:42:0a:00:09:02","addresses":["10.0.9.2"],"names":["web"]}"#,
+                r#"{"node":"n2","mac":"02:42:0a:00:09:02","addresses":["10.0.9.2","fd00::2"],"names":["web"]}"#,
             ),
         ] {
             let raw = RawRecord { key: key.as_bytes(), value: value.as_bytes(), create_revision: 1 };

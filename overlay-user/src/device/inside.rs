@@ -15,7 +15,7 @@ pub(super) async fn configure(device: &EndpointDevice, namespace: File) -> Resul
     let takes_redirects = device.takes_redirects;
     netns::inside(namespace, async move || {
         let kernel = netlink::connect()?;
-        ipv6::refuse_advertisements(&name);
+        ipv6::addressed_by_store(&name);
         let link = netlink::link_named(&kernel, &name).await?;
         let ifindex = link.ok_or_else(|| context(&name, &io::ErrorKind::NotFound.into()))?.ifindex;
         for address in addresses {

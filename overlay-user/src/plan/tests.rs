@@ -19,9 +19,12 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
     for n in networks {
         let network = state::Network {
             vni: Vni::new(100 + u32::from(*n)).unwrap(),
-            subnet: "10.0.9.0/24".parse().unwrap(),
-            gateway: "10.0.9.1".parse().unwrap(),
-            range: "10.0.9.0/24".parse().unwrap(),
+            subnet: state::Subnet {
+                net: "10.0.9.0/24".parse().unwrap(),
+                gateway: "10.0.9.1".parse().unwrap(),
+                range: "10.0.9.0/24".parse().unwrap(),
+            },
+            dual: None,
             mtu: Some(1400),
             internal: false,
             policy: Policy { bum_rate: 7, ..Policy::default() },

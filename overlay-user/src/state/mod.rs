@@ -14,6 +14,7 @@ mod port;
 mod record;
 mod record_set;
 mod shown;
+mod subnet;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,7 @@ pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
 pub use endpoint::{Delivery, Endpoint, EndpointError};
 pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
-pub use network::{AddressError, Network, NetworkError};
+pub use network::{Network, NetworkError};
 pub use node::{Node, NodeError, not_one_host};
 pub use policy::{
     DEFAULT_BUM_RATE, Dscp, Flooding, MAX_BUM_RATE, ParseDscpError, ParseWordError, Policy, PolicyChange,
@@ -32,10 +33,11 @@ pub use policy::{
 pub use port::{LearnedMac, Port, PortDatapath, PortError};
 pub use record::{
     AddressRecord, AddressState, AliveRecord, EndpointRecord, LearnedRecord, MetaRecord, NetworkRecord,
-    NodeRecord, PortRecord, RecordKey,
+    NodeRecord, PortRecord, RecordKey, SubnetRecord,
 };
 pub use record_set::{RawRecord, RecordSet};
 pub use shown::{shown, shown_key};
+pub use subnet::{AddressError, Subnet, family, same_family};
 
 /// The checked records of one revision of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,26 +1,27 @@
 //! A network, and the rules its record and the addresses in it obey.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
-use super::{NetworkRecord, Policy, PolicyError};
+use super::{AddressError, NetworkRecord, Policy, PolicyError, Subnet, SubnetRecord, subnet::same_family};
 use crate::Vni;
 
 /// The least MTU an IPv4 link can have, in bytes (RFC 791, section 3.2).
-const LEAST_MTU: u16 = 68;
+const LEAST_MTU4: u16 = 68;
+
+/// The least MTU an IPv6 link can have, in bytes (RFC 8200, section 5).
+const LEAST_MTU6: u16 = 1280;
 
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     /// Its VNI; no two networks of a state have the same.
     pub vni: Vni,
-    /// Its subnet.
-    pub subnet: IpNet,
-    /// The address kept for a gateway.
-    pub gateway: IpAddr,
-    /// Where addresses are taken from unless asked for: the subnet or a part of it.
-    pub range: IpNet,
+    /// Its subnet; the IPv4 one of a dual-stack network.
+    pub subnet: Subnet,
+    /// The IPv6 subnet of a dual-stack network.
+    pub dual: Option<Subnet>,
     /// MTU of its endpoints' interfaces; `None`: from the underlay's.
     pub mtu: Option<u16>,
     /// No way out to the world.
@@ -35,9 +36,9 @@ pub enum NetworkError {
     /// Not 24 bits, or zero.
     #[error("{0}")]
     Vni(String),
-    /// IPv6.
-    #[error("the subnet {0} is IPv6, which is not supported yet")]
-    Ipv6(IpNet),
+    /// Two subnets of one family.
+    #[error("{0} and {1} are of one family: a network has one subnet of each")]
+    Family(IpNet, IpNet),
     /// More than a prefix.
     #[error("{what} {net} has host bits set; write {}", net.trunc())]
     HostBits {
@@ -47,8 +48,15 @@ pub enum NetworkError {
         net: IpNet,
     },
     /// No room for two hosts, or larger than any private pool.
-    #[error("the subnet {0} has an unusable size: use a prefix of /8 to /30")]
-    Size(IpNet),
+    #[error("the subnet {subnet} has an unusable size: use a prefix of /{least} to /{most}")]
+    Size {
+        /// The subnet.
+        subnet: IpNet,
+        /// The shortest prefix.
+        least: u8,
+        /// The longest prefix.
+        most: u8,
+    },
     /// Addresses no host can have.
     #[error("the subnet {0} lies in addresses no host can have")]
     Reserved(IpNet),
@@ -63,29 +71,19 @@ pub enum NetworkError {
         /// The subnet.
         subnet: IpNet,
     },
-    /// Below what IPv4 needs.
-    #[error("the MTU {0} is below {LEAST_MTU}, the least IPv4 allows")]
-    Mtu(u16),
+    /// Below what a family needs.
+    #[error("the MTU {mtu} is below {least}, the least {family} allows")]
+    Mtu {
+        /// As given.
+        mtu: u16,
+        /// What is needed.
+        least: u16,
+        /// By which family.
+        family: &'static str,
+    },
     /// Out of range.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-}
-
-/// Why an address cannot be an endpoint's in a network.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
-    /// It is not in the subnet.
-    #[error("{0} is not in the subnet {1}")]
-    Outside(IpAddr, IpNet),
-    /// The first address of the subnet.
-    #[error("{0} is the network address of {1}")]
-    NetworkAddress(IpAddr, IpNet),
-    /// The last address of the subnet.
-    #[error("{0} is the broadcast address of {1}")]
-    Broadcast(IpAddr, IpNet),
-    /// The gateway's.
-    #[error("{0} is the gateway of {1}")]
-    Gateway(IpAddr, IpNet),
 }
 
 // === impl Network ===
@@ -93,69 +91,51 @@ pub enum AddressError {
 impl Network {
     /// Checks a record and makes a network of it.
     pub fn from_record(record: &NetworkRecord) -> Result<Self, NetworkError> {
-        let NetworkRecord { vni, subnet, gateway, range, mtu, internal, policy } = *record;
+        let NetworkRecord { vni, subnet, gateway, range, dual, mtu, internal, policy } = *record;
         let vni = Vni::new(vni).map_err(|e| NetworkError::Vni(e.to_string()))?;
-        check_subnet(subnet)?;
-        check_host(subnet, gateway).map_err(NetworkError::Gateway)?;
-        let range = range.unwrap_or(subnet);
-        if range.trunc() != range {
-            return Err(NetworkError::HostBits { what: "the range", net: range });
-        }
-        if !subnet.contains(&range) {
-            return Err(NetworkError::Range { range, subnet });
-        }
-        if let Some(mtu) = mtu
-            && mtu < LEAST_MTU
-        {
-            return Err(NetworkError::Mtu(mtu));
+        let mut subnet = Subnet::from_record(SubnetRecord { subnet, gateway, range })?;
+        let mut dual = dual.map(Subnet::from_record).transpose()?;
+        if let Some(dual) = &mut dual {
+            if same_family(subnet.gateway, dual.gateway) {
+                return Err(NetworkError::Family(subnet.net, dual.net));
+            }
+            if subnet.gateway.is_ipv6() {
+                std::mem::swap(&mut subnet, dual);
+            }
         }
         policy.check()?;
-        Ok(Self { vni, subnet, gateway, range, mtu, internal, policy })
+        let network = Self { vni, subnet, dual, mtu, internal, policy };
+        mtu.map_or(Ok(()), |mtu| network.check_mtu(mtu))?;
+        Ok(network)
+    }
+
+    /// Its subnets: one, or one of each family.
+    pub fn subnets(&self) -> impl Iterator<Item = &Subnet> {
+        [&self.subnet].into_iter().chain(&self.dual)
+    }
+
+    /// The subnet of an address's family.
+    #[must_use]
+    pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
+        self.subnets().find(|subnet| same_family(subnet.gateway, address))
     }
 
     /// Checks that `address` can be an endpoint's in this network.
     pub fn check_address(&self, address: IpAddr) -> Result<(), AddressError> {
-        check_host(self.subnet, address)?;
-        if address == self.gateway {
-            return Err(AddressError::Gateway(address, self.subnet));
+        self.subnet_of(address).ok_or(AddressError::Family(address))?.check_address(address)
+    }
+
+    /// Checks that the network's families work with an MTU.
+    pub fn check_mtu(&self, mtu: u16) -> Result<(), NetworkError> {
+        let needs = |subnet: &Subnet| match subnet.net {
+            IpNet::V4(_) => (LEAST_MTU4, "IPv4"),
+            IpNet::V6(_) => (LEAST_MTU6, "IPv6"),
+        };
+        match self.subnets().map(needs).find(|&(least, _)| mtu < least) {
+            Some((least, family)) => Err(NetworkError::Mtu { mtu, least, family }),
+            None => Ok(()),
         }
-        Ok(())
     }
-}
-
-/// Checks that `subnet` can be a network's.
-fn check_subnet(subnet: IpNet) -> Result<(), NetworkError> {
-    let IpNet::V4(v4) = subnet else {
-        return Err(NetworkError::Ipv6(subnet));
-    };
-    if subnet.trunc() != subnet {
-        return Err(NetworkError::HostBits { what: "the subnet", net: subnet });
-    }
-    if !(8..=30).contains(&v4.prefix_len()) {
-        return Err(NetworkError::Size(subnet));
-    }
-    // "This network", loopback, and everything from multicast on (RFC 6890, section 2.2.2).
-    let reserved =
-        [(Ipv4Addr::UNSPECIFIED, 8), (Ipv4Addr::new(127, 0, 0, 0), 8), (Ipv4Addr::new(224, 0, 0, 0), 3)];
-    let lies_in = |(address, prefix)| Ipv4Net::new_assert(address, prefix).contains(&v4);
-    if reserved.into_iter().any(lies_in) {
-        return Err(NetworkError::Reserved(subnet));
-    }
-    Ok(())
-}
-
-/// Checks that `address` is a host's address in `subnet`.
-fn check_host(subnet: IpNet, address: IpAddr) -> Result<(), AddressError> {
-    if !subnet.contains(&address) {
-        return Err(AddressError::Outside(address, subnet));
-    }
-    if address == subnet.network() {
-        return Err(AddressError::NetworkAddress(address, subnet));
-    }
-    if address == subnet.broadcast() {
-        return Err(AddressError::Broadcast(address, subnet));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -168,6 +148,7 @@ mod tests {
             subnet: subnet.parse().unwrap(),
             gateway: gateway.parse().unwrap(),
             range: range.map(|r| r.parse().unwrap()),
+            dual: None,
             mtu: None,
             internal: false,
             policy: Policy::default(),
@@ -178,17 +159,56 @@ mod tests {
     fn networks_that_hold_up_are_taken() {
         let network =
             Network::from_record(&record("10.0.9.0/24", "10.0.9.1", Some("10.0.9.128/25"))).unwrap();
-        assert_eq!(network.range, "10.0.9.128/25".parse::<IpNet>().unwrap());
+        assert_eq!(network.subnet.range, "10.0.9.128/25".parse::<IpNet>().unwrap());
         assert!(network.check_address("10.0.9.2".parse().unwrap()).is_ok());
         let whole = Network::from_record(&record("10.0.9.0/30", "10.0.9.2", None)).unwrap();
-        assert_eq!(whole.range, whole.subnet);
+        assert_eq!(whole.subnet.range, whole.subnet.net);
+        let six = Network::from_record(&record("fd00::/64", "fd00::1", None)).unwrap();
+        assert!(six.check_address("fd00::ffff:ffff:ffff:ffff".parse().unwrap()).is_ok(), "no broadcast");
+    }
+
+    fn dual(first: (&str, &str), second: (&str, &str)) -> NetworkRecord {
+        let SubnetRecord { subnet, gateway, range } = {
+            let NetworkRecord { subnet, gateway, range, .. } = record(second.0, second.1, None);
+            SubnetRecord { subnet, gateway, range }
+        };
+        NetworkRecord {
+            dual: Some(SubnetRecord { subnet, gateway, range }),
+            ..record(first.0, first.1, None)
+        }
+    }
+
+    #[test]
+    fn a_network_has_a_subnet_of_each_family_at_most() {
+        let (four, six) = (("10.0.9.0/24", "10.0.9.1"), ("fd00::/64", "fd00::1"));
+        for record in [dual(four, six), dual(six, four)] {
+            let network = Network::from_record(&record).unwrap();
+            let families: Vec<_> = network.subnets().map(|subnet| subnet.net.to_string()).collect();
+            assert_eq!(families, [four.0, six.0]);
+            for address in ["10.0.9.2", "fd00::2"] {
+                assert!(network.check_address(address.parse().unwrap()).is_ok(), "{address}");
+            }
+        }
+        for (first, second) in [(four, ("10.0.8.0/24", "10.0.8.1")), (six, ("fd01::/64", "fd01::1"))] {
+            let error = Network::from_record(&dual(first, second)).unwrap_err();
+            assert!(matches!(error, NetworkError::Family(..)), "{error}");
+        }
+        let small = NetworkRecord { mtu: Some(1279), ..dual(four, six) };
+        let error = Network::from_record(&small).unwrap_err().to_string();
+        assert_eq!(error, "the MTU 1279 is below 1280, the least IPv6 allows");
     }
 
     #[test]
     fn networks_that_do_not_hold_up_are_refused_with_a_sentence() {
         for (subnet, gateway, range, says) in [
             ("10.0.9.1/24", "10.0.9.1", None, "write 10.0.9.0/24"),
-            ("fd00::/64", "fd00::1", None, "not supported yet"),
+            ("fd00::7/64", "fd00::1", None, "write fd00::/64"),
+            ("fd00::/127", "fd00::1", None, "unusable size: use a prefix of /16 to /126"),
+            ("fe80::/64", "fe80::1", None, "no host can have"),
+            ("::ffff:0:0/96", "::ffff:10.0.0.1", None, "no host can have"),
+            ("ff05::/32", "ff05::1", None, "no host can have"),
+            ("fd00::/64", "fd00::", None, "network address"),
+            ("fd00::/64", "fd00::1", Some("10.0.9.0/25"), "not a part"),
             ("10.0.9.0/31", "10.0.9.1", None, "unusable size"),
             ("0.0.0.0/0", "10.0.9.1", None, "unusable size"),
             ("127.0.0.0/8", "127.0.0.1", None, "no host can have"),
@@ -208,7 +228,8 @@ mod tests {
             assert!(matches!(Network::from_record(&bad), Err(NetworkError::Vni(_))));
         }
         let bad = NetworkRecord { mtu: Some(67), ..record("10.0.9.0/24", "10.0.9.1", None) };
-        assert_eq!(Network::from_record(&bad), Err(NetworkError::Mtu(67)));
+        let error = Network::from_record(&bad).unwrap_err().to_string();
+        assert_eq!(error, "the MTU 67 is below 68, the least IPv4 allows");
         let policy = Policy { bum_rate: 0, ..Policy::default() };
         let bad = NetworkRecord { policy, ..record("10.0.9.0/24", "10.0.9.1", None) };
         assert_eq!(Network::from_record(&bad), Err(NetworkError::Policy(PolicyError::BumRate(0))));
@@ -222,7 +243,7 @@ mod tests {
             ("10.0.9.0", "network address"),
             ("10.0.9.255", "broadcast"),
             ("10.0.9.1", "gateway"),
-            ("::1", "not in the subnet"),
+            ("::1", "the network has no IPv6 subnet"),
         ] {
             let error = network.check_address(address.parse().unwrap()).unwrap_err().to_string();
             assert!(error.contains(says), "{address}: {error}");

@@ -30,6 +30,9 @@ pub struct NetworkRecord {
     /// Where addresses are taken from; the subnet if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<IpNet>,
+    /// The other family's subnet, of a dual-stack network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dual: Option<SubnetRecord>,
     /// MTU of its endpoints' interfaces; from the underlay's if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
@@ -39,6 +42,26 @@ pub struct NetworkRecord {
     /// What its owner decided.
     #[serde(flatten)]
     pub policy: Policy,
+}
+
+/// One subnet of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetRecord {
+    /// The prefix.
+    pub subnet: IpNet,
+    /// The address kept for a gateway.
+    pub gateway: IpAddr,
+    /// Where addresses are taken from; the subnet if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<IpNet>,
+}
+
+impl NetworkRecord {
+    /// Its subnets, one or two.
+    pub fn subnets(&self) -> impl Iterator<Item = SubnetRecord> {
+        let Self { subnet, gateway, range, dual, .. } = *self;
+        [SubnetRecord { subnet, gateway, range }].into_iter().chain(dual)
+    }
 }
 
 /// `nodes/<node>`.

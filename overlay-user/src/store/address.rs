@@ -1,6 +1,6 @@
 //! Claiming addresses under a lease, and giving them back.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, TxnOp};
 use ipnet::IpNet;
@@ -14,7 +14,9 @@ use super::{
     pool::Pool,
     value::{decoded, encoded},
 };
-use crate::state::{AddressRecord, AddressState, EndpointId, NetworkName, NodeName};
+use crate::state::{
+    AddressRecord, AddressState, EndpointId, Network, NetworkName, NodeName, Subnet, same_family,
+};
 
 /// How long a claimed address is kept for an endpoint that is being made.
 const RESERVED_SECONDS: i64 = 120;
@@ -22,18 +24,26 @@ const RESERVED_SECONDS: i64 = 120;
 /// How often another address is tried after one was taken by somebody else meanwhile.
 const TRIES: u32 = 100;
 
-/// An address claimed for an endpoint under a lease, until it is bound or released.
+/// Addresses claimed for an endpoint under a lease, until they are bound or released: one of each family
+/// the network has.
 #[derive(Debug)]
 pub struct Reservation {
     /// The network.
     pub network: NetworkName,
-    /// The endpoint it is for.
+    /// The endpoint they are for.
     pub endpoint: EndpointId,
+    /// The addresses; IPv4 first.
+    pub addresses: Vec<ReservedAddress>,
+    /// What the records are written under.
+    pub(super) lease: i64,
+}
+
+/// One address of a [`Reservation`].
+#[derive(Clone, Copy, Debug)]
+pub struct ReservedAddress {
     /// The address, with the subnet's prefix length.
     pub address: IpNet,
-    /// What the record is written under.
-    pub(super) lease: i64,
-    /// The revision it was written at: it is ours while it has that.
+    /// The revision its record was written at: it is ours while it has that.
     pub(super) revision: i64,
 }
 
@@ -41,6 +51,7 @@ pub struct Reservation {
 struct Claim<'a> {
     network: &'a NetworkName,
     standing: &'a Standing,
+    subnet: &'a Subnet,
     record: &'a AddressRecord,
     value: &'a [u8],
     lease: i64,
@@ -49,22 +60,20 @@ struct Claim<'a> {
 // === impl Store ===
 
 impl Store {
-    /// Claims `wanted`, or any free address, for an endpoint of `node`.
-    pub async fn reserve_address(
+    /// Claims an address of each family the network has for an endpoint of `node`: the one in `wanted`, or
+    /// any free one.
+    pub async fn reserve_addresses(
         &self,
         network: &NetworkName,
         node: &NodeName,
         endpoint: &EndpointId,
         name: Option<&str>,
-        wanted: Option<IpAddr>,
+        wanted: &[IpAddr],
     ) -> Result<Reservation, StoreError> {
         let call = self.call();
         self.check_cluster(&call).await?;
         let standing = self.standing(&call, network).await?;
-        if let Some(wanted) = wanted {
-            let check = standing.network.check_address(wanted);
-            check.map_err(|e| StoreError::Invalid(format!("not an address for network {network}: {e}")))?;
-        }
+        check_wanted(network, &standing.network, wanted)?;
         let record = AddressRecord {
             state: AddressState::Reserved,
             node: node.clone(),
@@ -73,33 +82,37 @@ impl Store {
         };
         let value = encoded(&record)?;
         let lease = call.grant(RESERVED_SECONDS).await?;
-        let claim = Claim { network, standing: &standing, record: &record, value: &value, lease };
-        let claimed = match wanted {
-            Some(wanted) => self.claim_wanted(&call, &claim, wanted).await,
-            None => self.claim_any(&call, &claim).await,
-        };
-        match claimed {
-            Ok((address, revision)) => Ok(Reservation {
-                network: network.clone(),
-                endpoint: endpoint.clone(),
-                address: IpNet::new_assert(address, standing.network.subnet.prefix_len()),
-                lease,
-                revision,
-            }),
-            Err(error) => {
-                call.revoke(lease).await;
-                Err(error)
+        let mut addresses = Vec::new();
+        for subnet in standing.network.subnets() {
+            let claim = Claim { network, standing: &standing, subnet, record: &record, value: &value, lease };
+            let claimed = match wanted.iter().find(|wanted| same_family(subnet.gateway, **wanted)) {
+                Some(wanted) => self.claim_wanted(&call, &claim, *wanted).await,
+                None => self.claim_any(&call, &claim).await,
+            };
+            match claimed {
+                Ok((address, revision)) => {
+                    let address = IpNet::new_assert(address, subnet.net.prefix_len());
+                    addresses.push(ReservedAddress { address, revision });
+                }
+                Err(error) => {
+                    // What was claimed before goes with the lease.
+                    call.revoke(lease).await;
+                    return Err(error);
+                }
             }
         }
+        Ok(Reservation { network: network.clone(), endpoint: endpoint.clone(), addresses, lease })
     }
 
     /// Gives a reservation back.
     pub async fn release(&self, reservation: &Reservation) -> Result<(), StoreError> {
         let call = self.call();
-        let key = self.keys().address(&reservation.network, reservation.address.addr());
-        let ours = Compare::mod_revision(key.as_str(), CompareOp::Equal, reservation.revision);
-        // If it is not ours any more there is nothing to give back.
-        call.commit(vec![ours], vec![TxnOp::delete(key, None)], None).await?;
+        for reserved in &reservation.addresses {
+            let key = self.keys().address(&reservation.network, reserved.address.addr());
+            let ours = Compare::mod_revision(key.as_str(), CompareOp::Equal, reserved.revision);
+            // If it is not ours any more there is nothing to give back.
+            call.commit(vec![ours], vec![TxnOp::delete(key, None)], None).await?;
+        }
         call.revoke(reservation.lease).await;
         Ok(())
     }
@@ -150,14 +163,11 @@ impl Store {
     }
 
     async fn claim_any(&self, call: &Call<'_>, claim: &Claim<'_>) -> Result<(IpAddr, i64), StoreError> {
-        let network = &claim.standing.network;
-        let pool = Pool::of(network).ok_or_else(|| {
-            StoreError::Invalid(format!("{} is IPv6, which is not supported yet", network.range))
-        })?;
+        let pool = Pool::of(claim.subnet);
         let mut attempt = 0;
         for window in pool.windows(claim.network, &claim.record.node) {
             loop {
-                let taken = self.taken_in(call, claim.network, *window.start(), *window.end()).await?;
+                let taken = self.taken_in(call, claim.network, &pool, &window).await?;
                 let free = pool.free(window.clone(), &taken);
                 // After a lost race the first would be wanted by all who lost it.
                 let choice = if attempt == 0 { free.first() } else { free.choose(&mut rand::rng()) };
@@ -183,23 +193,20 @@ impl Store {
         Err(self.full(call, claim, pool.size()).await?)
     }
 
-    /// The addresses of a window that have a record.
+    /// The offsets in a window whose addresses have a record.
     async fn taken_in(
         &self,
         call: &Call<'_>,
         network: &NetworkName,
-        first: u32,
-        last: u32,
+        pool: &Pool<'_>,
+        window: &RangeInclusive<u32>,
     ) -> Result<BTreeSet<u32>, StoreError> {
-        let key = |bits: u32| self.keys().address(network, IpAddr::V4(bits.into()));
-        let end = key(last) + "\0";
-        let answer = call.range(&key(first), GetOptions::new().with_range(end).with_keys_only()).await?;
-        let prefix = self.keys().addresses(network);
-        let bits = |key: &[u8]| {
-            let digits = str::from_utf8(key.strip_prefix(prefix.as_bytes())?).ok()?;
-            u32::from_str_radix(digits, 16).ok()
-        };
-        Ok(answer.kvs().iter().filter_map(|kv| bits(kv.key())).collect())
+        let key = |offset: u32| self.keys().address(network, pool.address(offset));
+        let end = key(*window.end()) + "\0";
+        let options = GetOptions::new().with_range(end).with_keys_only();
+        let answer = call.range(&key(*window.start()), options).await?;
+        let offset = |key: &[u8]| pool.offset(self.keys().address_in(network, key)?);
+        Ok(answer.kvs().iter().filter_map(|kv| offset(kv.key())).collect())
     }
 
     async fn check_standing(&self, call: &Call<'_>, claim: &Claim<'_>) -> Result<(), StoreError> {
@@ -212,9 +219,13 @@ impl Store {
     }
 
     /// The error for a pool that has nothing left, with its numbers.
-    async fn full(&self, call: &Call<'_>, claim: &Claim<'_>, size: u32) -> Result<StoreError, StoreError> {
+    async fn full(&self, call: &Call<'_>, claim: &Claim<'_>, size: u64) -> Result<StoreError, StoreError> {
         let (mut used, mut cooling) = (0, 0);
         for kv in call.list(&self.keys().addresses(claim.network)).await? {
+            let address = self.keys().address_in(claim.network, kv.key());
+            if !address.is_some_and(|address| claim.subnet.net.contains(&address)) {
+                continue;
+            }
             match decoded::<AddressRecord>(kv.value()) {
                 Some(record) if record.state == AddressState::Cooling => cooling += 1,
                 _ => used += 1,
@@ -223,9 +234,26 @@ impl Store {
         let wait = if cooling > 0 { " (free again within a minute)" } else { "" };
         Ok(StoreError::Conflict(format!(
             "network {} is full: {} has {size} addresses to give; {used} are used, {cooling} cooling{wait}",
-            claim.network, claim.standing.network.range
+            claim.network, claim.subnet.range
         )))
     }
+}
+
+/// Checks that the addresses asked for can be an endpoint's, one of each family at most.
+pub(super) fn check_wanted(
+    name: &NetworkName,
+    network: &Network,
+    wanted: &[IpAddr],
+) -> Result<(), StoreError> {
+    for (index, &address) in wanted.iter().enumerate() {
+        let check = network.check_address(address);
+        check.map_err(|e| StoreError::Invalid(format!("not an address for network {name}: {e}")))?;
+        if let Some(other) = wanted[..index].iter().find(|&&other| same_family(other, address)) {
+            let text = format!("{other} and {address} are of one family: an endpoint has one of each");
+            return Err(StoreError::Invalid(text));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a cooling address was the claimant's: its name's, wherever it is now, or its node's. Who

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use etcd_client::{Compare, CompareOp, KeyValue, TxnOp};
 
 use super::{
-    Reservation, Store, StoreError,
+    Reservation, ReservedAddress, Store, StoreError,
+    address::check_wanted,
     call::{Call, Mark},
     holder,
     value::{decoded, encoded, text},
@@ -17,15 +18,14 @@ use crate::{
     },
 };
 
-/// An endpoint that is to be put, with the one address it has.
+/// An endpoint that is to be put.
 struct Publication<'a> {
     network: &'a NetworkName,
     id: &'a EndpointId,
     record: &'a EndpointRecord,
     mac: MacAddr,
-    address: IpAddr,
-    /// What the address must be for it to become this endpoint's.
-    address_is: Compare,
+    /// What the key of each of its addresses must be for it to become this endpoint's.
+    addresses_are: Vec<Compare>,
 }
 
 // === impl Store ===
@@ -38,18 +38,21 @@ impl Store {
         reservation: &Reservation,
         record: &EndpointRecord,
     ) -> Result<i64, StoreError> {
-        let Reservation { network, endpoint: id, address, lease, revision } = reservation;
-        let (mac, address) = (checked(record)?.mac, address.addr());
-        if record.addresses != [address] {
-            let text = format!("the endpoint's addresses are not the one reserved, {address}");
+        let Reservation { network, endpoint: id, addresses, lease } = reservation;
+        let mac = checked(record)?.mac;
+        if !addresses.iter().map(|reserved| reserved.address.addr()).eq(record.addresses.iter().copied()) {
+            let text = format!("the addresses {:?} are not those reserved", record.addresses);
             return Err(StoreError::Invalid(text));
         }
-        let reserved = self.keys().address(network, address);
-        let address_is = Compare::mod_revision(reserved, CompareOp::Equal, *revision);
+        let still_ours = |reserved: &ReservedAddress| {
+            let key = self.keys().address(network, reserved.address.addr());
+            Compare::mod_revision(key, CompareOp::Equal, reserved.revision)
+        };
+        let addresses_are = addresses.iter().map(still_ours).collect();
         let call = self.call();
-        let publication = Publication { network, id, record, mac, address, address_is };
+        let publication = Publication { network, id, record, mac, addresses_are };
         let revision = self.publish(&call, publication).await?;
-        // The address is bound without a lease now.
+        // The addresses are bound without a lease now.
         call.revoke(*lease).await;
         Ok(revision)
     }
@@ -59,15 +62,14 @@ impl Store {
         &self,
         network: &NetworkName,
         node: &NodeName,
-        address: IpAddr,
+        addresses: Vec<IpAddr>,
         mac: MacAddr,
         names: Vec<String>,
     ) -> Result<EndpointId, StoreError> {
         let call = self.call();
         self.check_cluster(&call).await?;
         let standing = self.standing(&call, network).await?;
-        let check = standing.network.check_address(address);
-        check.map_err(|e| StoreError::Invalid(format!("not an address for network {network}: {e}")))?;
+        check_wanted(network, &standing.network, &addresses)?;
         let found = call.get(&self.keys().node(node)).await?;
         let found = found.ok_or_else(|| StoreError::NotFound(format!("there is no node {node}")))?;
         if !decoded::<NodeRecord>(found.value()).is_some_and(|record| record.is_static) {
@@ -78,7 +80,7 @@ impl Store {
         let record = EndpointRecord {
             node: node.clone(),
             mac: mac.to_string(),
-            addresses: vec![address],
+            addresses,
             names,
             container: String::new(),
             ifname: String::new(),
@@ -87,17 +89,19 @@ impl Store {
         };
         checked(&record)?;
         let id = EndpointId::random();
-        let free = self.keys().address(network, address);
-        let address_is = Compare::create_revision(free, CompareOp::Equal, 0);
-        let publication = Publication { network, id: &id, record: &record, mac, address, address_is };
+        let free = |&address: &IpAddr| {
+            Compare::create_revision(self.keys().address(network, address), CompareOp::Equal, 0)
+        };
+        let addresses_are = record.addresses.iter().map(free).collect();
+        let publication = Publication { network, id: &id, record: &record, mac, addresses_are };
         self.publish(&call, publication).await?;
         Ok(id)
     }
 
-    /// Binds the address and puts the endpoint and its MAC address, if the network and the node are
+    /// Binds the addresses and puts the endpoint and its MAC address, if the network and the node are
     /// there, and identity and MAC address are free.
     async fn publish(&self, call: &Call<'_>, publication: Publication<'_>) -> Result<i64, StoreError> {
-        let Publication { network, id, record, mac, address, ref address_is } = publication;
+        let Publication { network, id, record, mac, ref addresses_are } = publication;
         let keys = self.keys();
         let (endpoint_key, mac_key) = (keys.endpoint(network, id), keys.mac(network, mac));
         let bound = AddressRecord {
@@ -106,19 +110,20 @@ impl Store {
             endpoint: id.clone(),
             name: record.names.first().cloned(),
         };
-        let value = encoded(record)?;
-        let compares = vec![
-            address_is.clone(),
+        let (bound, value) = (encoded(&bound)?, encoded(record)?);
+        let mut compares = addresses_are.clone();
+        compares.extend([
             Compare::create_revision(keys.network(network), CompareOp::Greater, 0),
             Compare::create_revision(keys.node(&record.node), CompareOp::Greater, 0),
             Compare::create_revision(endpoint_key.as_str(), CompareOp::Equal, 0),
             Compare::create_revision(mac_key.as_str(), CompareOp::Equal, 0),
-        ];
-        let operations = vec![
-            TxnOp::put(keys.address(network, address), encoded(&bound)?, None),
+        ]);
+        let bind = |&address: &IpAddr| TxnOp::put(keys.address(network, address), bound.clone(), None);
+        let mut operations: Vec<_> = record.addresses.iter().map(bind).collect();
+        operations.extend([
             TxnOp::put(mac_key, id.as_str(), None),
             TxnOp::put(endpoint_key.as_str(), value.clone(), None),
-        ];
+        ]);
         let mark = Mark { key: &endpoint_key, value: &value };
         match call.commit(compares, operations, Some(mark)).await? {
             Some(revision) => Ok(revision),
@@ -132,7 +137,7 @@ impl Store {
         call: &Call<'_>,
         publication: &Publication<'_>,
     ) -> Result<StoreError, StoreError> {
-        let &Publication { network, id, record, mac, address, address_is: _ } = publication;
+        let &Publication { network, id, record, mac, addresses_are: _ } = publication;
         let keys = self.keys();
         if call.get(&keys.network(network)).await?.is_none() {
             return Ok(StoreError::NotFound(format!("there is no network {network}")));
@@ -153,13 +158,19 @@ impl Store {
             };
             return Ok(StoreError::Conflict(format!("the MAC address {mac} is used by {holder}")));
         }
-        let found = call.get(&keys.address(network, address)).await?;
         let ours =
             |value: &[u8]| decoded::<AddressRecord>(value).is_some_and(|record| record.endpoint == *id);
-        Ok(StoreError::Conflict(match found {
-            Some(found) if !ours(found.value()) => format!("{address} {}", holder::of_address(found.value())),
-            _ => format!("the reservation of {address} has ended; try again"),
-        }))
+        for &address in &record.addresses {
+            if let Some(found) = call.get(&keys.address(network, address)).await?
+                && !ours(found.value())
+            {
+                let holder = holder::of_address(found.value());
+                return Ok(StoreError::Conflict(format!("{address} {holder}")));
+            }
+        }
+        let addresses: Vec<_> = record.addresses.iter().map(ToString::to_string).collect();
+        let addresses = addresses.join(" and ");
+        Ok(StoreError::Conflict(format!("the reservation of {addresses} has ended; try again")))
     }
 }
 

@@ -5,11 +5,11 @@
 //! | `meta`, `networks/<name>`, `nodes/<node>`, `alive/<node>`, `endpoints/<network>/<id>` | [records](crate::state) |
 //! | `vnis/<8 decimal digits>` | the name of the network that has it |
 //! | `subnets/guard` | how many networks were created and removed; written with each |
-//! | `addresses/<network>/<8 hexadecimal digits>` | [`AddressRecord`](crate::state::AddressRecord); keys sort as addresses do |
+//! | `addresses/<network>/<8 or 32 hexadecimal digits>` | [`AddressRecord`](crate::state::AddressRecord); those of a family sort as addresses do |
 //! | `ports/<network>/<id>`, `learned/<network>/<12 hexadecimal digits>` | [records](crate::state) |
 //! | `macs/<network>/<12 hexadecimal digits>` | the identity of the endpoint that has it |
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
     MacAddr, Vni,
@@ -86,6 +86,16 @@ impl Keys {
         }
     }
 
+    /// The address a key of [`Self::addresses`] is for.
+    pub fn address_in(&self, network: &NetworkName, key: &[u8]) -> Option<IpAddr> {
+        let digits = str::from_utf8(key.strip_prefix(self.addresses(network).as_bytes())?).ok()?;
+        match digits.len() {
+            8 => Some(Ipv4Addr::from_bits(u32::from_str_radix(digits, 16).ok()?).into()),
+            32 => Some(Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?).into()),
+            _ => None,
+        }
+    }
+
     pub fn macs(&self, network: &NetworkName) -> String {
         self.at(&format!("macs/{network}/"))
     }
@@ -142,6 +152,12 @@ mod tests {
         let key = |text: &str| keys.address(&network, text.parse().unwrap());
         assert_eq!(key("10.0.9.2"), "/overlay/v1/default/addresses/blue/0a000902");
         assert!(key("9.255.255.255") < key("10.0.0.0") && key("10.0.9.9") < key("10.0.9.10"));
+        assert_eq!(key("fd00::2"), "/overlay/v1/default/addresses/blue/fd000000000000000000000000000002");
+        assert!(key("fd00::9") < key("fd00::10"));
+        for text in ["10.0.9.2", "fd00::2"] {
+            assert_eq!(keys.address_in(&network, key(text).as_bytes()), text.parse().ok());
+        }
+        assert_eq!(keys.address_in(&network, b"/overlay/v1/default/addresses/blue/0a0009"), None);
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod withdraw;
 
 use std::sync::Arc;
 
-pub use address::Reservation;
+pub use address::{Reservation, ReservedAddress};
 pub use error::StoreError;
 pub use follow::{Followed, StoreHealth};
 pub use identity::Seen;

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     Vni,
-    state::{EndpointId, Network, NetworkName, NetworkRecord, Policy, PolicyChange, RecordKey, shown_key},
+    state::{
+        EndpointId, Network, NetworkName, NetworkRecord, Policy, PolicyChange, RecordKey, SubnetRecord,
+        family, same_family, shown_key,
+    },
 };
 
 /// How often a network that lost a race is tried again.
@@ -27,12 +30,12 @@ const NAMED: i64 = 3;
 pub struct NewNetwork {
     /// Its name.
     pub name: NetworkName,
-    /// Its subnet; else a free pool.
-    pub subnet: Option<IpNet>,
-    /// Its gateway; else the first address of the subnet.
-    pub gateway: Option<IpAddr>,
-    /// Where addresses are taken from; else the subnet.
-    pub range: Option<IpNet>,
+    /// Its subnets, one of each family at most; else a free IPv4 pool.
+    pub subnets: Vec<IpNet>,
+    /// Its gateways, each for the subnet of its family; else the first address of the subnet.
+    pub gateways: Vec<IpAddr>,
+    /// Where addresses are taken from, each for the subnet of its family; else the subnet.
+    pub ranges: Vec<IpNet>,
     /// Its VNI; else a free one.
     pub vni: Option<Vni>,
     /// MTU of its endpoints' interfaces.
@@ -80,12 +83,12 @@ pub(super) struct Standing {
 
 impl Store {
     /// Creates a network in one transaction.
-    pub async fn create_network(&self, new: NewNetwork) -> Result<NetworkRecord, StoreError> {
+    pub async fn create_network(&self, new: NewNetwork) -> Result<Network, StoreError> {
         let call = self.call();
         self.check_cluster(&call).await?;
         for attempt in 1..=TRIES {
-            if let Some(record) = self.try_create(&call, &new).await? {
-                return Ok(record);
+            if let Some(network) = self.try_create(&call, &new).await? {
+                return Ok(network);
             }
             wait_in_a_race(attempt).await;
         }
@@ -100,12 +103,12 @@ impl Store {
         &self,
         name: &NetworkName,
         change: NetworkChange,
-    ) -> Result<NetworkRecord, StoreError> {
+    ) -> Result<Network, StoreError> {
         let call = self.call();
         self.check_cluster(&call).await?;
         for attempt in 1..=TRIES {
-            if let Some(record) = self.try_set(&call, name, change).await? {
-                return Ok(record);
+            if let Some(network) = self.try_set(&call, name, change).await? {
+                return Ok(network);
             }
             wait_in_a_race(attempt).await;
         }
@@ -138,11 +141,7 @@ impl Store {
         Ok(Standing { network, created: found.create_revision() })
     }
 
-    async fn try_create(
-        &self,
-        call: &Call<'_>,
-        new: &NewNetwork,
-    ) -> Result<Option<NetworkRecord>, StoreError> {
+    async fn try_create(&self, call: &Call<'_>, new: &NewNetwork) -> Result<Option<Network>, StoreError> {
         let taken = self.taken(call).await?;
         let record = choose(new, &taken)?;
         let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
@@ -166,7 +165,7 @@ impl Store {
             let network = decoded::<NetworkRecord>(found.value());
             return Err(exists(&new.name, network.as_ref()));
         }
-        Ok(done.map(|_| record))
+        Ok(done.map(|_| network))
     }
 
     async fn try_set(
@@ -174,7 +173,7 @@ impl Store {
         call: &Call<'_>,
         name: &NetworkName,
         change: NetworkChange,
-    ) -> Result<Option<NetworkRecord>, StoreError> {
+    ) -> Result<Option<Network>, StoreError> {
         let key = self.keys().network(name);
         let Some(found) = call.get(&key).await? else {
             return Err(StoreError::NotFound(format!("there is no network {name}")));
@@ -184,12 +183,12 @@ impl Store {
         };
         record.policy = record.policy.with(change.policy);
         record.mtu = change.mtu.map_or(record.mtu, |mtu| (mtu != 0).then_some(mtu));
-        Network::from_record(&record).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
         let value = replaced(found.value(), &record)?;
         let compares = vec![Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision())];
         let operations = vec![TxnOp::put(key.as_str(), value.clone(), None)];
         let done = call.commit(compares, operations, Some(Mark { key: &key, value: &value })).await?;
-        Ok(done.map(|_| record))
+        Ok(done.map(|_| network))
     }
 
     async fn try_remove(&self, call: &Call<'_>, name: &NetworkName) -> Result<bool, StoreError> {
@@ -287,6 +286,15 @@ impl Store {
     }
 }
 
+// === impl Taken ===
+
+impl Taken {
+    /// All subnets, and the networks that have them.
+    fn subnets(&self) -> impl Iterator<Item = (&NetworkName, IpNet)> {
+        self.networks.iter().flat_map(|(name, n)| n.subnets().map(move |subnet| (name, subnet.subnet)))
+    }
+}
+
 // === impl Guard ===
 
 impl Guard {
@@ -302,28 +310,65 @@ impl Guard {
 /// Fills in what was not asked for.
 fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> {
     let none_free = |what: &str| StoreError::Conflict(format!("there is no free {what} left; give one"));
-    let subnet = if let Some(subnet) = new.subnet {
-        subnet
-    } else {
-        let subnets: Vec<_> = taken.networks.iter().map(|(_, n)| n.subnet).collect();
-        pool::free_subnet(&subnets).ok_or_else(|| none_free("subnet in 10.64.0.0/10"))?
-    };
+    let mut subnets = new.subnets.clone();
+    if subnets.is_empty() {
+        let taken: Vec<_> = taken.subnets().map(|(_, subnet)| subnet).collect();
+        subnets.push(pool::free_subnet(&taken).ok_or_else(|| none_free("subnet in 10.64.0.0/10"))?);
+    }
+    subnets.sort_by_key(|subnet| subnet.addr().is_ipv6());
+    check_families(new, &subnets)?;
+    let SubnetRecord { subnet, gateway, range } = subnet_record(new, subnets[0])?;
+    let dual = subnets.get(1).map(|&subnet| subnet_record(new, subnet)).transpose()?;
     let vni = if let Some(vni) = new.vni {
         vni
     } else {
         let vnis: BTreeSet<_> = taken.vnis.iter().map(|&(vni, _)| vni).collect();
         pool::free_vni(&vnis).ok_or_else(|| none_free("VNI"))?
     };
-    let first_host = || subnet.hosts().next().unwrap_or_else(|| subnet.addr());
     Ok(NetworkRecord {
         vni: vni.get(),
         subnet,
-        gateway: new.gateway.unwrap_or_else(first_host),
-        range: new.range.filter(|range| *range != subnet),
+        gateway,
+        range,
+        dual,
         mtu: new.mtu.filter(|mtu| *mtu != 0),
         internal: new.internal,
         policy: Policy::default().with(new.policy),
     })
+}
+
+/// A subnet with the gateway and the range that were asked for in its family.
+fn subnet_record(new: &NewNetwork, subnet: IpNet) -> Result<SubnetRecord, StoreError> {
+    let gateways: Vec<_> = new.gateways.iter().filter(|g| same_family(**g, subnet.addr())).collect();
+    let ranges: Vec<_> = new.ranges.iter().filter(|r| same_family(r.addr(), subnet.addr())).collect();
+    if gateways.len() > 1 || ranges.len() > 1 {
+        let text = format!("the subnet {subnet} has one gateway and one range: give each once");
+        return Err(StoreError::Invalid(text));
+    }
+    // The first address of an IPv6 subnet is no host's, but `hosts` has it.
+    let hosts = || subnet.hosts().find(|host| *host != subnet.network());
+    let gateway = gateways.first().map_or_else(|| hosts().unwrap_or(subnet.addr()), |&&gateway| gateway);
+    let range = ranges.first().map(|&&range| range).filter(|range| *range != subnet);
+    Ok(SubnetRecord { subnet, gateway, range })
+}
+
+/// Checks that there is one subnet of each family at most, and one for each gateway and range.
+fn check_families(new: &NewNetwork, subnets: &[IpNet]) -> Result<(), StoreError> {
+    if let [first, second, ..] = subnets
+        && (subnets.len() > 2 || same_family(first.addr(), second.addr()))
+    {
+        let text = "a network has one subnet of each family, IPv4 and IPv6, at most";
+        return Err(StoreError::Invalid(text.to_owned()));
+    }
+    let asked = new.gateways.iter().copied().chain(new.ranges.iter().map(IpNet::addr));
+    let without = |address: &IpAddr| subnets.iter().all(|subnet| !same_family(subnet.addr(), *address));
+    match asked.into_iter().find(without) {
+        Some(address) => {
+            let family = family(&address);
+            Err(StoreError::Invalid(format!("{address} is {family}: give an {family} subnet with it")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Checks that nothing of the record is another network's.
@@ -334,14 +379,15 @@ fn check_free(new: &NewNetwork, record: &NetworkRecord, taken: &Taken) -> Result
     if let Some((vni, name)) = taken.vnis.iter().find(|&&(vni, _)| vni == record.vni) {
         return Err(StoreError::Conflict(format!("VNI {vni} is used by network {name}")));
     }
-    let overlaps = |other: &NetworkRecord| pool::overlap(&record.subnet, &other.subnet);
-    if !new.allow_overlap
-        && let Some((name, other)) = taken.networks.iter().find(|(_, other)| overlaps(other))
-    {
-        return Err(StoreError::Conflict(format!(
-            "the subnet {} overlaps {} of network {name}",
-            record.subnet, other.subnet
-        )));
+    if new.allow_overlap {
+        return Ok(());
+    }
+    for SubnetRecord { subnet, .. } in record.subnets() {
+        if let Some((name, other)) = taken.subnets().find(|(_, other)| pool::overlap(&subnet, other)) {
+            return Err(StoreError::Conflict(format!(
+                "the subnet {subnet} overlaps {other} of network {name}"
+            )));
+        }
     }
     Ok(())
 }
@@ -349,7 +395,10 @@ fn check_free(new: &NewNetwork, record: &NetworkRecord, taken: &Taken) -> Result
 fn exists(name: &NetworkName, record: Option<&NetworkRecord>) -> StoreError {
     let what = record.map_or_else(
         || "its record cannot be read".to_owned(),
-        |record| format!("VNI {}, {}", record.vni, record.subnet),
+        |record| {
+            let subnets = record.subnets().map(|subnet| format!(", {}", subnet.subnet));
+            format!("VNI {}{}", record.vni, subnets.collect::<String>())
+        },
     );
     StoreError::Conflict(format!("network {name} exists already ({what})"))
 }

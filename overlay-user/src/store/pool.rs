@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
 };
 
@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
     Vni,
-    state::{Network, NetworkName, NodeName},
+    state::{NetworkName, NodeName, Subnet},
 };
 
 /// Subnets are taken from here when none is asked for: the part of RFC 1918's 10.0.0.0/8 that
@@ -43,64 +43,81 @@ pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// The addresses an endpoint can be given unasked, as parts of a range to be looked at in turn.
+/// The addresses of one subnet that an endpoint can be given unasked, as parts of a range to be looked at
+/// in turn. They are counted from the range's first; of an IPv6 range, only the first 2^32 are given.
 pub(super) struct Pool<'a> {
-    network: &'a Network,
-    range: RangeInclusive<u32>,
+    subnet: &'a Subnet,
+    last: u32,
 }
 
 // === impl Pool ===
 
 impl<'a> Pool<'a> {
-    /// The pool of an IPv4 network.
-    pub fn of(network: &'a Network) -> Option<Self> {
-        let IpNet::V4(range) = network.range else {
-            return None;
-        };
-        Some(Self { network, range: range.network().to_bits()..=range.broadcast().to_bits() })
+    /// The pool of a subnet.
+    pub fn of(subnet: &'a Subnet) -> Self {
+        let bits = subnet.range.max_prefix_len() - subnet.range.prefix_len();
+        Self { subnet, last: u32::MAX.checked_shr(32_u32.saturating_sub(bits.into())).unwrap_or(0) }
     }
 
     /// How many addresses there are to give.
-    pub fn size(&self) -> u32 {
-        let whole = self.range.end() - self.range.start() + 1;
-        let kept = [self.network.subnet.network(), self.network.subnet.broadcast(), self.network.gateway];
-        let kept: BTreeSet<_> = kept.into_iter().filter(|a| self.network.range.contains(a)).collect();
-        whole.saturating_sub(u32::try_from(kept.len()).unwrap_or(0))
+    pub fn size(&self) -> u64 {
+        let Subnet { net, gateway, .. } = *self.subnet;
+        let kept = BTreeSet::from([net.network(), net.broadcast(), gateway]);
+        let kept = kept.into_iter().filter(|&a| self.subnet.check_address(a).is_err());
+        let kept = kept.filter(|&a| self.offset(a).is_some()).count();
+        u64::from(self.last) + 1 - u64::try_from(kept).unwrap_or(0)
     }
 
     /// The whole range in pieces, beginning at a place of the node's own so that nodes that ask at
     /// once rarely want the same address.
-    pub fn windows(&self, name: &NetworkName, node: &NodeName) -> Vec<RangeInclusive<u32>> {
-        let (first, last) = (*self.range.start(), *self.range.end());
+    pub fn windows(
+        &self,
+        name: &NetworkName,
+        node: &NodeName,
+    ) -> impl Iterator<Item = RangeInclusive<u32>> + use<> {
         let mut hasher = DefaultHasher::new();
         (name, node).hash(&mut hasher);
-        let size = u64::from(last - first) + 1;
-        let offset = u32::try_from(hasher.finish() % size).unwrap_or(0);
-        let start = first + offset;
-        let mut windows = pieces(start..=last);
-        if start > first {
-            windows.extend(pieces(first..=start - 1));
-        }
-        windows
+        let start = u32::try_from(hasher.finish() % (u64::from(self.last) + 1)).unwrap_or(0);
+        pieces(start, u64::from(self.last) + 1).chain(pieces(0, start.into()))
     }
 
     /// The addresses of a window that are not `taken` and can be an endpoint's.
     pub fn free(&self, window: RangeInclusive<u32>, taken: &BTreeSet<u32>) -> Vec<IpAddr> {
         window
-            .filter(|bits| !taken.contains(bits))
-            .map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
-            .filter(|&address| self.network.check_address(address).is_ok())
+            .filter(|offset| !taken.contains(offset))
+            .map(|offset| self.address(offset))
+            .filter(|&address| self.subnet.check_address(address).is_ok())
             .collect()
+    }
+
+    /// The address at an offset.
+    pub fn address(&self, offset: u32) -> IpAddr {
+        match self.subnet.range.network() {
+            IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() | offset).into(),
+            IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() | u128::from(offset)).into(),
+        }
+    }
+
+    /// The offset of an address, if it is one of the pool's.
+    pub fn offset(&self, address: IpAddr) -> Option<u32> {
+        let offset = match (self.subnet.range.network(), address) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => address.to_bits().checked_sub(first.to_bits())?,
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                address.to_bits().checked_sub(first.to_bits())?.try_into().ok()?
+            }
+            _ => return None,
+        };
+        (offset <= self.last).then_some(offset)
     }
 }
 
-fn pieces(range: RangeInclusive<u32>) -> Vec<RangeInclusive<u32>> {
-    let (first, last) = range.into_inner();
-    let starts = (u64::from(first)..=u64::from(last)).step_by(WINDOW as usize);
-    starts
-        .filter_map(|start| u32::try_from(start).ok())
-        .map(|start| start..=last.min(start.saturating_add(WINDOW - 1)))
-        .collect()
+/// Windows from `first` up to, without, `end`.
+fn pieces(first: u32, end: u64) -> impl Iterator<Item = RangeInclusive<u32>> {
+    let starts = (u64::from(first)..end).step_by(WINDOW as usize);
+    starts.filter_map(move |start| {
+        let last = (start + u64::from(WINDOW)).min(end) - 1;
+        Some(u32::try_from(start).ok()?..=u32::try_from(last).ok()?)
+    })
 }
 
 #[cfg(test)]
@@ -113,16 +130,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn network(subnet: &str, gateway: &str, range: &str) -> Network {
-        Network {
-            vni: Vni::new(1).unwrap(),
-            subnet: net(subnet),
-            gateway: gateway.parse().unwrap(),
-            range: net(range),
-            mtu: None,
-            internal: false,
-            policy: crate::state::Policy::default(),
-        }
+    fn subnet(net: &str, gateway: &str, range: &str) -> Subnet {
+        Subnet { net: self::net(net), gateway: gateway.parse().unwrap(), range: self::net(range) }
     }
 
     #[test]
@@ -141,34 +150,52 @@ mod tests {
 
     #[test]
     fn a_pool_has_what_endpoints_can_have() {
-        for (network, size) in [
-            (network("10.0.9.0/24", "10.0.9.1", "10.0.9.0/24"), 253),
-            (network("10.0.9.0/30", "10.0.9.1", "10.0.9.0/30"), 1),
-            (network("10.0.9.0/24", "10.0.9.1", "10.0.9.64/26"), 64),
-            (network("10.0.9.0/24", "10.0.9.255", "10.0.9.128/25"), 127),
+        for (subnet, size) in [
+            (subnet("10.0.9.0/24", "10.0.9.1", "10.0.9.0/24"), 253),
+            (subnet("10.0.9.0/30", "10.0.9.1", "10.0.9.0/30"), 1),
+            (subnet("10.0.9.0/24", "10.0.9.1", "10.0.9.64/26"), 64),
+            (subnet("10.0.9.0/24", "10.0.9.255", "10.0.9.128/25"), 127),
+            (subnet("fd00::/120", "fd00::1", "fd00::/120"), 254),
+            (subnet("fd00::/64", "fd00::1", "fd00::5:0/120"), 256),
+            (subnet("fd00::/64", "fd00::5:80", "fd00::5:80/128"), 0),
         ] {
-            let pool = Pool::of(&network).unwrap();
+            let pool = Pool::of(&subnet);
             let windows = pool.windows(&"blue".parse().unwrap(), &"node1".parse().unwrap());
-            let free: usize = windows.into_iter().map(|w| pool.free(w, &BTreeSet::new()).len()).sum();
-            assert_eq!((pool.size(), free), (size, size as usize), "{network:?}");
+            let free: usize = windows.map(|w| pool.free(w, &BTreeSet::new()).len()).sum();
+            assert_eq!((pool.size(), free as u64), (size, size), "{subnet:?}");
         }
+    }
+
+    #[test]
+    fn a_large_subnet_is_not_walked_through() {
+        let subnet = subnet("fd00:10::/64", "fd00:10::1", "fd00:10::/64");
+        let pool = Pool::of(&subnet);
+        assert_eq!(pool.size(), (1 << 32) - 2);
+        let mut windows = pool.windows(&"blue".parse().unwrap(), &"node1".parse().unwrap());
+        let first = windows.next().unwrap();
+        assert_eq!(pool.free(first.clone(), &BTreeSet::new()).len(), WINDOW as usize);
+        assert_eq!(pool.offset(pool.address(*first.end())), Some(*first.end()));
+        assert_eq!(pool.offset("fd00:10:0:0:1::".parse().unwrap()), None);
+        assert_eq!(pool.offset("fd00:0f::ffff".parse().unwrap()), None);
     }
 
     proptest! {
         #[test]
-        fn windows_cover_the_range_once(prefix in 12..=30_u8, node in "[a-z]{1,8}") {
-            let subnet = Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), prefix).unwrap();
-            let network = network(&subnet.to_string(), "10.0.0.1", &subnet.to_string());
-            let pool = Pool::of(&network).unwrap();
-            let mut windows = pool.windows(&"blue".parse().unwrap(), &node.parse().unwrap());
+        fn windows_cover_the_range_once(prefix in 12..=30_u8, six: bool, node in "[a-z]{1,8}") {
+            let range = if six { format!("fd00::/{}", prefix + 96) } else { format!("10.0.0.0/{prefix}") };
+            let subnet = subnet(&range, "10.0.0.1", &range);
+            let pool = Pool::of(&subnet);
+            let mut windows: Vec<_> =
+                pool.windows(&"blue".parse().unwrap(), &node.parse().unwrap()).collect();
             windows.sort_by_key(|w| *w.start());
-            let mut next = subnet.network().to_bits();
+            let mut next = 0;
             for window in windows {
                 prop_assert_eq!(*window.start(), next);
                 prop_assert!(*window.end() - *window.start() < WINDOW);
                 next = window.end() + 1;
             }
-            prop_assert_eq!(next, subnet.broadcast().to_bits() + 1);
+            prop_assert_eq!(next, 1 << (32 - prefix));
+            prop_assert_eq!(pool.address(next - 1), subnet.net.broadcast());
         }
     }
 }

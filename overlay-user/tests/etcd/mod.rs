@@ -203,9 +203,9 @@ pub fn node_record(vtep: &str) -> NodeRecord {
 pub fn new_network(name: &str) -> NewNetwork {
     NewNetwork {
         name: network(name),
-        subnet: None,
-        gateway: None,
-        range: None,
+        subnets: Vec::new(),
+        gateways: Vec::new(),
+        ranges: Vec::new(),
         vni: None,
         mtu: None,
         internal: false,
@@ -215,13 +215,15 @@ pub fn new_network(name: &str) -> NewNetwork {
 }
 
 pub fn endpoint_record(node_name: &str, reservation: &Reservation, names: &[&str]) -> EndpointRecord {
-    let std::net::IpAddr::V4(v4) = reservation.address.addr() else {
-        panic!("IPv6");
+    let addresses: Vec<_> = reservation.addresses.iter().map(|reserved| reserved.address.addr()).collect();
+    let mac = match addresses[0] {
+        std::net::IpAddr::V4(v4) => MacAddr::of_ipv4(v4),
+        std::net::IpAddr::V6(v6) => MacAddr::of_ipv6(v6),
     };
     EndpointRecord {
         node: node(node_name),
-        mac: MacAddr::of_ipv4(v4).to_string(),
-        addresses: vec![v4.into()],
+        mac: mac.to_string(),
+        addresses,
         names: names.iter().map(|&name| name.to_owned()).collect(),
         container: "test".to_owned(),
         ifname: "eth0".to_owned(),
@@ -239,8 +241,9 @@ pub async fn attach(
     ip: Option<&str>,
 ) -> (EndpointId, EndpointRecord) {
     let id = EndpointId::random();
-    let wanted = ip.map(|ip| ip.parse().unwrap());
-    let reservation = store.reserve_address(&network(to), &node(at), &id, Some(name), wanted).await.unwrap();
+    let wanted: Vec<_> = ip.into_iter().map(|ip| ip.parse().unwrap()).collect();
+    let reservation =
+        store.reserve_addresses(&network(to), &node(at), &id, Some(name), &wanted).await.unwrap();
     let record = endpoint_record(at, &reservation, &[name]);
     store.bind_endpoint(&reservation, &record).await.unwrap();
     (id, record)

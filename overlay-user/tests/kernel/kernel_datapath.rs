@@ -80,6 +80,7 @@ fn what_changes_behind_its_back_is_mended() {
     let bridge = format!("ovb{VNI:x}");
     let vxlan = format!("ovv{VNI:x}");
     let port = id(1).host_device();
+    let link_local = std::net::Ipv6Addr::from(mac(2).link_local());
     for (damage, changes) in [
         (format!("bridge fdb del {} dev {vxlan} dst 192.0.2.2", mac(2)), 1),
         (format!("bridge fdb del {} dev {vxlan} master", mac(2)), 1),
@@ -91,14 +92,15 @@ fn what_changes_behind_its_back_is_mended() {
         (format!("bridge link set dev {port} learning on locked off"), 1),
         (format!("ip link set {bridge} type bridge stp_state 1"), 1),
         // The kernel drops the neighbour entries of an interface that goes down.
-        (format!("ip link set {bridge} down"), 3),
+        (format!("ip neigh del {link_local} dev {bridge}"), 1),
+        (format!("ip link set {bridge} down"), 5),
         (format!("ip link set {vxlan} mtu 1400"), 1),
         ("nft delete table netdev overlay_guard".into(), 1),
         ("nft flush chain netdev overlay_guard vxlan".into(), 1),
         // Its forwarding database and its port go with it.
         (format!("ip link set {port} nomaster"), 3),
         (format!("ip link del {vxlan}"), 8),
-        (format!("ip link del {bridge}"), 11),
+        (format!("ip link del {bridge}"), 13),
     ] {
         netns(&cluster, &damage);
         let plan = cluster.plan(0);
@@ -108,6 +110,9 @@ fn what_changes_behind_its_back_is_mended() {
         assert_eq!(cluster.apply(0, &plan).changed, 0, "{damage}");
         assert!(pings(&one, 2) && pings(&two, 1), "{damage}");
     }
+    // It keeps neighbour entries of IPv6, and has no address to send anything from.
+    let addresses = cluster.nodes[0].netns.ip(&format!("-6 address show dev {bridge}"));
+    assert!(!addresses.contains("inet6"), "{addresses}");
 }
 
 #[test]

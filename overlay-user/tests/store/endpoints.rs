@@ -6,7 +6,7 @@ use etcd_client::GetOptions;
 use futures::future::join_all;
 use overlay_user::{
     state::{AddressRecord, AddressState, EndpointId, EndpointRecord},
-    store::StoreError,
+    store::{NewNetwork, StoreError},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ async fn addresses_that_cannot_be_given_are_refused() {
     attach(&store, "blue", "node2", "web", Some("10.0.9.4")).await;
     let reserve = async |to: &str, ip: &str| {
         let id = EndpointId::random();
-        store.reserve_address(&network(to), &node("node1"), &id, None, Some(ip.parse().unwrap())).await
+        store.reserve_addresses(&network(to), &node("node1"), &id, None, &[ip.parse().unwrap()]).await
     };
     assert_conflict(reserve("blue", "10.0.9.4").await, "10.0.9.4 is used by web on node2");
     assert_invalid(reserve("blue", "10.0.8.4").await, "not in the subnet");
@@ -44,13 +44,13 @@ async fn addresses_asked_for_at_once_are_given_once() {
     let tasks = (0..16).map(|_| {
         let store = etcd.store();
         tokio::spawn(async move {
-            store.reserve_address(&network("blue"), &node("node1"), &EndpointId::random(), None, None).await
+            store.reserve_addresses(&network("blue"), &node("node1"), &EndpointId::random(), None, &[]).await
         })
     });
     let got: Vec<_> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
     let (got, refused): (Vec<_>, Vec<_>) = got.into_iter().partition(Result::is_ok);
     let got: Vec<_> = got.into_iter().map(Result::unwrap).collect();
-    assert_eq!(got.iter().map(|r| r.address).collect::<BTreeSet<_>>().len(), 13);
+    assert_eq!(got.iter().map(|r| r.addresses[0].address).collect::<BTreeSet<_>>().len(), 13);
     assert_eq!(got.len(), 13);
     for refused in refused {
         assert_conflict(
@@ -63,7 +63,62 @@ async fn addresses_asked_for_at_once_are_given_once() {
     }
     let leases = etcd.client().await.leases().await.unwrap();
     assert!(leases.leases().is_empty(), "{leases:?}");
-    store.reserve_address(&network("blue"), &node("node1"), &EndpointId::random(), None, None).await.unwrap();
+    store
+        .reserve_addresses(&network("blue"), &node("node1"), &EndpointId::random(), None, &[])
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_gets_an_address_of_each_family() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
+    let subnets = ["10.0.9.0/28", "fd00::/64"].map(|s| s.parse().unwrap()).to_vec();
+    store.create_network(NewNetwork { subnets, ..new_network("blue") }).await.unwrap();
+
+    let tasks = (0..16).map(|_| {
+        let store = etcd.store();
+        tokio::spawn(async move {
+            let id = EndpointId::random();
+            store.reserve_addresses(&network("blue"), &node("node1"), &id, None, &[]).await
+        })
+    });
+    let got: Vec<_> = join_all(tasks).await.into_iter().filter_map(|task| task.unwrap().ok()).collect();
+    // 13 IPv4 addresses; who gets none keeps no IPv6 address either.
+    assert_eq!(got.len(), 13);
+    let addresses: BTreeSet<_> = got.iter().flat_map(|r| &r.addresses).map(|a| a.address).collect();
+    assert_eq!(addresses.len(), 26);
+    assert_eq!(addresses.iter().filter(|a| a.to_string().starts_with("fd00::")).count(), 13);
+    for reservation in got {
+        store.release(&reservation).await.unwrap();
+    }
+    let kept =
+        etcd.client().await.get(format!("{PREFIX}addresses/"), Some(GetOptions::new().with_prefix())).await;
+    assert_eq!(kept.unwrap().count(), 0);
+
+    let id = EndpointId::random();
+    let reserve = async |ips: &[&str]| {
+        let ips: Vec<_> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        store.reserve_addresses(&network("blue"), &node("node1"), &id, Some("web"), &ips).await
+    };
+    assert_invalid(reserve(&["10.0.9.2", "10.0.9.3"]).await, "an endpoint has one of each");
+    assert_invalid(reserve(&["fd00::1"]).await, "is the gateway");
+    assert_invalid(reserve(&["fd00::"]).await, "network address");
+    let both = reserve(&["fd00::5", "10.0.9.5"]).await.unwrap();
+    let record = endpoint_record("node1", &both, &["web"]);
+    assert_eq!(record.addresses, ["10.0.9.5", "fd00::5"].map(|a| a.parse::<std::net::IpAddr>().unwrap()));
+    let half = EndpointRecord { addresses: record.addresses[..1].to_vec(), ..record.clone() };
+    assert_invalid(store.bind_endpoint(&both, &half).await, "not those reserved");
+    store.bind_endpoint(&both, &record).await.unwrap();
+    let six = format!("addresses/blue/fd00{:028x}", 5);
+    let state = async || serde_json::from_str::<AddressRecord>(&etcd.get(&six).await.unwrap()).unwrap().state;
+    assert_eq!(state().await, AddressState::Bound);
+    let (other, blue, node2) = (EndpointId::random(), network("blue"), node("node2"));
+    let taken = store.reserve_addresses(&blue, &node2, &other, None, &["fd00::5".parse().unwrap()]).await;
+    assert_conflict(taken, "fd00::5 is used by web on node1");
+    store.remove_endpoint(&network("blue"), &id).await.unwrap();
+    assert_eq!(state().await, AddressState::Cooling);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,7 +148,7 @@ async fn an_endpoint_is_bound_once_and_only_on_its_reservation() {
     store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
     let reserve = async || {
         store
-            .reserve_address(&network("blue"), &node("node1"), &EndpointId::random(), None, None)
+            .reserve_addresses(&network("blue"), &node("node1"), &EndpointId::random(), None, &[])
             .await
             .unwrap()
     };
@@ -111,7 +166,7 @@ async fn an_endpoint_is_bound_once_and_only_on_its_reservation() {
     let bad_name = endpoint_record("node1", &second, &["a b"]);
     assert_invalid(store.bind_endpoint(&second, &bad_name).await, "is not a name");
     let other_address = endpoint_record("node1", &first, &[]);
-    assert_invalid(store.bind_endpoint(&second, &other_address).await, "not the one reserved");
+    assert_invalid(store.bind_endpoint(&second, &other_address).await, "not those reserved");
 
     // As if the lease had ended before the endpoint was bound.
     let prefix = format!("{PREFIX}addresses/blue/");
@@ -139,8 +194,8 @@ async fn a_removed_endpoints_address_cools() {
     assert_eq!(etcd.get("macs/blue/02420a000902").await, None);
 
     let ask = async |at: &str, name: &str, wanted: Option<&str>| {
-        let wanted = wanted.map(|ip| ip.parse().unwrap());
-        store.reserve_address(&network("blue"), &node(at), &EndpointId::random(), Some(name), wanted).await
+        let wanted: Vec<_> = wanted.into_iter().map(|ip| ip.parse().unwrap()).collect();
+        store.reserve_addresses(&network("blue"), &node(at), &EndpointId::random(), Some(name), &wanted).await
     };
     assert_conflict(ask("node1", "web", None).await, "1 cooling (free again within a minute)");
     assert_conflict(ask("node2", "db", Some("10.0.9.2")).await, "was used by web on node1 until just now");
@@ -155,13 +210,15 @@ async fn what_was_abandoned_is_not_bound_later() {
     store.join(&node("node1"), node_record("192.0.2.1")).await.unwrap();
     store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
     let id = EndpointId::random();
-    let reservation = store.reserve_address(&network("blue"), &node("node1"), &id, None, None).await.unwrap();
+    let reservation =
+        store.reserve_addresses(&network("blue"), &node("node1"), &id, None, &[]).await.unwrap();
     let record = endpoint_record("node1", &reservation, &["web"]);
     store.abandon(&reservation).await.unwrap();
     assert_conflict(store.bind_endpoint(&reservation, &record).await, "has ended; try again");
     assert_eq!(etcd.get(&format!("endpoints/blue/{id}")).await, None);
 
-    let reservation = store.reserve_address(&network("blue"), &node("node1"), &id, None, None).await.unwrap();
+    let reservation =
+        store.reserve_addresses(&network("blue"), &node("node1"), &id, None, &[]).await.unwrap();
     let record = endpoint_record("node1", &reservation, &["web"]);
     store.bind_endpoint(&reservation, &record).await.unwrap();
     store.abandon(&reservation).await.unwrap();

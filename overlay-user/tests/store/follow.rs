@@ -218,7 +218,7 @@ async fn an_older_copy_freezes_the_state_and_stays_so() {
     // What it has forgotten is still in use: nothing new is given out, nor taken away.
     assert_conflict(store.create_network(new_network("green")).await, "back in time");
     let id = EndpointId::random();
-    let reserved = store.reserve_address(&network("blue"), &node("node1"), &id, None, None).await;
+    let reserved = store.reserve_addresses(&network("blue"), &node("node1"), &id, None, &[]).await;
     assert_conflict(reserved, "back in time");
     assert_conflict(store.join(&node("node1"), node_record("192.0.2.1")).await, "back in time");
     for n in 0..10 {

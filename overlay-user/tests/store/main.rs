@@ -29,5 +29,5 @@ fn assert_invalid<T: std::fmt::Debug>(result: Result<T, StoreError>, says: &str)
 }
 
 fn subnet(name: &str, cidr: &str) -> NewNetwork {
-    NewNetwork { subnet: Some(cidr.parse().unwrap()), ..etcd::new_network(name) }
+    NewNetwork { subnets: vec![cidr.parse().unwrap()], ..etcd::new_network(name) }
 }

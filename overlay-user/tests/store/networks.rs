@@ -16,10 +16,10 @@ async fn a_network_gets_what_it_does_not_ask_for() {
     let etcd = Etcd::start().await;
     let store = etcd.store();
     let blue = store.create_network(new_network("blue")).await.unwrap();
-    assert_eq!((blue.vni, blue.subnet.to_string().as_str()), (4096, "10.64.0.0/24"));
-    assert_eq!(blue.gateway.to_string(), "10.64.0.1");
+    assert_eq!((blue.vni.get(), blue.subnet.net.to_string().as_str()), (4096, "10.64.0.0/24"));
+    assert_eq!(blue.subnet.gateway.to_string(), "10.64.0.1");
     let red = store.create_network(new_network("red")).await.unwrap();
-    assert_eq!((red.vni, red.subnet.to_string().as_str()), (4097, "10.64.1.0/24"));
+    assert_eq!((red.vni.get(), red.subnet.net.to_string().as_str()), (4097, "10.64.1.0/24"));
     assert_eq!(etcd.get("vnis/00004097").await.as_deref(), Some("red"));
     assert_eq!(etcd.get("subnets/guard").await.as_deref(), Some("2"));
 }
@@ -31,15 +31,49 @@ async fn what_another_network_has_is_refused_by_its_name() {
     let blue = NewNetwork { vni: Some(Vni::new(77).unwrap()), ..subnet("blue", "10.0.9.0/24") };
     store.create_network(blue.clone()).await.unwrap();
     assert_conflict(store.create_network(blue.clone()).await, "blue exists already (VNI 77, 10.0.9.0/24)");
-    let same_vni = NewNetwork { subnet: None, name: network("red"), ..blue.clone() };
+    let same_vni = NewNetwork { subnets: Vec::new(), name: network("red"), ..blue.clone() };
     assert_conflict(store.create_network(same_vni).await, "VNI 77 is used by network blue");
     let over = subnet("red", "10.0.8.0/23");
     assert_conflict(store.create_network(over.clone()).await, "overlaps 10.0.9.0/24 of network blue");
     store.create_network(NewNetwork { allow_overlap: true, ..over }).await.unwrap();
-    assert_invalid(store.create_network(subnet("six", "fd00::/64")).await, "not supported yet");
     assert_invalid(store.create_network(subnet("host", "10.0.9.7/24")).await, "write 10.0.9.0/24");
-    let outside = NewNetwork { gateway: Some([10, 1, 1, 1].into()), ..subnet("gw", "10.5.0.0/24") };
+    let outside = NewNetwork { gateways: vec![[10, 1, 1, 1].into()], ..subnet("gw", "10.5.0.0/24") };
     assert_invalid(store.create_network(outside).await, "gateway");
+}
+
+#[tokio::test]
+async fn a_network_has_subnets_of_one_or_both_families() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let parse = |subnets: &[&str]| subnets.iter().map(|s| s.parse().unwrap()).collect::<Vec<_>>();
+    let with = |name: &str, subnets: &[&str]| NewNetwork { subnets: parse(subnets), ..new_network(name) };
+    let blue = store.create_network(with("blue", &["fd00:10::/64", "10.10.0.0/24"])).await.unwrap();
+    assert_eq!(blue.subnet.net.to_string(), "10.10.0.0/24");
+    assert_eq!(blue.dual.unwrap().gateway.to_string(), "fd00:10::1");
+    let six = store.create_network(subnet("six", "fd00:11::/64")).await.unwrap();
+    assert_eq!((six.subnet.gateway.to_string().as_str(), six.dual), ("fd00:11::1", None));
+    let record = etcd.get("networks/blue").await.unwrap();
+    assert!(record.contains(r#""dual":{"subnet":"fd00:10::/64","gateway":"fd00:10::1"}"#), "{record}");
+
+    for (subnets, other, of) in [
+        (&["10.20.0.0/24", "fd00:10::/48"][..], "fd00:10::/64", "blue"),
+        (&["10.10.0.0/16", "fd00:20::/64"], "10.10.0.0/24", "blue"),
+        (&["fd00::/16"], "fd00:10::/64", "blue"),
+        (&["fd00:11:0:0:1::/80"], "fd00:11::/64", "six"),
+    ] {
+        let says = format!("overlaps {other} of network {of}");
+        assert_conflict(store.create_network(with("over", subnets)).await, &says);
+    }
+    let free = ["10.20.0.0/24", "fd00:20::/64"];
+    let gateway =
+        |gateway: &str| NewNetwork { gateways: vec![gateway.parse().unwrap()], ..with("bad", &free) };
+    assert_invalid(store.create_network(gateway("fd00:21::1")).await, "is not in the subnet fd00:20::/64");
+    let only = NewNetwork { gateways: vec!["fd00::1".parse().unwrap()], ..subnet("bad", "10.20.0.0/24") };
+    assert_invalid(store.create_network(only).await, "fd00::1 is IPv6: give an IPv6 subnet with it");
+    let two = with("bad", &["fd00:20::/64", "fd00:21::/64"]);
+    assert_invalid(store.create_network(two).await, "one subnet of each family");
+    let small = NewNetwork { mtu: Some(1279), ..with("bad", &free) };
+    assert_invalid(store.create_network(small).await, "below 1280, the least IPv6 allows");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,7 +85,7 @@ async fn networks_created_at_once_share_nothing() {
     });
     let made: Vec<_> = join_all(tasks).await.into_iter().map(|made| made.unwrap().unwrap()).collect();
     assert_eq!(made.iter().map(|n| n.vni).collect::<BTreeSet<_>>().len(), 16);
-    assert_eq!(made.iter().map(|n| n.subnet).collect::<BTreeSet<_>>().len(), 16);
+    assert_eq!(made.iter().map(|n| n.subnet.net).collect::<BTreeSet<_>>().len(), 16);
 
     let tasks = (0..8).map(|n| {
         let store = etcd.store();
@@ -88,7 +122,7 @@ async fn a_network_in_use_is_not_removed_and_its_users_are_named() {
     let left: Vec<_> =
         left.kvs().iter().map(|kv| kv.key_str().unwrap().strip_prefix(PREFIX).unwrap()).collect();
     assert_eq!(left, ["alive/node2", "meta", "nodes/node2", "subnets/guard"]);
-    assert_eq!(store.create_network(new_network("blue")).await.unwrap().vni, 4096);
+    assert_eq!(store.create_network(new_network("blue")).await.unwrap().vni.get(), 4096);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,7 +134,7 @@ async fn a_network_is_removed_or_joined_but_not_both() {
     for delay in (0..80).map(|n| Duration::from_micros(50 * n)) {
         store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
         let id = EndpointId::random();
-        let reservation = store.reserve_address(&blue, &node("node1"), &id, None, None).await.unwrap();
+        let reservation = store.reserve_addresses(&blue, &node("node1"), &id, None, &[]).await.unwrap();
         let record = endpoint_record("node1", &reservation, &[]);
         let bind = async {
             tokio::time::sleep(delay).await;

@@ -26,7 +26,13 @@ async fn third_party_nodes_and_endpoints_are_entered_and_removed() {
     let mac = MacAddr([2, 0, 0, 0, 0, 9]);
     let add = async |at: &str, ip: [u8; 4], mac: MacAddr| {
         store
-            .add_static_endpoint(&network("blue"), &node(at), ip.into(), mac, vec!["printer".to_owned()])
+            .add_static_endpoint(
+                &network("blue"),
+                &node(at),
+                vec![ip.into()],
+                mac,
+                vec!["printer".to_owned()],
+            )
             .await
     };
     let id = add("switch", [10, 0, 9, 50], mac).await.unwrap();

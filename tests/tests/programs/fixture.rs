@@ -174,6 +174,7 @@ impl Fixture {
                 mac: MacAddr(A.mac),
                 class,
                 addr4: A.ip,
+                addr6: A.ip6(),
                 mtu: setup.network_mtu.unwrap_or(u16::MAX),
                 ..Port::default()
             };
@@ -181,12 +182,12 @@ impl Fixture {
         }
         for (slot, host) in [(0, A), (1, B)] {
             let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };
-            let ifindex = if setup.gateway == Gateway::Off { LOOPBACK } else { ELSEWHERE };
-            let row = Endpoint { vtep: SELF_VTEP, ifindex, slot, addr4: host.ip, flags };
-            self.endpoint(host, row);
+            let (vtep, ifindex) =
+                (SELF_VTEP, if setup.gateway == Gateway::Off { LOOPBACK } else { ELSEWHERE });
+            self.endpoint(host, Endpoint { vtep, ifindex, slot, flags, ..Endpoint::default() });
         }
-        self.endpoint(C, Endpoint { vtep: THERE_INDEX, addr4: C.ip, ..Endpoint::default() });
-        self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, addr4: D.ip, ..Endpoint::default() });
+        self.endpoint(C, Endpoint { vtep: THERE_INDEX, ..Endpoint::default() });
+        self.endpoint(D, Endpoint { vtep: UNREACHABLE_INDEX, ..Endpoint::default() });
         let macs = (MacAddr(HERE.mac), MacAddr(THERE.mac));
         let (header, flags) = if over_ipv6 {
             let header = encap::template_v6(macs, (ipv6(HERE.ip).into(), ipv6(THERE.ip).into()), 4789);
@@ -212,8 +213,8 @@ impl Fixture {
         };
         self.set("vteps", THERE_INDEX, there);
         self.insert("members", MemberKey { vni: VNI, addr: tunnel(THERE) }, Member { vtep: THERE_INDEX });
-        for host in [HERE, THERE] {
-            self.insert("vtep_addrs", tunnel(host), Member { vtep: SELF_VTEP });
+        for addr in [tunnel(HERE), tunnel(THERE), Addr(THERE.ip6())] {
+            self.insert("vtep_addrs", addr, Member { vtep: SELF_VTEP });
         }
         self.insert(
             "networks",
@@ -250,7 +251,7 @@ impl Fixture {
             );
         }
         let flags = ENDPOINT_LEARNED | ENDPOINT_PORT;
-        let behind = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot: 2, flags, addr4: [0; 4] };
+        let behind = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot: 2, flags, ..Endpoint::default() };
         for host in [H, I] {
             self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), behind);
         }
@@ -271,9 +272,12 @@ impl Fixture {
     }
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {
+        let row = Endpoint { addr4: host.ip, addr6: host.ip6(), ..row };
         self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), row);
-        let key = NeighbourKey { vni: VNI, addr: Addr::from_v4(host.ip) };
-        self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
+        for addr in [Addr::from_v4(host.ip), Addr(host.ip6()), Addr(host.second().ip6())] {
+            let key = NeighbourKey { vni: VNI, addr };
+            self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
+        }
     }
 
     fn insert<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) {

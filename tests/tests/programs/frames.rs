@@ -1,8 +1,8 @@
 //! Frames for the fixtures, built by an independent packet library.
 
 use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, EtherType, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions,
-    Ipv6Header, PacketBuilder,
+    ArpEthIpv4Packet, ArpOperation, EtherType, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Extensions,
+    Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder,
 };
 use overlay_ebpf::wire::checksum;
 
@@ -16,6 +16,19 @@ pub const OTHER_VNI: u32 = 43;
 pub struct Host {
     pub mac: [u8; 6],
     pub ip: [u8; 4],
+}
+
+impl Host {
+    /// Its IPv6 address.
+    pub const fn ip6(self) -> [u8; 16] {
+        ipv6(self.ip)
+    }
+
+    /// The same with its second IPv6 address in place of the first.
+    pub const fn second(self) -> Self {
+        let [_, b, c, d] = self.ip;
+        Self { ip: [200, b, c, d], ..self }
+    }
 }
 
 /// The endpoint behind the interface under test.
@@ -78,11 +91,70 @@ pub fn tcp(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
 
 /// A UDP datagram over IPv6.
 pub fn udp6(from: Host, to: Host, payload: &[u8]) -> Vec<u8> {
-    let builder =
-        PacketBuilder::ethernet2(from.mac, to.mac).ipv6(ipv6(from.ip), ipv6(to.ip), 64).udp(5000, 6000);
+    udp6_from(from, from.ip6(), to, 6000, payload)
+}
+
+/// A UDP datagram over IPv6 from any address.
+pub fn udp6_from(from: Host, address: [u8; 16], to: Host, dst_port: u16, payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from.mac, to.mac).ipv6(address, to.ip6(), 64).udp(5000, dst_port);
     let mut frame = Vec::new();
     builder.write(&mut frame, payload).unwrap();
     frame
+}
+
+/// An IPv6 packet with any payload, behind the extension headers in it if there are some.
+pub fn ip6(macs: Macs, addresses: Addresses, next_header: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+    let header = etherparse::Ipv6Header {
+        payload_length: payload.len().try_into().unwrap(),
+        next_header: IpNumber(next_header),
+        hop_limit,
+        source: addresses.0,
+        destination: addresses.1,
+        ..etherparse::Ipv6Header::default()
+    };
+    let mut frame = [macs.1, macs.0].concat();
+    frame.extend(EtherType::IPV6.0.to_be_bytes());
+    frame.extend(header.to_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// From one MAC address to another.
+pub type Macs = ([u8; 6], [u8; 6]);
+/// From one address to another.
+pub type Addresses = ([u8; 16], [u8; 16]);
+
+/// An `ICMPv6` message by itself, its checksum right.
+pub fn icmp6(addresses: Addresses, kind: u8, body: &[u8]) -> Vec<u8> {
+    let body_start: [u8; 4] = *body.first_chunk().unwrap();
+    let kind = Icmpv6Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: body_start };
+    let header = Icmpv6Header::with_checksum(kind, addresses.0, addresses.1, &body[4..]).unwrap();
+    [&header.to_bytes()[..], &body[4..]].concat()
+}
+
+/// Neighbour discovery as hosts send it: flags, target, options.
+pub fn nd(
+    macs: Macs,
+    addresses: Addresses,
+    kind: u8,
+    flags: u8,
+    target: [u8; 16],
+    options: &[u8],
+) -> Vec<u8> {
+    let body = [&[flags, 0, 0, 0][..], &target, options].concat();
+    ip6(macs, addresses, 58, 255, &icmp6(addresses, kind, &body))
+}
+
+/// A link-layer address option: of the source (1) or the target (2).
+pub fn link_layer(kind: u8, mac: [u8; 6]) -> Vec<u8> {
+    [&[kind, 1][..], &mac].concat()
+}
+
+/// The multicast address that whoever has `address` listens to (RFC 4291, section 2.7.1), and its MAC
+/// address.
+pub fn solicited(address: [u8; 16]) -> ([u8; 6], [u8; 16]) {
+    let [.., b, c, d] = address;
+    ([0x33, 0x33, 0xff, b, c, d], [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, b, c, d])
 }
 
 /// A frame with any payload.

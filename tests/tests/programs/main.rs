@@ -6,6 +6,7 @@
 mod endpoint;
 mod fixture;
 mod frames;
+mod ipv6;
 mod ipv6_underlay;
 mod port;
 mod slowpath;
@@ -101,6 +102,8 @@ fn every_outcome_is_reached_by_some_packet() {
         (uplink::cases(), Hook::Uplink),
         (slowpath::cases(), Hook::Slowpath),
         (port::cases(), Hook::Port),
+        (ipv6::from_endpoint(), Hook::Endpoint),
+        (ipv6::from_wire(), Hook::Uplink),
         (ipv6_underlay::from_endpoints(), Hook::Endpoint),
         (ipv6_underlay::from_the_wire(), Hook::Uplink),
     ] {

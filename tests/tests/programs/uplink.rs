@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Offset of the inner frame.
-const INNER: usize = 50;
+pub const INNER: usize = 50;
 
 #[test]
 fn packets_from_the_wire_by_tc() {

@@ -1,15 +1,16 @@
 //! tc on a gateway port: copies what is for everybody, hands to endpoints on this node, and does all
 //! where there is no XDP.
 
-use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use overlay_ebpf::{
     abi::{Class, EndpointKey, Hook, Outcome, Port, SELF_VTEP},
     wire::ethernet::Ethernet,
 };
 
-use super::{Frame, READ, judge, reply};
+use super::{READ, judge};
 use crate::program::{
-    Step, Verdict,
+    Step, Verdict, answer,
+    claims::Asks,
     count::{self, Direction},
     dropped,
     encap::Inner,
@@ -53,18 +54,25 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     packet::pull(ctx, READ);
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let kind = endpoint::kind(ctx, eth, port.vni)?;
-    let Frame { destination, kind, tos, answer } = judge(ctx, kind, port, ifindex)?;
-    if let Some(answer) = answer {
-        reply(ctx, answer)?;
-        // SAFETY: plain helper call: back out of the interface it came from.
-        let action = unsafe { bpf_redirect(ifindex, 0) } as i32;
-        return Ok(Verdict { outcome: Outcome::ArpAnswered, action });
+    let destination = eth.destination;
+    let (honest, sender) = judge(ctx, kind, port, ifindex)?;
+    let answered = match honest.asks {
+        Asks::Arp => answer::arp(ctx, &sender, ifindex),
+        Asks::Nd => answer::nd(ctx, &sender, ifindex),
+        Asks::Nothing => Err(Outcome::ArpUnknown),
+    };
+    match answered {
+        Err(Outcome::ArpUnknown | Outcome::NdUnknown) => {}
+        answered => return answered,
     }
-    let inner = Inner { vni: port.vni, kind, tos: port.class.of(tos), mtu: u32::from(port.mtu) };
+    let tos = port.class.of(honest.class);
     // SAFETY: the value is copied at once.
     match unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() } {
         Some(target) if target.vtep == SELF_VTEP && target.ifindex == ifindex => Err(Outcome::SamePort),
-        Some(target) => endpoint::unicast(ctx, inner, &target),
-        None => endpoint::flood(ctx, inner, destination, ifindex),
+        Some(target) => {
+            let inner = Inner { vni: port.vni, kind, tos, mtu: u32::from(port.mtu) };
+            endpoint::unicast(ctx, inner, &target)
+        }
+        None => endpoint::flood(ctx, port.vni, tos, ifindex),
     }
 }

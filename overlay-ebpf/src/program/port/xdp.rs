@@ -5,23 +5,27 @@ use aya_ebpf::{
     helpers::generated::bpf_xdp_adjust_head,
     programs::XdpContext,
 };
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::{
+    arp::ArpHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
 use overlay_ebpf::{
     abi::{
-        ENDPOINT_REDIRECT, Endpoint, EndpointKey, Hook, OUTER_LEN, Outcome, Port, SELF_VTEP, VTEP_RESOLVED,
-        VTEP_V6,
+        Addr, ENDPOINT_REDIRECT, Endpoint, EndpointKey, Hook, OUTER_LEN, Outcome, Port, SELF_VTEP,
+        VTEP_RESOLVED, VTEP_V6,
     },
     wire::{
-        ETH_LEN,
+        ETH_LEN, arp,
         encap::{self, Fields},
         ethernet::Ethernet,
         flow_hash, inner, source_port,
     },
 };
 
-use super::{Frame, READ, judge, reply};
+use super::{READ, judge};
 use crate::program::{
     Step, Verdict,
+    claims::{self, Asks, Sender},
     count::{self, Direction},
     dropped, maps,
     packet::{self, Packet},
@@ -70,25 +74,39 @@ fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Opti
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     // Whether a network takes tags is tc's to ask.
     let Ok(kind) = inner::kind(eth) else { return Ok(None) };
-    let frame = judge(ctx, kind, port, ifindex)?;
-    if let Some(answer) = frame.answer {
-        // Not XDP_TX: out of a veth that reaches nobody unless there is an XDP program at the other end
-        // (`veth_xdp_flush`).
-        if !redirect(ifindex) {
-            return Ok(None);
-        }
-        reply(ctx, answer)?;
-        return Ok(Some(Verdict { outcome: Outcome::ArpAnswered, action: XDP_REDIRECT as i32 }));
+    let destination = eth.destination;
+    let (honest, sender) = judge(ctx, kind, port, ifindex)?;
+    match honest.asks {
+        Asks::Arp => return answer_arp(ctx, &sender, ifindex),
+        // The answer may be longer than the question, which is tc's to change.
+        Asks::Nd => return Ok(None),
+        Asks::Nothing => {}
     }
     // SAFETY: the value is copied at once.
-    let target = unsafe { maps::endpoints.get(EndpointKey::new(port.vni, frame.destination)).copied() };
+    let target = unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() };
     // What is for everybody, or nobody, is tc's: XDP has one packet and makes no copies.
     let Some(target) = target else { return Ok(None) };
     if target.vtep == SELF_VTEP {
         to_neighbour(&target, ifindex, bytes)
     } else {
-        to_vtep(ctx, port, &frame, target.vtep, bytes)
+        to_vtep(ctx, port, kind, honest.class, target.vtep)
     }
+}
+
+/// Answers an ARP request for an address that is known.
+#[inline(always)]
+fn answer_arp(ctx: &XdpContext, asker: &Sender, ifindex: u32) -> Step<Option<Verdict>> {
+    let wanted = packet::at::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?.tpa;
+    let Some(mac) = claims::neighbour(asker.vni, Addr::from_v4(wanted)) else { return Ok(None) };
+    // Not XDP_TX: out of a veth that reaches nobody unless there is an XDP program at the other end
+    // (`veth_xdp_flush`).
+    if !redirect(ifindex) {
+        return Ok(None);
+    }
+    let eth = packet::at_mut::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
+    let arp = packet::at_mut::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?;
+    arp::reply(eth, arp, mac);
+    Ok(Some(Verdict { outcome: Outcome::ArpAnswered, action: XDP_REDIRECT as i32 }))
 }
 
 /// To an endpoint or a port of this node.
@@ -113,20 +131,21 @@ fn redirect(ifindex: u32) -> bool {
 /// To the node in row `index` of `vteps`. What does not fit, has to wait for a neighbour or goes over IPv6,
 /// which needs an outer checksum, is tc's.
 #[inline(always)]
-fn to_vtep(ctx: &XdpContext, port: &Port, frame: &Frame, index: u32, bytes: u32) -> Step<Option<Verdict>> {
+fn to_vtep(ctx: &XdpContext, port: &Port, kind: inner::Kind, class: u8, index: u32) -> Step<Option<Verdict>> {
+    let bytes = ctx.length();
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
     let simple = vtep.flags & (VTEP_RESOLVED | VTEP_V6) == VTEP_RESOLVED;
     if !simple || too_big(port, vtep.mtu, bytes) || !redirect(vtep.ifindex) {
         return Ok(None);
     }
-    let source_port = source_port::of_hash(hash(ctx, frame.kind)?);
+    let source_port = source_port::of_hash(hash(ctx, kind)?);
     // SAFETY: plain helper call. A driver without the headroom refuses, and the frame is as it was.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(OUTER_LEN as i32)) } != 0 {
         return Ok(None);
     }
     let fields = Fields {
         inner_len: bytes as u16,
-        tos: port.class.of(frame.tos),
+        tos: port.class.of(class),
         source_port,
         vni: port.vni,
         inner_sum: None,

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use overlay_ebpf::{
@@ -121,19 +121,18 @@ impl Rows {
                 if row.flags & ENDPOINT_REDIRECT != 0 {
                     self.redirect_targets.insert(row.ifindex);
                 }
-                let Endpoint { ifindex, slot, addr4, .. } = row;
-                self.ports.insert(
-                    ifindex,
-                    Port {
-                        vni: vni.get(),
-                        slot: slot.into(),
-                        mac: *mac,
-                        class,
-                        addr4,
-                        mtu: network.mtu.unwrap_or(u16::MAX),
-                        ..Port::default()
-                    },
-                );
+                let Endpoint { ifindex, slot, addr4, addr6, .. } = row;
+                let port = Port {
+                    vni: vni.get(),
+                    slot: slot.into(),
+                    mac: *mac,
+                    class,
+                    addr4,
+                    addr6,
+                    mtu: network.mtu.unwrap_or(u16::MAX),
+                    ..Port::default()
+                };
+                self.ports.insert(ifindex, port);
             }
         }
         for (id, port) in &network.ports {
@@ -270,11 +269,14 @@ fn vtep_row(addr: IpAddr, underlay: &Underlay) -> Vtep {
 
 /// `None` for a local endpoint without a device, and for one behind a node without a row.
 fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint> {
-    let addr4 = endpoint
-        .addresses
-        .iter()
-        .find_map(|a| if let IpAddr::V4(v4) = a { Some(*v4) } else { None })
-        .map_or([0; 4], |v4: Ipv4Addr| v4.octets());
+    let (mut addr4, mut addr6) = ([0; 4], [0; 16]);
+    // The first of each family: the last that is written.
+    for address in endpoint.addresses.iter().rev() {
+        match address {
+            IpAddr::V4(v4) => addr4 = v4.octets(),
+            IpAddr::V6(v6) => addr6 = v6.octets(),
+        }
+    }
     match &endpoint.location {
         Location::Local => Some(Endpoint {
             vtep: SELF_VTEP,
@@ -285,6 +287,7 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
                 _ => 0,
             },
             addr4,
+            addr6,
         }),
         Location::Port(id) => {
             let port = local.ports.get(id)?;
@@ -295,17 +298,19 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
                 slot: u16::try_from(local.slots.get(id)?).ok()?,
                 flags: ENDPOINT_LEARNED | ENDPOINT_PORT | redirect,
                 addr4,
+                addr6,
             })
         }
         Location::Remote(node) => {
             let flags = if endpoint.learned { ENDPOINT_LEARNED } else { 0 };
-            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, flags, ..Endpoint::default() })
+            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, addr6, flags, ..Endpoint::default() })
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
     use crate::{MacAddr, plan::Network as PlanNetwork, state::Policy};
 
@@ -313,10 +318,14 @@ mod tests {
         MacAddr([2, 0x42, 10, 0, 9, last])
     }
 
+    fn addr6(last: u8) -> IpAddr {
+        IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 9, last.into()])
+    }
+
     fn plan() -> Plan {
         let endpoint = |id: &str, last: u8, location| plan::Endpoint {
             id: id.parse().unwrap(),
-            addresses: [IpAddr::from([10, 0, 9, last])].into(),
+            addresses: [IpAddr::from([10, 0, 9, last]), addr6(last)].into(),
             location,
             delivery: Delivery::Xdp,
             learned: false,
@@ -393,7 +402,8 @@ mod tests {
         let local = rows.endpoints[&EndpointKey::new(42, mac(2))];
         let remote = rows.endpoints[&EndpointKey::new(42, mac(3))];
         assert_eq!((local.vtep, local.ifindex, local.addr4), (SELF_VTEP, 11, [10, 0, 9, 2]));
-        assert_eq!(rows.ports[&11].mac, mac(2));
+        assert_eq!((rows.ports[&11].mac, IpAddr::from(Addr(rows.ports[&11].addr6))), (mac(2), addr6(2)));
+        assert_eq!(IpAddr::from(Addr(remote.addr6)), addr6(3));
         assert_eq!(rows.members.values().map(|m| m.vtep).collect::<Vec<_>>(), [remote.vtep]);
         assert_eq!(rows.vteps[&remote.vtep].flags, VTEP_RESOLVED);
         assert_eq!(rows.flood_vteps[&FloodKey { vni: 42, slot: 0 }], remote.vtep);
@@ -409,7 +419,7 @@ mod tests {
         assert!(rows.bum_buckets.contains_key(&42));
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
-        assert_eq!(rows.neighbours.len(), 2);
+        assert_eq!(rows.neighbours.len(), 4);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A network is a bridge `ovb<VNI>` with the VXLAN device `ovv<VNI>` and the host's ends of its
 //! endpoints as ports. Nothing is learnt: the bridge's and the VXLAN device's forwarding databases
-//! come from the plan, and so do the neighbour entries from which the bridge answers ARP. The host
+//! come from the plan, and so do the neighbour entries from which the bridge answers ARP and neighbour
+//! solicitations. The host
 //! is no member of the network.
 //!
 //! What the kernel would accept and must not (see [`guard`]) is dropped by nftables.
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     MacAddr, Vni,
-    netlink::{self, Link, into_io},
+    netlink::{self, Link, into_io, ipv6},
     plan::{Location, Network, Plan},
     state::NodeName,
 };
@@ -226,7 +227,7 @@ impl Datapath for KernelDatapath {
             done.add(
                 bridge::reconcile_fdb(&kernel, &fdb, devices.bridge, &bridge_rows(network, devices)).await,
             );
-            let wanted = neighbours::wanted(network);
+            let wanted = neighbours::wanted(network, ipv6::keep_neighbours(&bridge::name(*vni)));
             done.add(neighbours::reconcile(&kernel, &neighbours, devices.bridge, &wanted).await);
         }
         done.problems.extend(refused_ports(plan));

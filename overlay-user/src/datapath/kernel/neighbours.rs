@@ -1,14 +1,14 @@
-//! The neighbour entries of a network's bridge, from which it answers ARP for endpoints on other
-//! nodes (`neigh_suppress` on the VXLAN port). They are the bridge's, not the VXLAN device's:
-//! `br_do_proxy_suppress_arp` in the kernel looks there.
+//! The neighbour entries of a network's bridge, from which it answers ARP and neighbour solicitations for
+//! endpoints on other nodes (`neigh_suppress` on the VXLAN port). They are the bridge's, not the VXLAN
+//! device's: `br_do_proxy_suppress_arp` and `br_do_suppress_nd` in the kernel look there.
 //!
-//! Entries for endpoints of this node keep requests for them off the tunnel. IPv6 neighbour
-//! discovery is not answered but flooded: the bridge has no IPv6.
+//! Entries for endpoints of this node keep requests for them off the tunnel. Where the kernel has no
+//! IPv6 there are no such entries, and solicitations are flooded.
 
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv6Addr},
 };
 
 use futures::TryStreamExt as _;
@@ -29,25 +29,28 @@ use crate::{
     plan::Network,
 };
 
-/// Reads the IPv4 neighbour entries of every interface.
+/// Reads the neighbour entries of every interface.
 pub(super) async fn read(kernel: &Handle) -> Result<Vec<NeighbourMessage>, DatapathError> {
-    let entries = kernel.neighbours().get().set_address_family(AddressFamily::Inet).execute();
-    let entries: Result<_, _> = entries.try_collect().await;
-    entries
-        .map_err(|error| DatapathError::Io { what: "read neighbour entries".into(), cause: into_io(error) })
+    let failed = |error| DatapathError::Io { what: "read neighbour entries".into(), cause: into_io(error) };
+    let mut all = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let entries = kernel.neighbours().get().set_address_family(family).execute();
+        all.extend(entries.try_collect::<Vec<_>>().await.map_err(failed)?);
+    }
+    Ok(all)
 }
 
-/// The entries a network needs.
-pub(super) fn wanted(network: &Network) -> BTreeMap<Ipv4Addr, MacAddr> {
+/// The entries a network needs on a bridge that has IPv6 or not. An endpoint has the link-local address
+/// of its MAC address too.
+pub(super) fn wanted(network: &Network, ipv6: bool) -> BTreeMap<IpAddr, MacAddr> {
     let of_endpoint = |(mac, endpoint): (&MacAddr, &crate::plan::Endpoint)| {
         let mac = *mac;
-        let v4 = |addr: &IpAddr| match addr {
-            IpAddr::V4(addr) => Some((*addr, mac)),
-            IpAddr::V6(_) => None,
-        };
-        endpoint.addresses.iter().filter_map(v4).collect::<Vec<_>>()
+        let link_local = IpAddr::V6(Ipv6Addr::from(mac.link_local()));
+        let addresses = endpoint.addresses.clone().into_iter().chain([link_local]);
+        addresses.map(move |address| (address, mac))
     };
-    network.endpoints.iter().flat_map(of_endpoint).collect()
+    let all = network.endpoints.iter().flat_map(of_endpoint);
+    all.filter(|(address, _)| ipv6 || address.is_ipv4()).collect()
 }
 
 /// Brings the entries of `bridge` from `present` to `wanted`. Only permanent ones count: the others
@@ -56,7 +59,7 @@ pub(super) async fn reconcile(
     kernel: &Handle,
     present: &[NeighbourMessage],
     bridge: u32,
-    wanted: &BTreeMap<Ipv4Addr, MacAddr>,
+    wanted: &BTreeMap<IpAddr, MacAddr>,
 ) -> Reconciled {
     let mut done = Reconciled::default();
     let permanent =
@@ -84,16 +87,17 @@ pub(super) async fn reconcile(
     done
 }
 
-fn addr_of(message: &NeighbourMessage) -> Option<Ipv4Addr> {
+fn addr_of(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some(*addr),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some((*addr).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => Some((*addr).into()),
         _ => None,
     })
 }
 
-fn message(bridge: u32, addr: Ipv4Addr) -> NeighbourMessage {
+fn message(bridge: u32, addr: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.ifindex = bridge;
     message.attributes = vec![NeighbourAttribute::Destination(addr.into())];
     message

@@ -1,12 +1,15 @@
 //! Rules for frames from this node's endpoints.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use overlay_ebpf::abi::{Hook, Outcome};
 
 use super::{
     names::{self, Peer},
-    ruleset::{Base, Family, Policy, Ruleset, set, v4, v6},
+    ruleset::{Base, Family, Policy, Ruleset, Writer, bits6, set, v4, v6},
 };
 use crate::{
     MacAddr, Vni,
@@ -16,6 +19,13 @@ use crate::{
 
 /// The first six bytes of ARP for IPv4 over Ethernet (RFC 826): hardware type, protocol, lengths.
 const ARP_OF_IPV4: &str = "0x000108000604";
+
+/// `ICMPv6` types: multicast listener discovery (RFC 3810).
+const LISTENERS: &str = "130, 131, 132, 143";
+/// Solicitations of routers and of neighbours (RFC 4861).
+const SOLICITATIONS: &str = "133, 135";
+/// A solicitation of a neighbour, with the address asked for at this place behind the `ICMPv6` header.
+const WHO_HAS: &str = "icmpv6 type 135 @th,64,128";
 
 /// What comes from the endpoints of one network: a chain on each interface, and one for where it
 /// goes.
@@ -70,6 +80,14 @@ fn sources(
         Some(own) => chain.drop(format_args!("ip saddr != {own}"), Outcome::SpoofedAddress),
         None => chain.drop("ether type ip", Outcome::SpoofedAddress),
     }
+    let own = own6(mac, endpoint);
+    discovery(&mut chain, mac, &own);
+    // Who has no address yet asks whether it can have one, or who there is (RFC 3590, section 4).
+    let nowhere = format!("ip6 saddr :: icmpv6 type {{ {SOLICITATIONS}, {LISTENERS} }}");
+    chain.rule(format_args!("{nowhere} goto {}", destination_chain(vni)));
+    let own = set(&own).unwrap_or_default();
+    chain.drop(format_args!("ip6 saddr != {own}"), Outcome::SpoofedAddress);
+
     if let Some(protected) = set(v4(&plan.protected)) {
         chain.drop(format_args!("ip daddr {protected} udp dport {port}"), Outcome::EncapProhibited);
     }
@@ -80,11 +98,38 @@ fn sources(
     chain.end();
 }
 
+/// An endpoint's IPv6 addresses, the link-local one of its MAC address included.
+fn own6(mac: MacAddr, endpoint: &Endpoint) -> BTreeSet<Ipv6Addr> {
+    let mut own = v6(&endpoint.addresses);
+    own.insert(mac.link_local().into());
+    own
+}
+
+/// What of neighbour discovery an endpoint must not send. Of the options, the first is looked at.
+fn discovery(chain: &mut Writer<'_>, mac: MacAddr, own: &BTreeSet<Ipv6Addr>) {
+    let claims = format!("icmpv6 type {{ {SOLICITATIONS}, 136 }}");
+    chain.drop("icmpv6 type { 134, 137 }", Outcome::RouterAdvert);
+    chain.drop(format_args!("{claims} ip6 nexthdr != 58"), Outcome::SpoofedNd);
+    chain.drop(format_args!("{claims} ip6 hoplimit != 255"), Outcome::InnerMalformed);
+    let bits = set(own.iter().map(|addr| bits6(*addr))).unwrap_or_default();
+    chain.drop(format_args!("icmpv6 type 136 @th,64,128 != {bits}"), Outcome::SpoofedNd);
+    let senders = set(own).unwrap_or_default();
+    chain.drop(format_args!("icmpv6 type 136 ip6 saddr != {senders}"), Outcome::SpoofedNd);
+    let senders = set(own.iter().chain([&Ipv6Addr::UNSPECIFIED])).unwrap_or_default();
+    chain.drop(format_args!("{claims} ip6 saddr != {senders}"), Outcome::SpoofedNd);
+    let mac = super::from_wire::bits(mac);
+    chain.drop(format_args!("icmpv6 type 133 @th,64,8 {{ 1, 2 }} @th,80,48 != {mac}"), Outcome::SpoofedNd);
+    let option = "icmpv6 type { 135, 136 } @th,192,8 { 1, 2 }";
+    chain.drop(format_args!("{option} @th,208,48 != {mac}"), Outcome::SpoofedNd);
+}
+
 fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network) {
     let mut local = Vec::new();
     let mut remote = Vec::new();
     let mut remote_addresses = Vec::new();
+    let (mut remote6, mut known6) = (BTreeSet::new(), BTreeSet::new());
     for (mac, endpoint) in &network.endpoints {
+        known6.extend(own6(*mac, endpoint));
         match &endpoint.location {
             Location::Local => local.push(*mac),
             Location::Port(_) => {}
@@ -92,6 +137,7 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
                 let Some(vtep) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
                 remote.push((*mac, vtep));
                 remote_addresses.extend(v4(&endpoint.addresses));
+                remote6.extend(own6(*mac, endpoint));
             }
         }
     }
@@ -101,6 +147,14 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
         // The requests that the bridge answers from its neighbour entries.
         let request = "ether daddr ff:ff:ff:ff:ff:ff arp operation request arp saddr ip != 0.0.0.0";
         chain.accept(format_args!("{request} arp daddr ip {addresses}"), Outcome::ArpAnswered);
+    }
+    if let Some(known) = set(known6.into_iter().map(bits6)) {
+        chain.drop(format_args!("{WHO_HAS} != {known}"), Outcome::NdUnknown);
+    }
+    if let Some(remote) = set(remote6.into_iter().map(bits6)) {
+        // Those by unicast are answered and forwarded as well.
+        let to_group = "@ll,0,16 0x3333 ip6 saddr != ::";
+        chain.accept(format_args!("{to_group} {WHO_HAS} {remote}"), Outcome::NdAnswered);
     }
     let counters: Vec<_> = remote
         .iter()

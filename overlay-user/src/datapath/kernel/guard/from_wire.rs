@@ -2,7 +2,7 @@
 //!
 //! Its headers are matched as bits behind the start of the UDP header (`@th,offset,length`), since
 //! nftables before 1.0.7 does not know VXLAN: flags at 64, VNI at 96, the inner Ethernet header at
-//! 128, an inner IPv4 header at 240.
+//! 128, an inner IP header at 240.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -10,7 +10,7 @@ use overlay_ebpf::abi::{Hook, Outcome};
 
 use super::{
     names::{self, Peer},
-    ruleset::{Base, Family, Policy, Ruleset, set, v4, v6},
+    ruleset::{Base, Family, Policy, Ruleset, bits6, set, v4, v6},
 };
 use crate::{
     MacAddr, Vni,
@@ -138,11 +138,11 @@ fn member(
         // With options the port is elsewhere, and no honest packet is like that.
         chain.drop(format_args!("{udp} @th,240,8 != 0x45"), Outcome::Nested);
     }
-    if let Some(protected) =
-        set(v6(&plan.protected).into_iter().map(|addr| format!("{:#x}", u128::from(addr))))
-    {
-        let to = format!("@th,224,16 0x86dd @th,288,8 17 @th,432,128 {protected}");
-        chain.drop(format_args!("{to} @th,576,16 {port}"), Outcome::Nested);
+    let six = "@th,224,16 0x86dd";
+    chain.drop(format_args!("{six} @th,288,8 58 @th,560,8 {{ 134, 137 }}"), Outcome::RouterAdvert);
+    if let Some(protected) = set(v6(&plan.protected).into_iter().map(bits6)) {
+        let udp = format!("{six} @th,288,8 17 @th,432,128 {protected}");
+        chain.drop(format_args!("{udp} @th,576,16 {port}"), Outcome::Nested);
     }
     let counter = chain.named_counter(names::of_peer(Peer::From, addr));
     chain.rule(format_args!("counter name {counter} goto {}", destination_chain(vni)));
@@ -186,6 +186,6 @@ fn destination_chain(vni: Vni) -> String {
 }
 
 /// A MAC address as the number that raw bits are compared with.
-fn bits(mac: MacAddr) -> String {
+pub(super) fn bits(mac: MacAddr) -> String {
     mac.0.iter().fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }

@@ -249,3 +249,8 @@ pub(super) fn v4<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> BTreeSe
     };
     addresses.into_iter().filter_map(v4).collect()
 }
+
+/// An IPv6 address as the number that raw bits are compared with.
+pub(super) fn bits6(addr: Ipv6Addr) -> String {
+    format!("{:#034x}", u128::from(addr))
+}
