@@ -26,8 +26,13 @@ use overlay_user::{
 };
 
 const LIMIT: Duration = Duration::from_secs(3);
-const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const THERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// Tunnel addresses of here and there.
+type Tunnel = (IpAddr, IpAddr);
+const OVER_IPV4: Tunnel = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
+const OVER_IPV6: Tunnel = (
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+);
 const HERE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const THERE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const A: (MacAddr, Ipv4Addr) = (MacAddr([2, 0x42, 10, 0, 9, 2]), Ipv4Addr::new(10, 0, 9, 2));
@@ -43,7 +48,7 @@ struct Side {
 }
 
 impl Side {
-    fn new(role: &str) -> Result<Self> {
+    fn new(role: &str, (here, there): Tunnel) -> Result<Self> {
         let side = Self { node: Netns::new(role)?, wire: Netns::new(&format!("{role}w"))? };
         side.node.exec(&format!(
             "ip link add w0 address {HERE_MAC} type veth peer name w1 netns {}",
@@ -51,9 +56,12 @@ impl Side {
         ))?;
         side.wire.exec("ip link set w1 up")?;
         for line in [
+            // What the kernel's device leaves to a card would else not be on the wire yet.
+            "ethtool -K w0 tx off".to_owned(),
             "ip link set w0 up".to_owned(),
-            format!("ip addr add {HERE}/24 dev w0"),
-            format!("ip neigh add {THERE} lladdr {THERE_MAC} dev w0 nud permanent"),
+            // An IPv6 address counts at once, without a search for others that have it.
+            format!("ip addr add {here}/24 dev w0{}", if here.is_ipv6() { " nodad" } else { "" }),
+            format!("ip neigh add {there} lladdr {THERE_MAC} dev w0 nud permanent"),
         ] {
             side.node.exec(&line)?;
         }
@@ -64,37 +72,52 @@ impl Side {
     fn outer(&self, sender: &PacketSocket, frame: &[u8]) -> Result<Vec<u8>> {
         let wire = PacketSocket::open(&self.wire, "w1")?;
         sender.send(frame)?;
-        let vxlan = |packet: &[u8]| packet.len() > 50 && packet[36..38] == 4789_u16.to_be_bytes();
+        let vxlan = |packet: &[u8]| {
+            let port = if is_ipv6(packet) { 56 } else { 36 };
+            // With this frame in it: containers also send by themselves.
+            packet.len() > 70 && packet[port..port + 2] == 4789_u16.to_be_bytes() && packet.ends_with(frame)
+        };
         wire.find(LIMIT, vxlan)?.context("nothing came out on the wire")
     }
 }
 
+fn is_ipv6(packet: &[u8]) -> bool {
+    packet[12..14] == [0x86, 0xdd]
+}
+
 #[test]
 fn outer_packets_are_those_of_the_kernels_device() -> Result<()> {
-    compare(Dscp::Inherit, "inherit")?;
-    compare(Dscp::Fixed(0), "0")?;
-    compare(Dscp::Fixed(46), "0xb8")
+    compare(OVER_IPV4, Dscp::Inherit, "inherit")?;
+    compare(OVER_IPV4, Dscp::Fixed(0), "0")?;
+    compare(OVER_IPV4, Dscp::Fixed(46), "0xb8")
+}
+
+#[test]
+fn outer_packets_over_ipv6_are_those_of_the_kernels_device_with_their_checksums() -> Result<()> {
+    compare(OVER_IPV6, Dscp::Inherit, "inherit")?;
+    compare(OVER_IPV6, Dscp::Fixed(46), "0xb8")
 }
 
 /// Sends the same frames through our programs and through the kernel's device, which is told the same
 /// DSCP as `tos`.
-fn compare(dscp: Dscp, tos: &str) -> Result<()> {
-    let ours = Side::new("ours")?;
-    let kernels = Side::new("kernels")?;
+fn compare(tunnel: Tunnel, dscp: Dscp, tos: &str) -> Result<()> {
+    let (here, there) = tunnel;
+    let ours = Side::new("ours", tunnel)?;
+    let kernels = Side::new("kernels", tunnel)?;
     let container = Netns::new("box")?;
     let bpffs = PathBuf::from(format!("/sys/fs/bpf/{}", cleanup::unique("diff")));
-    start_ours(&ours, &container, bpffs.clone(), dscp)?;
+    start_ours(&ours, &container, bpffs.clone(), tunnel, dscp)?;
     let ours_in = PacketSocket::open(&container, "eth0")?;
 
     kernels.node.exec(&format!(
-        "ip link add vx type vxlan id {VNI} local {HERE} dstport 4789 ttl 64 tos {tos} df set \
+        "ip link add vx type vxlan id {VNI} local {here} dstport 4789 ttl 64 tos {tos} df set \
          srcport 49152 65535 nolearning noudpcsum"
     ))?;
     kernels.node.exec("ip link set vx up")?;
-    kernels.node.exec(&format!("bridge fdb add {} dev vx dst {THERE} self permanent", B.0))?;
+    kernels.node.exec(&format!("bridge fdb add {} dev vx dst {there} self permanent", B.0))?;
     let kernels_in = PacketSocket::open(&kernels.node, "vx")?;
 
-    for (what, frame) in frames() {
+    for (what, frame) in frames(if here.is_ipv6() { 20 } else { 0 }) {
         let left = normal(ours.outer(&ours_in, &frame).with_context(|| format!("{what}, ours"))?)?;
         let right =
             normal(kernels.outer(&kernels_in, &frame).with_context(|| format!("{what}, the kernel's"))?)?;
@@ -105,10 +128,10 @@ fn compare(dscp: Dscp, tos: &str) -> Result<()> {
 }
 
 /// Inner frames of many kinds. None is marked CE, for which Linux writes ECT(0) outside and RFC 6040's
-/// normal mode, which we follow, CE.
-fn frames() -> Vec<(String, Vec<u8>)> {
+/// normal mode, which we follow, CE. The largest is `less` bytes smaller than what fits over IPv4.
+fn frames(less: usize) -> Vec<(String, Vec<u8>)> {
     let mut frames = Vec::new();
-    for length in [0, 1, 64, 777, 1422 - 14] {
+    for length in [0, 1, 64, 777, 1422 - 14 - less] {
         for tos in [0, 1, 2, 0xb8, 0xfe] {
             let mut frame = Vec::new();
             let mut ip =
@@ -141,7 +164,7 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         .write(&mut echo, b"echo")
         .unwrap();
     frames.push(("ICMP".into(), echo));
-    frames.extend(frames6());
+    frames.extend(frames6(less));
     let mut other = [B.0.0, A.0.0].concat();
     other.extend(0x88b5_u16.to_be_bytes());
     other.extend([1; 60]);
@@ -150,7 +173,7 @@ fn frames() -> Vec<(String, Vec<u8>)> {
 }
 
 /// The same with IPv6.
-fn frames6() -> Vec<(String, Vec<u8>)> {
+fn frames6(less: usize) -> Vec<(String, Vec<u8>)> {
     let mut frames = Vec::new();
     let header = |traffic_class, flow_label: u32| Ipv6Header {
         traffic_class,
@@ -162,7 +185,7 @@ fn frames6() -> Vec<(String, Vec<u8>)> {
     };
     let builder =
         |header, extensions| PacketBuilder::ethernet2(A.0.0, B.0.0).ip(IpHeaders::Ipv6(header, extensions));
-    for length in [0, 1, 64, 777, 1402 - 14] {
+    for length in [0, 1, 64, 777, 1402 - 14 - less] {
         for class in [0, 1, 2, 0xb8, 0xfe] {
             let mut frame = Vec::new();
             builder(header(class, 0), Ipv6Extensions::default())
@@ -198,8 +221,11 @@ fn frames6() -> Vec<(String, Vec<u8>)> {
 }
 
 /// An outer packet without what each sender chooses: the IPv4 identification, and with it the
-/// header checksum, which is checked first.
+/// header checksum, which is checked first. Over IPv6 there is nothing to choose.
 fn normal(mut packet: Vec<u8>) -> Result<Vec<u8>> {
+    if is_ipv6(&packet) {
+        return Ok(packet);
+    }
     let header = Ipv4HeaderSlice::from_slice(&packet[14..])?;
     ensure!(header.to_header().calc_header_checksum() == header.header_checksum(), "wrong outer checksum");
     packet[18..20].fill(0);
@@ -207,7 +233,7 @@ fn normal(mut packet: Vec<u8>) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, dscp: Dscp) -> Result<()> {
+fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, tunnel: Tunnel, dscp: Dscp) -> Result<()> {
     let netns = device::Netns::Path(container.path());
     side.node.run(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -223,7 +249,7 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, dscp: Dscp) -> Res
                 takes_redirects: false,
             };
             device::create(&endpoint).await?;
-            let underlay = underlay()?;
+            let underlay = underlay(tunnel)?;
             let options = Options {
                 bpffs,
                 max_endpoints: 64,
@@ -231,7 +257,7 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, dscp: Dscp) -> Res
                 features: Features::probe(),
             };
             let mut datapath = EbpfDatapath::start(options, Mode::Tc, &underlay)?;
-            let applied = datapath.apply(&plan(id, dscp)?, &underlay).await?;
+            let applied = datapath.apply(&plan(tunnel, id, dscp)?, &underlay).await?;
             ensure!(applied.problems.is_empty(), "{:?}", applied.problems);
             // Pinned: what was loaded goes on when this returns.
             Ok(())
@@ -239,16 +265,15 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, dscp: Dscp) -> Res
     })
 }
 
-fn underlay() -> Result<Underlay> {
+fn underlay((here, there): Tunnel) -> Result<Underlay> {
     let ifindex = nix::net::if_::if_nametoindex("w0")?;
-    let there = IpAddr::V4(THERE);
     let route =
         Route { ifindex, source_mac: HERE_MAC, next_hop: there, neighbour: Some(THERE_MAC), mtu: 1500 };
     Ok(Underlay {
         ifindex,
         name: "w0".into(),
         driver: "veth".into(),
-        addr: HERE.into(),
+        addr: here,
         mac: HERE_MAC,
         mtu: 1500,
         port: 4789,
@@ -258,7 +283,7 @@ fn underlay() -> Result<Underlay> {
     })
 }
 
-fn plan(id: EndpointId, dscp: Dscp) -> Result<Plan> {
+fn plan((here, there): Tunnel, id: EndpointId, dscp: Dscp) -> Result<Plan> {
     let node: NodeName = "there".parse()?;
     let endpoint = |id, addresses: (Ipv4Addr, Ipv6Addr), location| Endpoint {
         id,
@@ -281,8 +306,8 @@ fn plan(id: EndpointId, dscp: Dscp) -> Result<Plan> {
         has_ports: false,
     };
     Ok(Plan {
-        vteps: [(node, Vtep { addr: IpAddr::V4(THERE) })].into(),
+        vteps: [(node, Vtep { addr: there })].into(),
         networks: [(Vni::new(VNI)?, network)].into(),
-        protected: [IpAddr::V4(HERE), IpAddr::V4(THERE)].into(),
+        protected: [here, there].into(),
     })
 }

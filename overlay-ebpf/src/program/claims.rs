@@ -218,7 +218,7 @@ impl Sender {
     /// Whether an IPv4 address is the endpoint's.
     #[inline(always)]
     pub fn owns4(&self, address: [u8; 4]) -> bool {
-        address == self.addr4 && address != [0; 4] || self.has(Addr::from_v4(address))
+        address == self.addr4 && address != [0; 4] || has(self, &Addr::from_v4(address))
     }
 
     /// Whether an IPv6 address is the endpoint's: also the link-local one that its kernel makes of the MAC
@@ -230,24 +230,20 @@ impl Sender {
         }
         address == self.addr6 || address == self.mac.link_local() || {
             let address = Addr(address);
-            !address.is_mapped() && self.has(address)
+            !address.is_mapped() && has(self, &address)
         }
     }
+}
 
-    #[inline(always)]
-    fn has(&self, address: Addr) -> bool {
-        match neighbour(self.vni, address) {
-            Some(owner) => owner.0 == self.mac.0,
-            None => self.learned && !self.is_anothers(address),
-        }
-    }
-
-    /// Whether an address is the link-local one of another endpoint.
-    #[inline(always)]
-    fn is_anothers(&self, address: Addr) -> bool {
-        let Some(mac) = MacAddr::of_link_local(address.0) else { return false };
-        // SAFETY: only asked whether it is there.
-        mac.0 != self.mac.0 && unsafe { maps::endpoints.get(EndpointKey::new(self.vni, mac)).is_some() }
+/// Whether the directory has an address as the sender's, or as nobody's where that is enough. A function
+/// of its own for the reason that [`looked_up`] is one.
+#[inline(never)]
+fn has(sender: &Sender, address: &Addr) -> bool {
+    // SAFETY: read at once.
+    match unsafe { maps::neighbours.get(NeighbourKey { vni: sender.vni, addr: *address }) } {
+        Some(owner) => owner.mac.0 == sender.mac.0,
+        // A link-local address made of another MAC address is that one's, or would be.
+        None => sender.learned && MacAddr::of_link_local(address.0).is_none(),
     }
 }
 

@@ -81,6 +81,14 @@ pub fn template_v6(
     header
 }
 
+/// A template as a row of `vteps` holds it.
+#[must_use]
+pub fn in_row<const N: usize>(template: [u8; N]) -> [u8; OUTER_LEN_V6] {
+    let mut row = [0; OUTER_LEN_V6];
+    row[..N].copy_from_slice(&template);
+    row
+}
+
 fn around_ip<const N: usize>((from, to): (MacAddr, MacAddr), ether_type: u16, port: u16) -> [u8; N] {
     let mut header = [0; N];
     header[..6].copy_from_slice(&to.0);

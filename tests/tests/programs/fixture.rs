@@ -11,8 +11,8 @@ use overlay_ebpf::{
     abi::{
         Addr, Bucket, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey,
         FloodKey, Hook, LEARNED_KNOWN, Learned, MacAddr, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour,
-        NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic,
-        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        NeighbourKey, Network, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM, UNDERLAY_V6,
+        VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{checksum, ecn::OuterClass, encap},
 };
@@ -194,13 +194,8 @@ impl Fixture {
             let checksum = if setup.flags & UDP6_ZERO_CHECKSUM == 0 { VTEP_CHECKSUM } else { 0 };
             (header, VTEP_V6 | checksum)
         } else {
-            let mut header = [0; OUTER_LEN_V6];
-            header[..OUTER_LEN].copy_from_slice(&encap::template(
-                macs,
-                (HERE.ip.into(), THERE.ip.into()),
-                4789,
-            ));
-            (header, 0)
+            let template = encap::template(macs, (HERE.ip.into(), THERE.ip.into()), 4789);
+            (encap::in_row(template), 0)
         };
         let there = Vtep {
             addr: tunnel(THERE),

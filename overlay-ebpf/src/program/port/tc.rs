@@ -48,8 +48,7 @@ pub fn run(ctx: &TcContext) -> i32 {
     }
 }
 
-/// A function of its own for the sake of the stack, as an endpoint's is.
-#[inline(never)]
+#[inline(always)]
 fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     packet::pull(ctx, READ);
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;

@@ -11,9 +11,8 @@ use overlay_ebpf::{
         Addr, Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT,
         Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_DROPS_BROADCAST,
         NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN, NETWORK_HAS_PORTS, NETWORK_TRUNK, Neighbour,
-        NeighbourKey, Network, OUTER_LEN_V6, OVERHEAD, OVERHEAD_V6, PORT_FULL, Port, RESERVED_BITS_IGNORE,
-        SELF_VTEP, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep,
-        XDP_ATTACHED,
+        NeighbourKey, Network, OVERHEAD, OVERHEAD_V6, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP,
+        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{ecn::OuterClass, encap},
 };
@@ -246,22 +245,18 @@ fn vtep_row(addr: IpAddr, underlay: &Underlay) -> Vtep {
         return row;
     };
     let macs = (*source_mac, neighbour.unwrap_or_default());
-    let mut header = [0; OUTER_LEN_V6];
     let mut flags = if neighbour.is_some() { VTEP_RESOLVED } else { 0 };
-    match (underlay.addr, addr) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let template = encap::template(macs, (from, to), underlay.port);
-            header[..template.len()].copy_from_slice(&template);
-        }
+    let header = match (underlay.addr, addr) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => encap::in_row(encap::template(macs, (from, to), underlay.port)),
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            header = encap::template_v6(macs, (from, to), underlay.port);
             flags |= VTEP_V6;
             if !underlay.udp6_zero_checksum {
                 flags |= VTEP_CHECKSUM;
             }
+            encap::template_v6(macs, (from, to), underlay.port)
         }
         _ => return row,
-    }
+    };
     let overhead = if addr.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD };
     let mtu = u32::from(mtu.saturating_sub(overhead));
     Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu, ..row }

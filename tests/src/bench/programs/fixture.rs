@@ -11,7 +11,7 @@ use aya::{
 use overlay_ebpf::{
     abi::{
         Addr, Config, Endpoint, EndpointKey, MacAddr, Member, MemberKey, Neighbour, NeighbourKey, Network,
-        OUTER_LEN, OUTER_LEN_V6, Port, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        Port, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
     bench::{self, REWRITTEN, Stream},
     wire::encap,
@@ -115,15 +115,12 @@ impl Fixture {
             (key, Neighbour { mac: mac_of(i), ..Neighbour::default() })
         };
         insert(&mut self.ebpf, "neighbours", all.map(neighbour))?;
-        let mut header = [0; OUTER_LEN_V6];
-        let template = encap::template((mac, THERE_MAC), (HERE, THERE), 4789);
-        header[..OUTER_LEN].copy_from_slice(&template);
         let vtep = Vtep {
             addr: Addr::from_v4(THERE.octets()),
             next_hop: Addr::from_v4(THERE.octets()),
             ifindex: uplink,
             flags: VTEP_RESOLVED,
-            header,
+            header: encap::in_row(encap::template((mac, THERE_MAC), (HERE, THERE), 4789)),
             mtu: 1450,
             ..Vtep::default()
         };
