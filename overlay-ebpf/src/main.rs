@@ -48,6 +48,18 @@ pub fn slowpath_in(ctx: TcContext) -> i32 {
     program::slowpath::run(&ctx)
 }
 
+/// XDP on a gateway port: from the hosts behind it, before an skb exists.
+#[xdp(frags)]
+pub fn port_xdp(ctx: XdpContext) -> u32 {
+    program::port::xdp::run(&ctx)
+}
+
+/// tc ingress on a gateway port: from the hosts behind it, what XDP has left.
+#[classifier]
+pub fn port_in(ctx: TcContext) -> i32 {
+    program::port::tc::run(&ctx)
+}
+
 /// On no interface: the daemon runs it once to learn what the kernel can do.
 #[classifier]
 pub fn probe_decap(ctx: TcContext) -> i32 {

@@ -9,7 +9,10 @@ use std::{
 
 use crate::{
     MacAddr, Vni,
-    state::{self, Delivery, EndpointId, Flooding, NetworkName, NodeName, Policy, State},
+    state::{
+        self, Delivery, EndpointId, Flooding, InterfaceName, NetworkName, NodeName, Policy, PortDatapath,
+        State,
+    },
 };
 
 /// What one node must forward. Equal states give equal plans.
@@ -42,8 +45,23 @@ pub struct Network {
     pub policy: Policy,
     /// The other nodes with endpoints in it: who may send into it, and who gets its broadcasts.
     pub members: BTreeSet<NodeName>,
-    /// Every endpoint in it, wherever it is.
+    /// Every endpoint in it, wherever it is, and every MAC address learned behind a gateway port.
     pub endpoints: BTreeMap<MacAddr, Endpoint>,
+    /// Its gateway ports on this node.
+    pub ports: BTreeMap<EndpointId, Port>,
+    /// It has gateway ports, on whatever node.
+    pub has_ports: bool,
+}
+
+/// One gateway port of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The interface.
+    pub device: InterfaceName,
+    /// What is asked for to carry its frames.
+    pub datapath: PortDatapath,
+    /// It has learned as many MAC addresses as it may.
+    pub full: bool,
 }
 
 /// What becomes of a network's frames for everybody, by their kind.
@@ -60,7 +78,7 @@ pub struct FloodingOf {
 /// One endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its identity in the store.
+    /// Its identity in the store; that of its port for a learned MAC address.
     pub id: EndpointId,
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
@@ -68,6 +86,8 @@ pub struct Endpoint {
     pub location: Location,
     /// How frames from the wire reach it, if it is here.
     pub delivery: Delivery,
+    /// It was learned behind a gateway port: nobody has told its addresses.
+    pub learned: bool,
 }
 
 /// Where an endpoint is.
@@ -75,6 +95,8 @@ pub struct Endpoint {
 pub enum Location {
     /// On this node, behind the interface [`EndpointId::host_device`].
     Local,
+    /// Behind a gateway port of this node.
+    Port(EndpointId),
     /// On another node.
     Remote(NodeName),
 }
@@ -125,7 +147,8 @@ pub fn plan(state: &State, node: &NodeName) -> Plan {
         return plan;
     }
     for (name, network) in &state.networks {
-        if !state.endpoints_of(name).any(|(_, e)| e.node == *node) {
+        let has_endpoint = state.endpoints_of(name).any(|(_, e)| e.node == *node);
+        if !has_endpoint && !state.ports_of(name).any(|(_, port)| port.node == *node) {
             continue;
         }
         let mut carried = Network {
@@ -134,6 +157,8 @@ pub fn plan(state: &State, node: &NodeName) -> Plan {
             policy: network.policy,
             members: BTreeSet::new(),
             endpoints: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            has_ports: false,
         };
         for (id, endpoint) in state.endpoints_of(name) {
             let Some(at) = state.nodes.get(&endpoint.node) else {
@@ -147,11 +172,44 @@ pub fn plan(state: &State, node: &NodeName) -> Plan {
                 Location::Remote(endpoint.node.clone())
             };
             let state::Endpoint { mac, addresses, delivery, .. } = endpoint.clone();
-            carried.endpoints.insert(mac, Endpoint { id: id.clone(), addresses, location, delivery });
+            carried
+                .endpoints
+                .insert(mac, Endpoint { id: id.clone(), addresses, location, delivery, learned: false });
         }
+        add_ports(&mut plan, &mut carried, state, node);
         plan.networks.insert(network.vni, carried);
     }
     plan
+}
+
+/// Adds the gateway ports of a network and who was learned behind them. A node with a port is in the
+/// network whether or not it has endpoints.
+fn add_ports(plan: &mut Plan, carried: &mut Network, state: &State, node: &NodeName) {
+    let mut counts: BTreeMap<&EndpointId, u32> = BTreeMap::new();
+    for (mac, learned) in state.learned_of(&carried.name.clone()) {
+        *counts.entry(&learned.port).or_default() += 1;
+        let location = if learned.node == *node {
+            Location::Port(learned.port.clone())
+        } else {
+            Location::Remote(learned.node.clone())
+        };
+        let (id, delivery) = (learned.port.clone(), Delivery::Tc);
+        carried
+            .endpoints
+            .insert(mac, Endpoint { id, addresses: BTreeSet::new(), location, delivery, learned: true });
+    }
+    for (id, port) in state.ports_of(&carried.name.clone()) {
+        let Some(at) = state.nodes.get(&port.node) else { continue };
+        carried.has_ports = true;
+        if port.node == *node {
+            let full = counts.get(id).is_some_and(|count| *count >= port.max_macs);
+            let port = Port { device: port.device.clone(), datapath: port.datapath, full };
+            carried.ports.insert(id.clone(), port);
+        } else {
+            carried.members.insert(port.node.clone());
+            plan.vteps.insert(port.node.clone(), Vtep { addr: at.vtep });
+        }
+    }
 }
 
 #[cfg(test)]

@@ -290,6 +290,7 @@ fn plan((here, there): Tunnel, id: EndpointId, dscp: Dscp) -> Result<Plan> {
         addresses: [addresses.0.into(), addresses.1.into()].into(),
         location,
         delivery: Delivery::Tc,
+        learned: false,
     };
     let network = Network {
         name: "net".parse()?,
@@ -301,6 +302,8 @@ fn plan((here, there): Tunnel, id: EndpointId, dscp: Dscp) -> Result<Plan> {
             (B.0, endpoint("0000000000d2".parse()?, (B.1, B6), Location::Remote(node.clone()))),
         ]
         .into(),
+        ports: std::collections::BTreeMap::new(),
+        has_ports: false,
     };
     Ok(Plan {
         vteps: [(node, Vtep { addr: there })].into(),

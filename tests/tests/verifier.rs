@@ -14,8 +14,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use overlay_user::datapath::ebpf::{self, Features};
 
 /// The most instructions the verifier may process for each program, on any kernel.
-const BOUNDS: [(&str, u32); 5] = [
+const BOUNDS: [(&str, u32); 7] = [
     ("endpoint_in", 700_000),
+    ("port_in", 900_000),
+    ("port_xdp", 80_000),
     ("probe_decap", 1_000),
     ("slowpath_in", 60_000),
     ("uplink_in", 250_000),

@@ -34,6 +34,27 @@ pub const UDP6_ZERO_CHECKSUM: u32 = 1 << 4;
 /// [`Endpoint::flags`]: frames from the wire go to the endpoint's interface by XDP redirect, if XDP is on
 /// the uplink.
 pub const ENDPOINT_REDIRECT: u16 = 1;
+/// [`Endpoint::flags`]: a host behind a gateway port, whose addresses nobody has told.
+pub const ENDPOINT_LEARNED: u16 = 1 << 1;
+/// [`Endpoint::flags`]: behind a gateway port of this node: frames go out of its interface, not into a
+/// namespace behind it.
+pub const ENDPOINT_PORT: u16 = 1 << 2;
+
+/// [`Port::flags`]: a gateway port that has learned as many MAC addresses as it may.
+pub const PORT_FULL: u16 = 1;
+
+/// [`Network::flags`]: it has gateway ports, on whatever node: there are addresses that nobody has told.
+pub const NETWORK_HAS_PORTS: u32 = 1 << 4;
+
+/// [`Learned::state`]: whose it is, is not decided.
+pub const LEARNED_PENDING: u16 = 0;
+/// [`Learned::state`]: the port's.
+pub const LEARNED_KNOWN: u16 = 1;
+/// [`Learned::state`]: an endpoint's or another port's.
+pub const LEARNED_REFUSED: u16 = 2;
+
+/// Entries of `learned`, and so the MAC addresses all gateway ports of a node can see at once.
+pub const MAX_LEARNED: u32 = 65_536;
 
 /// [`Vtep::flags`]: the Ethernet addresses in the header are those of a live neighbour.
 pub const VTEP_RESOLVED: u32 = 1;
@@ -73,7 +94,7 @@ pub struct Config {
     pub _pad: [u8; 2],
 }
 
-/// `ports`, by interface index: what the endpoint behind an interface may send.
+/// `ports`, by interface index: what the endpoint, or the hosts, behind an interface may send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Port {
@@ -81,7 +102,7 @@ pub struct Port {
     pub vni: u32,
     /// Its row in `endpoint_stats`.
     pub slot: u32,
-    /// Its MAC address.
+    /// Its MAC address; zero for a gateway port, whose hosts' are in `learned`.
     pub mac: MacAddr,
     /// What traffic class its network's outer headers have.
     pub class: OuterClass,
@@ -92,8 +113,21 @@ pub struct Port {
     /// The largest packet its network's owner has carried, in bytes; 65535 if that is the underlay's
     /// matter alone.
     pub mtu: u16,
-    #[doc(hidden)]
-    pub _pad: [u8; 2],
+    /// [`PORT_FULL`].
+    pub flags: u16,
+}
+
+/// `learned`, by VNI and MAC address: who was seen behind a gateway port. Made by the programs, judged
+/// and removed by the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Learned {
+    /// The port's interface.
+    pub ifindex: u32,
+    /// [`LEARNED_PENDING`] and the like.
+    pub state: u16,
+    /// Set to 1 with each frame, and back to 0 by the daemon when it has looked.
+    pub seen: u16,
 }
 
 /// Key of `endpoints`.
@@ -118,7 +152,7 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// Row in `endpoint_stats` of a local endpoint; else zero. Below [`MAX_SLOTS`].
     pub slot: u16,
-    /// [`ENDPOINT_REDIRECT`].
+    /// [`ENDPOINT_REDIRECT`] and the like.
     pub flags: u16,
     /// The endpoint's first IPv4 address, or zero.
     pub addr4: [u8; 4],
@@ -264,6 +298,8 @@ pub struct XdpMeta {
     pub vni: u32,
     /// The endpoint's interface; 0 to flood.
     pub ifindex: u32,
+    /// [`Endpoint::flags`].
+    pub flags: u32,
 }
 
 // === layouts ===
@@ -282,7 +318,8 @@ macro_rules! layout {
 
 layout! {
     Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
-    Port: 40, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], [u8; 16], u16, [u8; 2];
+    Port: 40, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], [u8; 16], u16, u16;
+    Learned: 8, sum of u32, u16, u16;
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
     Endpoint: 32, sum of u32, u32, u16, u16, [u8; 4], [u8; 16];
     NeighbourKey: 20, sum of u32, [u8; 16];
@@ -295,7 +332,7 @@ layout! {
     FloodKey: 8, sum of u32, u32;
     Vtep: 116, sum of [u8; 16], [u8; 16], u32, u32, [u8; 70], [u8; 2], u32;
     Traffic: 32, sum of u64, u64, u64, u64;
-    XdpMeta: 12, sum of u32, u32, u32;
+    XdpMeta: 16, sum of u32, u32, u32, u32;
 }
 
 impl EndpointKey {

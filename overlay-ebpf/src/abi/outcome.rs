@@ -11,6 +11,8 @@ pub enum Hook {
     Uplink = 1,
     /// From the wire by way of the kernel's VXLAN device: tc on that device.
     Slowpath = 2,
+    /// From the hosts behind a gateway port: XDP or tc on that interface.
+    Port = 3,
 }
 
 /// What kind of thing an [`Outcome`] is.
@@ -160,8 +162,12 @@ outcomes! {
     BumPolicy = 60, Drop, "bum_policy";
     /// A frame for everybody, more than the network's owner lets its endpoints on this node send.
     BumRate = 61, Drop, "bum_rate";
+    /// A MAC address that is not known yet, on a gateway port that has learned as many as it may.
+    LearnLimit = 62, Drop, "learn_limit";
     /// Redirected by XDP to an interface that did not take it, as a veth with neither GRO nor an XDP program inside; told by the interface's own statistics.
     RedirectLost = 63, Drop, "redirect_lost";
+    /// To a host behind the very port it came from: their own switch has delivered it.
+    SamePort = 64, Drop, "same_port";
     /// VXLAN over IPv6 without a UDP checksum, which RFC 8200 section 8.1 has us discard: see --udp6-zero-checksum.
     ZeroChecksum = 66, Drop, "zero_checksum";
 }
@@ -170,11 +176,11 @@ outcomes! {
 const PER_HOOK: u32 = 128;
 
 /// Entries of the counters map.
-pub const COUNTERS: u32 = 3 * PER_HOOK;
+pub const COUNTERS: u32 = 4 * PER_HOOK;
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 3] = [Self::Endpoint, Self::Uplink, Self::Slowpath];
+    pub const ALL: [Self; 4] = [Self::Endpoint, Self::Uplink, Self::Slowpath, Self::Port];
 
     /// The name in `status` and in metrics.
     #[must_use]
@@ -183,6 +189,7 @@ impl Hook {
             Self::Endpoint => "endpoint",
             Self::Uplink => "uplink",
             Self::Slowpath => "slowpath",
+            Self::Port => "port",
         }
     }
 
@@ -205,7 +212,7 @@ mod tests {
         assert!(indices.iter().all(|i| *i < COUNTERS));
         indices.sort_unstable();
         indices.dedup();
-        assert_eq!(indices.len(), 3 * OUTCOMES.len());
+        assert_eq!(indices.len(), Hook::ALL.len() * OUTCOMES.len());
 
         let mut names: Vec<_> = OUTCOMES.iter().map(|o| o.name()).collect();
         names.sort_unstable();

@@ -6,7 +6,7 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 use overlay_ebpf::{
-    abi::{Addr, Endpoint, EndpointKey, MacAddr, Neighbour, NeighbourKey, Outcome, Port},
+    abi::{Addr, ENDPOINT_LEARNED, Endpoint, EndpointKey, MacAddr, Neighbour, NeighbourKey, Outcome, Port},
     wire::{
         IPV6_LEN, PROTO_ICMPV6, PROTO_UDP, arp, inner,
         ipv6::{self, Upper},
@@ -28,6 +28,9 @@ pub struct Sender {
     pub mac: MacAddr,
     addr4: [u8; 4],
     addr6: [u8; 16],
+    /// It is behind a gateway port, where nobody has told its addresses: it may have any that is nobody
+    /// else's.
+    learned: bool,
 }
 
 /// A packet whose claims hold up.
@@ -197,19 +200,26 @@ impl Sender {
     /// The endpoint behind a local interface.
     #[inline(always)]
     pub fn of_port(port: &Port) -> Self {
-        Self { vni: port.vni, mac: port.mac, addr4: port.addr4, addr6: port.addr6 }
+        Self { vni: port.vni, mac: port.mac, addr4: port.addr4, addr6: port.addr6, learned: false }
     }
 
     /// The endpoint with this MAC address.
     #[inline(always)]
     pub fn of_endpoint(vni: u32, mac: MacAddr, endpoint: &Endpoint) -> Self {
-        Self { vni, mac, addr4: endpoint.addr4, addr6: endpoint.addr6 }
+        let learned = endpoint.flags & ENDPOINT_LEARNED != 0;
+        Self { vni, mac, addr4: endpoint.addr4, addr6: endpoint.addr6, learned }
+    }
+
+    /// A host with this MAC address behind a gateway port.
+    #[inline(always)]
+    pub fn behind_port(vni: u32, mac: MacAddr) -> Self {
+        Self { vni, mac, addr4: [0; 4], addr6: [0; 16], learned: true }
     }
 
     /// Whether an IPv4 address is the endpoint's.
     #[inline(always)]
     pub fn owns4(&self, address: [u8; 4]) -> bool {
-        address == self.addr4 && address != [0; 4] || self.has(Addr::from_v4(address))
+        address == self.addr4 && address != [0; 4] || has(self, &Addr::from_v4(address))
     }
 
     /// Whether an IPv6 address is the endpoint's: also the link-local one that its kernel makes of the MAC
@@ -221,13 +231,20 @@ impl Sender {
         }
         address == self.addr6 || address == self.mac.link_local() || {
             let address = Addr(address);
-            !address.is_mapped() && self.has(address)
+            !address.is_mapped() && has(self, &address)
         }
     }
+}
 
-    #[inline(always)]
-    fn has(&self, address: Addr) -> bool {
-        neighbour(self.vni, address).is_some_and(|mac| mac.0 == self.mac.0)
+/// Whether the directory has an address as the sender's, or as nobody's where that is enough. A function
+/// of its own for the reason that [`looked_up`] is one.
+#[inline(never)]
+fn has(sender: &Sender, address: &Addr) -> bool {
+    // SAFETY: read at once.
+    match unsafe { maps::neighbours.get(NeighbourKey { vni: sender.vni, addr: *address }) } {
+        Some(owner) => owner.mac.0 == sender.mac.0,
+        // A link-local address made of another MAC address is that one's, or would be.
+        None => sender.learned && MacAddr::of_link_local(address.0).is_none(),
     }
 }
 

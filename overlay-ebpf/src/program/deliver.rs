@@ -1,11 +1,11 @@
-//! The last step on this node: into the endpoint's namespace.
+//! The last step on this node: into the endpoint's namespace, or out of a gateway port.
 
 use aya_ebpf::{
     bindings::TC_ACT_SHOT,
-    helpers::generated::{bpf_redirect_peer, bpf_skb_change_type},
+    helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type},
     programs::TcContext,
 };
-use overlay_ebpf::abi::{FloodKey, MAX_FLOOD_PORTS};
+use overlay_ebpf::abi::{ENDPOINT_PORT, FloodKey, MAX_FLOOD_PORTS};
 
 use super::{
     count::{self, Direction},
@@ -15,9 +15,13 @@ use super::{
 const PACKET_HOST: u32 = 0;
 
 /// Puts the packet on the far side of the endpoint's interface, without a queue in between
-/// (Linux 5.10).
+/// (Linux 5.10); or out of a gateway port, if it is behind one. `flags` are those of its row.
 #[inline(always)]
-pub fn to_endpoint(ctx: &TcContext, ifindex: u32) -> i32 {
+pub fn to_endpoint(ctx: &TcContext, ifindex: u32, flags: u16) -> i32 {
+    if flags & ENDPOINT_PORT != 0 {
+        // SAFETY: plain helper call.
+        return unsafe { bpf_redirect(ifindex, 0) as i32 };
+    }
     // SAFETY: the context is the one the kernel called the program with. The packet's type must be
     // set by us before Linux 6.15; later kernels set it again.
     unsafe {

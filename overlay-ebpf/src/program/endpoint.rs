@@ -2,7 +2,10 @@
 
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use overlay_ebpf::{
-    abi::{Class, Endpoint, EndpointKey, Hook, NETWORK_TRUNK, Network, Outcome, Port, SELF_VTEP},
+    abi::{
+        Class, Endpoint, EndpointKey, Hook, NETWORK_HAS_PORTS, NETWORK_TRUNK, Network, Outcome, Port,
+        SELF_VTEP,
+    },
     wire::{ETH_LEN, ethernet::Ethernet, inner},
 };
 
@@ -38,7 +41,7 @@ pub fn run(ctx: &TcContext) -> i32 {
             action
         }
         Err(reason) if reason.class() as u32 == Class::SlowPath as u32 => {
-            to_slow_path(ctx, &port, reason, bytes)
+            to_slow_path(ctx, Hook::Endpoint, port.vni, reason, bytes)
         }
         Err(Outcome::TooBig) => match too_big::answer(ctx, &port, ifindex) {
             Ok(Verdict { outcome, action }) => {
@@ -62,10 +65,15 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     let kind = kind(ctx, eth, port.vni)?;
     let sender = Sender::of_port(port);
     let honest = claims::check(ctx, kind, ETH_LEN, ctx.len() - ETH_LEN as u32, &sender)?;
-    match honest.asks {
-        Asks::Arp => return answer::arp(ctx, &sender, ifindex),
-        Asks::Nd => return answer::nd(ctx, &sender, ifindex),
-        Asks::Nothing => {}
+    let answered = match honest.asks {
+        Asks::Arp => answer::arp(ctx, &sender, ifindex),
+        Asks::Nd => answer::nd(ctx, &sender, ifindex),
+        Asks::Nothing => Err(Outcome::ArpUnknown),
+    };
+    match answered {
+        Err(Outcome::ArpUnknown | Outcome::NdUnknown)
+            if honest.asks == Asks::Nothing || has_ports(port.vni)? => {}
+        answered => return answered,
     }
     let tos = port.class.of(honest.class);
     // SAFETY: the value is copied at once.
@@ -81,7 +89,7 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
 /// The frame's kind. What is behind a VLAN tag is not looked at: it is another segment, where the
 /// endpoint has addresses that nobody here knows.
 #[inline(always)]
-fn kind(ctx: &TcContext, eth: &Ethernet, vni: u32) -> Step<inner::Kind> {
+pub fn kind(ctx: &TcContext, eth: &Ethernet, vni: u32) -> Step<inner::Kind> {
     // The kernel takes the tag out of the frame before tc sees it (`__netif_receive_skb_core`).
     // SAFETY: a field of the context.
     let aside = unsafe { (*ctx.skb.skb).vlan_present } != 0;
@@ -92,14 +100,24 @@ fn kind(ctx: &TcContext, eth: &Ethernet, vni: u32) -> Step<inner::Kind> {
     }
 }
 
+/// Whether hosts behind gateway ports may have addresses that nobody has told: then who asks for one
+/// that is not known asks everybody.
+#[inline(always)]
+pub fn has_ports(vni: u32) -> Step<bool> {
+    Ok(network(vni)?.flags & NETWORK_HAS_PORTS != 0)
+}
+
 /// To one endpoint.
 #[inline(always)]
-fn unicast(ctx: &TcContext, inner: Inner, target: &Endpoint) -> Step<Verdict> {
+pub fn unicast(ctx: &TcContext, inner: Inner, target: &Endpoint) -> Step<Verdict> {
     if target.vtep != SELF_VTEP {
         return encap::to_vtep(ctx, inner, target.vtep);
     }
     count::endpoint(u32::from(target.slot), Direction::Rx, ctx.len());
-    Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, target.ifindex) })
+    Ok(Verdict {
+        outcome: Outcome::Delivered,
+        action: deliver::to_endpoint(ctx, target.ifindex, target.flags),
+    })
 }
 
 /// Copies to the other endpoints of the network here, then to its other nodes. This and the answers are
@@ -107,7 +125,7 @@ fn unicast(ctx: &TcContext, inner: Inner, target: &Endpoint) -> Step<Verdict> {
 /// frame's kind is not handed over but looked at again: the verifier walks through the loops for each one
 /// that it knows.
 #[inline(never)]
-fn flood(ctx: &TcContext, vni: u32, tos: u8, ifindex: u32) -> Step<Verdict> {
+pub fn flood(ctx: &TcContext, vni: u32, tos: u8, ifindex: u32) -> Step<Verdict> {
     let network = network(vni)?;
     let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
     flooding::allowed(&network, destination)?;
@@ -122,14 +140,14 @@ fn flood(ctx: &TcContext, vni: u32, tos: u8, ifindex: u32) -> Step<Verdict> {
 
 /// Leaves the untouched frame to the network's kernel VXLAN device.
 #[inline(always)]
-fn to_slow_path(ctx: &TcContext, port: &Port, reason: Outcome, bytes: u32) -> i32 {
-    match network(port.vni) {
+pub fn to_slow_path(ctx: &TcContext, hook: Hook, vni: u32, reason: Outcome, bytes: u32) -> i32 {
+    match network(vni) {
         Ok(Network { slow_ifindex, .. }) if slow_ifindex != 0 => {
-            count::outcome(Hook::Endpoint, reason, bytes);
+            count::outcome(hook, reason, bytes);
             // SAFETY: plain helper call.
             unsafe { bpf_redirect(slow_ifindex, 0) as i32 }
         }
-        Ok(_) => dropped(ctx, Hook::Endpoint, Outcome::NoSlowPath, bytes),
-        Err(unbound) => dropped(ctx, Hook::Endpoint, unbound, bytes),
+        Ok(_) => dropped(ctx, hook, Outcome::NoSlowPath, bytes),
+        Err(unbound) => dropped(ctx, hook, unbound, bytes),
     }
 }

@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use overlay_ebpf::abi::{
-    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FloodKey, MAX_SLOTS, MAX_VTEPS, Member, MemberKey,
-    Neighbour, NeighbourKey, Network, Port, Traffic, Vtep,
+    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FloodKey, Learned, MAX_LEARNED, MAX_SLOTS,
+    MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Traffic, Vtep,
 };
 
 /// Default sizes; the loader sets those that grow with the cluster.
@@ -55,6 +55,9 @@ pub static flood_vteps: HashMap<FloodKey, u32, ENDPOINTS> = HashMap::new();
 
 #[btf_map]
 pub static flood_ports: HashMap<FloodKey, u32, { MAX_SLOTS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static learned: HashMap<EndpointKey, Learned, { MAX_LEARNED as usize }> = HashMap::new();
 
 /// Interfaces that frames are redirected to by XDP, by their own index.
 #[btf_map]

@@ -11,6 +11,7 @@ pub mod flooding;
 pub mod kernel;
 pub mod maps;
 pub mod packet;
+pub mod port;
 pub mod probe;
 pub mod slowpath;
 pub mod too_big;

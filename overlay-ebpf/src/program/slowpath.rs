@@ -42,7 +42,10 @@ fn forward(ctx: &TcContext) -> Step<Verdict> {
     let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
     if let Some(endpoint) = tunnel::target(vni, destination)?.endpoint() {
         count::endpoint(u32::from(endpoint.slot), Direction::Rx, ctx.len());
-        Ok(Verdict { outcome: Outcome::Delivered, action: deliver::to_endpoint(ctx, endpoint.ifindex) })
+        Ok(Verdict {
+            outcome: Outcome::Delivered,
+            action: deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags),
+        })
     } else {
         deliver::to_all(ctx, vni, network(vni)?.flood_ports, 0);
         Ok(Verdict { outcome: Outcome::Flooded, action: deliver::DONE })

@@ -8,8 +8,8 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, Endpoint, EndpointKey, MacAddr, MemberKey, NETWORK_TRUNK, OUTER_LEN_V6, Outcome,
-        RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM,
+        Addr, Config, ENDPOINT_PORT, Endpoint, EndpointKey, MacAddr, MemberKey, NETWORK_TRUNK, OUTER_LEN_V6,
+        Outcome, RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM,
     },
     wire::{
         ETH_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN, ecn,
@@ -67,12 +67,6 @@ impl Target {
     #[inline(always)]
     pub fn endpoint(&self) -> Option<&Endpoint> {
         if self.0.ifindex == 0 { None } else { Some(&self.0) }
-    }
-
-    /// Its interface; 0 if it goes to all.
-    #[inline(always)]
-    pub const fn ifindex(&self) -> u32 {
-        self.0.ifindex
     }
 }
 
@@ -211,9 +205,12 @@ const fn from_another(reason: Outcome) -> Outcome {
 }
 
 /// Whether the endpoint that a packet goes to will forward it on: its inner destination is none of the
-/// endpoint's addresses.
+/// endpoint's addresses; or it leaves the node by a gateway port.
 #[inline(always)]
 pub fn goes_on<const N: usize>(packet: &impl Packet, arrival: &Arrival, endpoint: &Endpoint) -> bool {
+    if endpoint.flags & ENDPOINT_PORT != 0 {
+        return true;
+    }
     let Some(frame) = packet::at::<Ethernet>(packet, N) else { return false };
     let endpoint = Sender::of_endpoint(arrival.vni, frame.destination, endpoint);
     match arrival.kind {

@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod ecn;
 pub mod encap;
 pub mod ethernet;
+pub mod flow_hash;
 pub mod icmp;
 pub mod inner;
 pub mod inner_sum;

@@ -14,8 +14,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::{
-    AddStaticEndpoint, AddStaticNode, ApiError, Attach, Attached, CLIENT_DEADLINE, CreateNetwork, Endpoint,
-    EndpointDetail, EndpointRef, Named, Network, NetworkDetail, Node, SetNetwork, Status,
+    AddStaticEndpoint, AddStaticNode, ApiError, Attach, AttachPort, Attached, CLIENT_DEADLINE, CreateNetwork,
+    Endpoint, EndpointDetail, EndpointRef, Named, Network, NetworkDetail, Node, Port, PortRef, SetNetwork,
+    Status,
 };
 use crate::state::{NetworkName, NodeName};
 
@@ -143,6 +144,21 @@ impl Client {
     /// Enters an endpoint behind a third party's VTEP.
     pub async fn add_static_endpoint(&self, request: &AddStaticEndpoint) -> Result<Named, ClientError> {
         self.post("/v1/static-endpoints", request).await
+    }
+
+    /// Makes an interface part of a network.
+    pub async fn attach_port(&self, request: &AttachPort) -> Result<Port, ClientError> {
+        self.post("/v1/ports", request).await
+    }
+
+    /// All gateway ports.
+    pub async fn ports(&self) -> Result<Vec<Port>, ClientError> {
+        self.get("/v1/ports").await
+    }
+
+    /// Takes an interface off its network.
+    pub async fn detach_port(&self, port: &PortRef) -> Result<Named, ClientError> {
+        self.delete(&format!("/v1/ports/{port}")).await
     }
 
     /// All nodes.

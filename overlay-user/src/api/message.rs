@@ -10,7 +10,7 @@ use super::mac;
 use crate::{
     MacAddr,
     datapath::{Count, Mode, Traffic},
-    state::{Delivery, EndpointId, InterfaceName, NetworkName, NodeName, Policy, PolicyChange},
+    state::{Delivery, EndpointId, InterfaceName, NetworkName, NodeName, Policy, PolicyChange, PortDatapath},
 };
 
 /// Asks for a network. What is not given is chosen.
@@ -220,6 +220,62 @@ pub struct AddStaticNode {
     /// Its VXLAN port; else this node's.
     #[serde(default)]
     pub port: Option<u16>,
+}
+
+/// Makes an interface of this node part of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachPort {
+    /// The network.
+    pub network: NetworkName,
+    /// The interface.
+    pub device: InterfaceName,
+    /// How many MAC addresses are learned behind it.
+    #[serde(default = "default_max_macs")]
+    pub max_macs: u32,
+    /// After how many seconds without a frame one is forgotten.
+    #[serde(default = "default_age")]
+    pub age: u32,
+    /// What is to carry its frames.
+    #[serde(default)]
+    pub datapath: PortDatapath,
+}
+
+/// How many MAC addresses are learned behind a port if nobody says.
+pub const DEFAULT_MAX_MACS: u32 = 1024;
+
+/// After how many seconds one is forgotten if nobody says.
+pub const DEFAULT_AGE: u32 = 300;
+
+const fn default_max_macs() -> u32 {
+    DEFAULT_MAX_MACS
+}
+
+const fn default_age() -> u32 {
+    DEFAULT_AGE
+}
+
+/// An interface that is part of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its identity.
+    pub id: EndpointId,
+    /// Its network.
+    pub network: NetworkName,
+    /// The node it is on.
+    pub node: NodeName,
+    /// The interface.
+    pub device: InterfaceName,
+    /// How many MAC addresses are learned behind it.
+    pub max_macs: u32,
+    /// After how many seconds without a frame one is forgotten.
+    pub age: u32,
+    /// The MAC addresses learned behind it.
+    pub macs: Vec<String>,
+    /// What carries its frames, if it is on this node and up.
+    pub datapath: Option<Mode>,
+    /// Why that.
+    pub reason: Option<String>,
 }
 
 /// Names what was made or removed.

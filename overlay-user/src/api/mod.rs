@@ -13,6 +13,7 @@ mod mac;
 mod message;
 mod networks;
 mod nodes;
+mod ports;
 mod reference;
 mod request;
 mod server;
@@ -25,10 +26,11 @@ pub use client::{Client, ClientError};
 pub use context::Context;
 pub use error::{ApiError, Kind};
 pub use message::{
-    AddStaticEndpoint, AddStaticNode, Attach, Attached, Counter, CreateNetwork, DatapathStatus, Endpoint,
-    EndpointDetail, Health, Liveness, Named, Namespace, Network, NetworkDetail, Node, Peer, SetNetwork,
-    Status, StoreState, StoreStatus, Subnet, Uplink,
+    AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Attached, Counter, CreateNetwork, DEFAULT_AGE,
+    DEFAULT_MAX_MACS, DatapathStatus, Endpoint, EndpointDetail, Health, Liveness, Named, Namespace, Network,
+    NetworkDetail, Node, Peer, Port, SetNetwork, Status, StoreState, StoreStatus, Subnet, Uplink,
 };
+pub use ports::PortRef;
 pub use reference::EndpointRef;
 pub use server::{router, serve};
 pub use socket::{Claim, ControlSocket, SocketError};

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ApiError, Context, ControlSocket, HANDLER_DEADLINE, Kind, MAX_BODY, attach, detach, endpoints, networks,
-    nodes, status,
+    nodes, ports, status,
 };
 
 /// All routes.
@@ -26,6 +26,8 @@ pub fn router(context: Arc<Context>) -> Router {
         .route("/v1/endpoints", get(endpoints::list).post(attach::attach))
         .route("/v1/endpoints/{id}", get(endpoints::inspect).delete(detach::detach))
         .route("/v1/static-endpoints", post(endpoints::add_static))
+        .route("/v1/ports", get(ports::list).post(ports::attach))
+        .route("/v1/ports/{id}", axum::routing::delete(ports::detach))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{name}", axum::routing::delete(nodes::remove))
         .route("/v1/static-nodes", post(nodes::add_static))

@@ -11,10 +11,11 @@ use ipnet::IpNet;
 use super::output::Format;
 use crate::{
     MacAddr, Vni,
-    api::EndpointRef,
+    api::{DEFAULT_AGE, DEFAULT_MAX_MACS, EndpointRef, PortRef},
     config::DEFAULT_SOCKET,
     state::{
-        Delivery, Dscp, Flooding, InterfaceName, MAX_BUM_RATE, NetworkName, NodeName, PolicyChange, Vlan,
+        Delivery, Dscp, Flooding, InterfaceName, MAX_BUM_RATE, NetworkName, NodeName, PolicyChange,
+        PortDatapath, Vlan,
     },
 };
 
@@ -42,6 +43,9 @@ pub enum Command {
     /// Endpoints: the interfaces of containers, virtual machines and hosts
     #[command(subcommand, visible_alias = "ep", arg_required_else_help = false)]
     Endpoint(EndpointCommand),
+    /// Gateway ports: interfaces of nodes that are part of a network, with hosts behind them
+    #[command(subcommand, arg_required_else_help = false)]
+    Port(PortCommand),
     /// Nodes
     #[command(subcommand, arg_required_else_help = false)]
     Node(NodeCommand),
@@ -218,6 +222,39 @@ pub struct Place {
     /// A process whose network namespace it is
     #[arg(long)]
     pub pid: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PortCommand {
+    /// Make an interface of this node part of a network: physical, VLAN or tap
+    Attach(PortArgs),
+    /// List ports
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Take interfaces of this node off their network
+    Detach {
+        /// Ids, their beginnings, or interfaces
+        #[arg(required = true, value_name = "ID|IFACE")]
+        ports: Vec<PortRef>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    /// The network
+    pub network: NetworkName,
+    /// The interface
+    #[arg(long = "dev", value_name = "IFACE")]
+    pub device: InterfaceName,
+    /// How many MAC addresses are learned behind it
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_MACS)]
+    pub max_macs: u32,
+    /// After how many seconds without a frame one is forgotten
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_AGE)]
+    pub age: u32,
+    /// What carries its frames
+    #[arg(long, value_enum, default_value_t)]
+    pub datapath: PortDatapath,
 }
 
 #[derive(Debug, Subcommand)]

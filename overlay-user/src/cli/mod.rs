@@ -5,6 +5,7 @@ mod endpoint;
 mod network;
 mod node;
 mod output;
+mod port;
 mod status;
 mod usage;
 
@@ -14,13 +15,13 @@ use std::{
 };
 
 pub use args::Cli;
-use args::{AttachArgs, Command, EndpointCommand, NetworkCommand, NodeCommand};
+use args::{AttachArgs, Command, EndpointCommand, NetworkCommand, NodeCommand, PortArgs, PortCommand};
 use output::Output;
 pub use usage::parse_or_exit;
 
 use crate::api::{
-    AddStaticEndpoint, AddStaticNode, Attach, Client, ClientError, CreateNetwork, Health, Named, Namespace,
-    SetNetwork, Status,
+    AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Client, ClientError, CreateNetwork, Health, Named,
+    Namespace, SetNetwork, Status,
 };
 
 /// Exit code: what was asked for failed, or the node is degraded.
@@ -64,6 +65,7 @@ async fn dispatch(command: Command, client: &Client, output: &Output) -> Result<
     match command {
         Command::Network(command) => network_command(command, client, output).await,
         Command::Endpoint(command) => endpoint_command(command, client, output).await,
+        Command::Port(command) => port_command(command, client, output).await,
         Command::Node(command) => node_command(command, client, output).await,
         Command::Status { wait } => {
             let status = status_within(client, Duration::from_secs(wait.unwrap_or(0))).await?;
@@ -139,6 +141,28 @@ async fn endpoint_command(
         EndpointCommand::AddStatic { network, node, ips, mac, names } => {
             let request = AddStaticEndpoint { network, node, ips, mac, names };
             output.show(&vec![client.add_static_endpoint(&request).await?]);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn port_command(
+    command: PortCommand,
+    client: &Client,
+    output: &Output,
+) -> Result<ExitCode, ClientError> {
+    match command {
+        PortCommand::Attach(PortArgs { network, device, max_macs, age, datapath }) => {
+            let request = AttachPort { network, device, max_macs, age, datapath };
+            output.show(&vec![client.attach_port(&request).await?]);
+        }
+        PortCommand::Ls => output.show(&client.ports().await?),
+        PortCommand::Detach { ports } => {
+            let mut detached = Vec::new();
+            for port in &ports {
+                detached.push(client.detach_port(port).await);
+            }
+            return each(detached, output);
         }
     }
     Ok(ExitCode::SUCCESS)

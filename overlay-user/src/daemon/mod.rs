@@ -2,6 +2,7 @@
 
 mod choice;
 mod followed_state;
+mod learner;
 mod membership;
 mod pace;
 mod progress;
@@ -12,7 +13,7 @@ mod snapshot;
 use std::{io, sync::Arc};
 
 pub use choice::{Chosen, choose};
-pub use progress::{CounterRequest, Known, Membership, Progress, Source};
+pub use progress::{CounterRequest, Known, Membership, Progress, SightingRequest, Source};
 pub use purge::purge;
 use snapshot::SnapshotFile;
 use tokio::sync::{mpsc, watch};
@@ -86,6 +87,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let (progress, progress_seen) = watch::channel(Progress::default());
     let (membership, membership_seen) = watch::channel(Membership::Joining(None));
     let (counters, counter_requests) = mpsc::channel(COUNTER_REQUESTS);
+    let (sightings, sighting_requests) = mpsc::channel(1);
 
     let reconciler = reconcile::Reconciler {
         node: node.clone(),
@@ -95,6 +97,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         datapath,
         progress,
         counter_requests,
+        sighting_requests,
         applied,
         unrouted: false,
     };
@@ -111,6 +114,10 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         membership,
     };
     tasks.spawn(member.run(cancel.clone()));
+    let (store_of_learned, known_ports) = (store.clone(), known.clone());
+    let learner =
+        learner::Learner { node: node.clone(), store: store_of_learned, known: known_ports, sightings };
+    tasks.spawn(learner.run(cancel.clone()));
 
     let context = api::Context {
         store,

@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use crate::{
-    datapath::{Counters, DatapathError},
+    datapath::{Counters, DatapathError, Sighting},
     state::State,
 };
 
 /// Asks the reconciler for the data path's counters.
 pub type CounterRequest = oneshot::Sender<Result<Counters, DatapathError>>;
+
+/// Asks the reconciler who was heard behind gateway ports.
+pub type SightingRequest = oneshot::Sender<Result<Vec<Sighting>, DatapathError>>;
 
 /// The state to forward by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{CounterRequest, Known, Progress, Source, pace::Pace};
+use super::{CounterRequest, Known, Progress, SightingRequest, Source, pace::Pace};
 use crate::{
     datapath::{Applied, Datapath, Underlay},
     plan::{Plan, plan},
@@ -29,6 +29,7 @@ pub struct Reconciler {
     pub datapath: Box<dyn Datapath>,
     pub progress: watch::Sender<Progress>,
     pub counter_requests: mpsc::Receiver<CounterRequest>,
+    pub sighting_requests: mpsc::Receiver<SightingRequest>,
     /// Where every state goes that was applied.
     pub applied: watch::Sender<Arc<State>>,
     /// The last plan's nodes could not be looked up: said once.
@@ -59,6 +60,10 @@ impl Reconciler {
                 Ok(()) = self.underlay.changed() => {}
                 Some(reply) = self.counter_requests.recv() => {
                     let _ = reply.send(self.datapath.counters().await);
+                    continue;
+                }
+                Some(reply) = self.sighting_requests.recv() => {
+                    let _ = reply.send(self.datapath.sightings().await);
                     continue;
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => reached = None,

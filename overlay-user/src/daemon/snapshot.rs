@@ -20,8 +20,8 @@ use uuid::Uuid;
 use crate::{
     config::Config,
     state::{
-        Endpoint, EndpointRecord, Network, NetworkRecord, Node, NodeName, NodeRecord, RawRecord, RecordKey,
-        RecordSet, State, Subnet, SubnetRecord,
+        Endpoint, EndpointRecord, LearnedMac, LearnedRecord, Network, NetworkRecord, Node, NodeName,
+        NodeRecord, RawRecord, RecordKey, RecordSet, State, Subnet, SubnetRecord,
     },
     store::{Seen, Store},
 };
@@ -196,6 +196,14 @@ fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Valu
     for ((network, id), endpoint) in &state.endpoints {
         let record = serde_json::to_value(endpoint_record(endpoint))?;
         records.insert(RecordKey::of_endpoint(network, id), record);
+    }
+    for ((network, id), port) in &state.ports {
+        records.insert(RecordKey::of_port(network, id), serde_json::to_value(port.to_record())?);
+    }
+    for ((network, mac), learned) in &state.learned {
+        let LearnedMac { node, port } = learned.clone();
+        let record = serde_json::to_value(LearnedRecord { node, port })?;
+        records.insert(RecordKey::of_learned(network, *mac), record);
     }
     Ok(records)
 }

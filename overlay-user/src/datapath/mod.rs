@@ -18,7 +18,7 @@ use overlay_ebpf::abi::{OVERHEAD, OVERHEAD_V6};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MacAddr,
+    MacAddr, Vni,
     plan::{Plan, Vtep},
     state::{EndpointId, NodeName},
 };
@@ -108,6 +108,28 @@ pub struct Counters {
     pub endpoints: BTreeMap<EndpointId, Traffic>,
     /// By node.
     pub peers: BTreeMap<NodeName, Traffic>,
+    /// What carries the frames of each gateway port of this node.
+    pub ports: BTreeMap<EndpointId, PortStatus>,
+}
+
+/// What carries a gateway port's frames.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// [`Mode::Xdp`] or [`Mode::Tc`].
+    pub mode: Mode,
+    /// Why that.
+    pub reason: String,
+}
+
+/// A MAC address that was heard behind a gateway port of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// The network.
+    pub vni: Vni,
+    /// The address.
+    pub mac: MacAddr,
+    /// The port.
+    pub port: EndpointId,
 }
 
 /// Packets and their bytes.
@@ -197,6 +219,15 @@ pub trait Datapath: Send {
     /// # Errors
     /// If the kernel does not hand them out.
     async fn counters(&mut self) -> Result<Counters, DatapathError>;
+
+    /// The MAC addresses heard behind gateway ports since it was last asked. The kernel data path has
+    /// no ports.
+    ///
+    /// # Errors
+    /// If the kernel does not hand them out.
+    async fn sightings(&mut self) -> Result<Vec<Sighting>, DatapathError> {
+        Ok(Vec::new())
+    }
 
     /// Takes everything of this data path out of the kernel: forwarding ends.
     ///

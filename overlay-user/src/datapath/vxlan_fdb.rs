@@ -55,7 +55,7 @@ pub fn rows_of(plan: &Plan, network: &Network, underlay: &Underlay) -> BTreeSet<
         (addr.is_ipv6() == underlay.addr.is_ipv6()).then_some(addr)
     };
     let unicast = network.endpoints.iter().filter_map(|(mac, endpoint)| match &endpoint.location {
-        Location::Local => None,
+        Location::Local | Location::Port(_) => None,
         Location::Remote(node) => Some(Row { mac: *mac, vtep: vtep_of(node)? }),
     });
     let flood =

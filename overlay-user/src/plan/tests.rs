@@ -103,6 +103,7 @@ fn naive(state: &State, node: &NodeName) -> Plan {
                         addresses: e.addresses.clone(),
                         location,
                         delivery: e.delivery,
+                        learned: false,
                     },
                 )
             })
@@ -116,8 +117,9 @@ fn naive(state: &State, node: &NodeName) -> Plan {
         networks: carried()
             .map(|(name, network)| {
                 let (members, endpoints) = (members(name), endpoints(name));
-                let policy = network.policy;
-                (network.vni, Network { name: name.clone(), mtu: network.mtu, policy, members, endpoints })
+                let (ports, has_ports, policy) = (BTreeMap::new(), false, network.policy);
+                let (name, mtu) = (name.clone(), network.mtu);
+                (network.vni, Network { name, mtu, policy, members, endpoints, ports, has_ports })
             })
             .collect(),
         protected: state.nodes.values().map(|n| n.vtep).collect(),

@@ -3,9 +3,10 @@
 use serde::de::DeserializeOwned;
 
 use super::{
-    AliveRecord, Endpoint, EndpointError, EndpointId, KeyError, MetaRecord, Network, NetworkError,
-    NetworkName, Node, NodeError, NodeName, RecordKey, shown::shown,
+    AliveRecord, Endpoint, EndpointError, EndpointId, KeyError, LearnedMac, LearnedRecord, MetaRecord,
+    Network, NetworkError, NetworkName, Node, NodeError, NodeName, Port, PortError, RecordKey, shown::shown,
 };
+use crate::MacAddr;
 
 /// The largest value that is looked at, in bytes. What overlayd writes has a few hundred.
 pub const MAX_VALUE: usize = 64 * 1024;
@@ -26,6 +27,10 @@ pub enum Record {
     Alive(NodeName, AliveRecord),
     /// `endpoints/<network>/<id>`
     Endpoint(NetworkName, EndpointId, Endpoint),
+    /// `ports/<network>/<id>`
+    Port(NetworkName, EndpointId, Port),
+    /// `learned/<network>/<mac>`
+    Learned(NetworkName, MacAddr, LearnedMac),
     /// Allocation's own; it does not forward anything.
     Allocation,
 }
@@ -51,6 +56,12 @@ pub enum RecordError {
     /// An endpoint that cannot be.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// A port that cannot be.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// A learned MAC address that is nobody's.
+    #[error("a group's MAC address, or zero, is nobody's")]
+    Learned,
 }
 
 /// Decodes the value of a record and checks it by itself. Unknown fields are ignored.
@@ -62,6 +73,11 @@ pub fn decode(key: RecordKey, value: &[u8]) -> Result<Record, RecordError> {
         RecordKey::Alive(node) => Record::Alive(node, json(value)?),
         RecordKey::Endpoint(network, id) => {
             Record::Endpoint(network, id, Endpoint::from_record(&json(value)?)?)
+        }
+        RecordKey::Port(network, id) => Record::Port(network, id, Port::from_record(&json(value)?)?),
+        RecordKey::Learned(_, mac) if !mac.is_unicast() => return Err(RecordError::Learned),
+        RecordKey::Learned(network, mac) => {
+            Record::Learned(network, mac, json::<LearnedRecord>(value)?.into())
         }
         RecordKey::Allocation => Record::Allocation,
     })

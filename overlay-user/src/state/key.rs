@@ -1,6 +1,7 @@
 //! From a key, relative to the cluster's prefix, to the record it belongs to.
 
 use super::{EndpointId, NameError, NetworkName, NodeName, RecordKey, shown::shown_key};
+use crate::MacAddr;
 
 /// A key that belongs to no record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +30,14 @@ impl RecordKey {
                 let (network, id) = rest.split_once('/').ok_or_else(unknown)?;
                 Ok(Self::Endpoint(network.parse::<NetworkName>()?, id.parse::<EndpointId>()?))
             }
+            "ports" => {
+                let (network, id) = rest.split_once('/').ok_or_else(unknown)?;
+                Ok(Self::Port(network.parse::<NetworkName>()?, id.parse::<EndpointId>()?))
+            }
+            "learned" => {
+                let (network, digits) = rest.split_once('/').ok_or_else(unknown)?;
+                Ok(Self::Learned(network.parse::<NetworkName>()?, mac(digits).ok_or_else(unknown)?))
+            }
             "vnis" | "subnets" | "addresses" | "macs" => Ok(Self::Allocation),
             _ => Err(unknown()),
         }
@@ -53,6 +62,29 @@ impl RecordKey {
     pub(crate) fn of_endpoint(network: &NetworkName, id: &EndpointId) -> String {
         format!("endpoints/{network}/{id}")
     }
+
+    /// The key of a gateway port's record, relative to the cluster's prefix.
+    pub(crate) fn of_port(network: &NetworkName, id: &EndpointId) -> String {
+        format!("ports/{network}/{id}")
+    }
+
+    /// The key of a learned MAC address, relative to the cluster's prefix.
+    pub(crate) fn of_learned(network: &NetworkName, mac: MacAddr) -> String {
+        format!("learned/{network}/{}", digits(mac))
+    }
+}
+
+/// The twelve digits of a MAC address.
+fn digits(mac: MacAddr) -> String {
+    mac.to_string().replace(':', "")
+}
+
+/// A MAC address from its twelve digits, written as [`digits`] does.
+fn mac(text: &str) -> Option<MacAddr> {
+    let number = u64::from_str_radix(text, 16).ok()?;
+    let [0, 0, bytes @ ..] = number.to_be_bytes() else { return None };
+    let mac = MacAddr(bytes);
+    (digits(mac) == text).then_some(mac)
 }
 
 #[cfg(test)]
@@ -70,6 +102,11 @@ mod tests {
             (RecordKey::of_node(&node), RecordKey::Node(node.clone())),
             (RecordKey::of_alive(&node), RecordKey::Alive(node.clone())),
             (RecordKey::of_endpoint(&network, &id), RecordKey::Endpoint(network.clone(), id.clone())),
+            (RecordKey::of_port(&network, &id), RecordKey::Port(network.clone(), id.clone())),
+            (
+                RecordKey::of_learned(&network, MacAddr([2, 0, 0, 0xab, 0, 1])),
+                RecordKey::Learned(network.clone(), MacAddr([2, 0, 0, 0xab, 0, 1])),
+            ),
             ("vnis/00004096".to_owned(), RecordKey::Allocation),
             ("addresses/blue/0a000902".to_owned(), RecordKey::Allocation),
         ] {
@@ -87,6 +124,9 @@ mod tests {
             "networks/a/b",
             "endpoints/blue",
             "endpoints/blue/x",
+            "learned/blue/020000ab00",
+            "learned/blue/020000AB0001",
+            "learned/blue/+20000ab0001",
             "Meta",
         ] {
             assert!(RecordKey::parse(bad.as_bytes()).is_err(), "{bad}");

@@ -10,12 +10,15 @@ mod name;
 mod network;
 mod node;
 mod policy;
+mod port;
 mod record;
 mod record_set;
 mod shown;
 mod subnet;
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use crate::MacAddr;
 
 pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
 pub use endpoint::{Delivery, Endpoint, EndpointError};
@@ -27,9 +30,10 @@ pub use policy::{
     DEFAULT_BUM_RATE, Dscp, Flooding, MAX_BUM_RATE, ParseDscpError, ParseWordError, Policy, PolicyChange,
     PolicyError, Vlan,
 };
+pub use port::{LearnedMac, Port, PortDatapath, PortError};
 pub use record::{
-    AddressRecord, AddressState, AliveRecord, EndpointRecord, MetaRecord, NetworkRecord, NodeRecord,
-    RecordKey, SubnetRecord,
+    AddressRecord, AddressState, AliveRecord, EndpointRecord, LearnedRecord, MetaRecord, NetworkRecord,
+    NodeRecord, PortRecord, RecordKey, SubnetRecord,
 };
 pub use record_set::{RawRecord, RecordSet};
 pub use shown::{shown, shown_key};
@@ -46,6 +50,10 @@ pub struct State {
     pub nodes: BTreeMap<NodeName, Node>,
     /// Endpoints by network and identity.
     pub endpoints: BTreeMap<(NetworkName, EndpointId), Endpoint>,
+    /// Gateway ports by network and identity.
+    pub ports: BTreeMap<(NetworkName, EndpointId), Port>,
+    /// MAC addresses learned behind them.
+    pub learned: BTreeMap<(NetworkName, MacAddr), LearnedMac>,
     /// Nodes whose lease is live.
     pub alive: BTreeSet<NodeName>,
     /// Keys left out (relative to the cluster's prefix), and why; at most [`MOST_REJECTED`].
@@ -74,5 +82,21 @@ impl State {
             .range((network.clone(), EndpointId::least())..)
             .take_while(move |((of, _), _)| of == network)
             .map(|((_, id), endpoint)| (id, endpoint))
+    }
+
+    /// The gateway ports of a network.
+    pub fn ports_of(&self, network: &NetworkName) -> impl Iterator<Item = (&EndpointId, &Port)> {
+        self.ports
+            .range((network.clone(), EndpointId::least())..)
+            .take_while(move |((of, _), _)| of == network)
+            .map(|((_, id), port)| (id, port))
+    }
+
+    /// The MAC addresses learned in a network.
+    pub fn learned_of(&self, network: &NetworkName) -> impl Iterator<Item = (MacAddr, &LearnedMac)> {
+        self.learned
+            .range((network.clone(), MacAddr::default())..)
+            .take_while(move |((of, _), _)| of == network)
+            .map(|((_, mac), learned)| (*mac, learned))
     }
 }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointId, NetworkName, NodeName, Policy};
+use super::{EndpointId, InterfaceName, NetworkName, NodeName, Policy, PortDatapath};
+use crate::MacAddr;
 
 /// `meta`: which cluster this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +153,31 @@ pub struct EndpointRecord {
     pub delivery: String,
 }
 
+/// `ports/<network>/<id>`: a gateway port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// The node it is on.
+    pub node: NodeName,
+    /// The interface.
+    pub device: InterfaceName,
+    /// How many MAC addresses are learned behind it.
+    pub max_macs: u32,
+    /// After how many seconds without a frame one is forgotten.
+    pub age: u32,
+    /// What carries its frames.
+    #[serde(default)]
+    pub datapath: PortDatapath,
+}
+
+/// `learned/<network>/<12 hexadecimal digits>`: a MAC address behind a gateway port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnedRecord {
+    /// The port's node.
+    pub node: NodeName,
+    /// The port.
+    pub port: EndpointId,
+}
+
 /// Where a record belongs, from its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordKey {
@@ -165,6 +191,10 @@ pub enum RecordKey {
     Alive(NodeName),
     /// `endpoints/<network>/<id>`
     Endpoint(NetworkName, EndpointId),
+    /// `ports/<network>/<id>`
+    Port(NetworkName, EndpointId),
+    /// `learned/<network>/<mac>`
+    Learned(NetworkName, MacAddr),
     /// Allocation's own: `vnis/`, `subnets/`, `addresses/`, `macs/`.
     Allocation,
 }

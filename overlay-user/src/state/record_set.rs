@@ -1,13 +1,13 @@
 //! The records of the store, decoded as they come, and the state they make together.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
 use super::{
-    Endpoint, EndpointId, MetaRecord, Network, NetworkName, Node, NodeName, Record, RecordError, RecordKey,
-    State, decode, shown::shown_key,
+    Endpoint, EndpointId, InterfaceName, LearnedMac, MetaRecord, Network, NetworkName, Node, NodeName, Port,
+    Record, RecordError, RecordKey, State, decode, shown::shown_key,
 };
 use crate::{MacAddr, Vni};
 
@@ -32,6 +32,8 @@ pub struct RecordSet {
     nodes: BTreeMap<NodeName, Held<Node>>,
     alive: BTreeSet<NodeName>,
     endpoints: BTreeMap<(NetworkName, EndpointId), Held<Endpoint>>,
+    ports: BTreeMap<(NetworkName, EndpointId), Held<Port>>,
+    learned: BTreeMap<(NetworkName, MacAddr), Held<LearnedMac>>,
     /// Records that do not hold up by themselves, and why.
     bad: BTreeMap<Vec<u8>, RecordError>,
 }
@@ -64,6 +66,14 @@ enum Clash {
     Mac(MacAddr, EndpointId),
     #[error("the address {0} is endpoint {1}'s")]
     AddressTaken(IpAddr, EndpointId),
+    #[error("interface {0} of node {1} is port {2} already")]
+    Device(InterfaceName, NodeName, EndpointId),
+    #[error("there is no port {0} on node {1}")]
+    NoPort(EndpointId, NodeName),
+    #[error("the MAC address is an endpoint's")]
+    Endpoints,
+    #[error("port {0} may learn only {1} MAC addresses")]
+    PortFull(EndpointId, u32),
 }
 
 // === impl RecordSet ===
@@ -87,6 +97,12 @@ impl RecordSet {
             }
             Ok(Record::Endpoint(network, id, record)) => {
                 self.endpoints.insert((network, id), Held { created, record });
+            }
+            Ok(Record::Port(network, id, record)) => {
+                self.ports.insert((network, id), Held { created, record });
+            }
+            Ok(Record::Learned(network, mac, record)) => {
+                self.learned.insert((network, mac), Held { created, record });
             }
             Ok(Record::Allocation) => return false,
             Err(error) => {
@@ -121,6 +137,8 @@ impl RecordSet {
         self.add_networks(&mut state);
         self.add_nodes(&mut state);
         self.add_endpoints(&mut state);
+        self.add_ports(&mut state);
+        self.add_learned(&mut state);
         for (key, error) in &self.bad {
             state.reject(|| shown_key(key), error);
         }
@@ -136,6 +154,8 @@ impl RecordSet {
             RecordKey::Endpoint(network, id) => {
                 self.endpoints.remove(&(network.clone(), id.clone())).is_some()
             }
+            RecordKey::Port(network, id) => self.ports.remove(&(network.clone(), id.clone())).is_some(),
+            RecordKey::Learned(network, mac) => self.learned.remove(&(network.clone(), *mac)).is_some(),
             RecordKey::Allocation => false,
         }
     }
@@ -182,17 +202,65 @@ impl RecordSet {
         }
     }
 
-    /// Checks an endpoint against the networks and nodes that stand.
-    fn stands(&self, state: &State, network: &NetworkName, endpoint: &Endpoint) -> Result<(), Clash> {
-        let Some(standing) = state.networks.get(network) else {
+    fn add_ports(&self, state: &mut State) {
+        let mut devices: HashMap<(&NodeName, &InterfaceName), &EndpointId> = HashMap::new();
+        let identities: HashSet<_> = state.endpoints.keys().map(|(_, id)| id.clone()).collect();
+        for ((network, id), port) in by_age(&self.ports) {
+            let device = (&port.node, &port.device);
+            let clash = if let Err(clash) = self.network_stands(state, network) {
+                Some(clash)
+            } else if !state.nodes.contains_key(&port.node) {
+                Some(Clash::NoNode(port.node.clone()))
+            } else if identities.contains(id) || devices.values().any(|other| *other == id) {
+                Some(Clash::Identity(network.clone()))
+            } else {
+                let taken = devices.get(&device);
+                taken.map(|&other| Clash::Device(port.device.clone(), port.node.clone(), other.clone()))
+            };
+            if let Some(clash) = clash {
+                state.reject(|| RecordKey::of_port(network, id), &clash);
+                continue;
+            }
+            devices.insert(device, id);
+            state.ports.insert((network.clone(), id.clone()), port.clone());
+        }
+    }
+
+    /// An endpoint's MAC address is never a port's, whoever came first: it was given, not heard.
+    fn add_learned(&self, state: &mut State) {
+        let taken: HashSet<_> =
+            state.endpoints.iter().map(|((network, _), e)| (network.clone(), e.mac)).collect();
+        let mut counts: HashMap<&EndpointId, u32> = HashMap::new();
+        for (key @ (network, mac), learned) in by_age(&self.learned) {
+            let port = state.ports.get(&(network.clone(), learned.port.clone()));
+            let clash = match port.filter(|port| port.node == learned.node) {
+                None => Clash::NoPort(learned.port.clone(), learned.node.clone()),
+                Some(_) if taken.contains(key) => Clash::Endpoints,
+                Some(port) => {
+                    let count = counts.entry(&learned.port).or_default();
+                    if *count < port.max_macs {
+                        *count += 1;
+                        state.learned.insert(key.clone(), learned.clone());
+                        continue;
+                    }
+                    Clash::PortFull(learned.port.clone(), port.max_macs)
+                }
+            };
+            state.reject(|| RecordKey::of_learned(network, *mac), &clash);
+        }
+    }
+
+    fn network_stands<'a>(&self, state: &'a State, network: &NetworkName) -> Result<&'a Network, Clash> {
+        state.networks.get(network).ok_or_else(|| {
             let left_out = self.networks.contains_key(network)
                 || self.bad.contains_key(RecordKey::of_network(network).as_bytes());
-            return Err(if left_out {
-                Clash::NetworkLeftOut(network.clone())
-            } else {
-                Clash::NoNetwork(network.clone())
-            });
-        };
+            if left_out { Clash::NetworkLeftOut(network.clone()) } else { Clash::NoNetwork(network.clone()) }
+        })
+    }
+
+    /// Checks an endpoint against the networks and nodes that stand.
+    fn stands(&self, state: &State, network: &NetworkName, endpoint: &Endpoint) -> Result<(), Clash> {
+        let standing = self.network_stands(state, network)?;
         for &address in &endpoint.addresses {
             standing.check_address(address)?;
         }

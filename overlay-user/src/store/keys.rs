@@ -6,6 +6,7 @@
 //! | `vnis/<8 decimal digits>` | the name of the network that has it |
 //! | `subnets/guard` | how many networks were created and removed; written with each |
 //! | `addresses/<network>/<8 or 32 hexadecimal digits>` | [`AddressRecord`](crate::state::AddressRecord); those of a family sort as addresses do |
+//! | `ports/<network>/<id>`, `learned/<network>/<12 hexadecimal digits>` | [records](crate::state) |
 //! | `macs/<network>/<12 hexadecimal digits>` | the identity of the endpoint that has it |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -113,6 +114,26 @@ impl Keys {
 
     pub fn endpoint(&self, network: &NetworkName, id: &EndpointId) -> String {
         self.at(&RecordKey::of_endpoint(network, id))
+    }
+
+    pub fn ports(&self, network: &NetworkName) -> String {
+        self.at(&format!("ports/{network}/"))
+    }
+
+    pub fn all_ports(&self) -> String {
+        self.at("ports/")
+    }
+
+    pub fn port(&self, network: &NetworkName, id: &EndpointId) -> String {
+        self.at(&RecordKey::of_port(network, id))
+    }
+
+    pub fn all_learned(&self, network: &NetworkName) -> String {
+        self.at(&format!("learned/{network}/"))
+    }
+
+    pub fn learned(&self, network: &NetworkName, mac: MacAddr) -> String {
+        self.at(&RecordKey::of_learned(network, mac))
     }
 
     fn at(&self, rest: &str) -> String {

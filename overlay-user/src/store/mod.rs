@@ -19,6 +19,7 @@ mod network;
 mod node;
 mod options;
 mod pool;
+mod port;
 mod value;
 mod watch;
 mod withdraw;

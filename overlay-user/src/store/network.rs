@@ -203,6 +203,7 @@ impl Store {
             Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision()),
             // Over a range this holds if there is no key in it.
             Compare::create_revision(endpoints, CompareOp::Equal, 0).with_prefix(),
+            Compare::create_revision(self.keys().ports(name), CompareOp::Equal, 0).with_prefix(),
             guard.unchanged(self),
         ];
         let all = || Some(etcd_client::DeleteOptions::new().with_prefix());
@@ -210,6 +211,7 @@ impl Store {
             TxnOp::delete(key, None),
             TxnOp::delete(self.keys().addresses(name), all()),
             TxnOp::delete(self.keys().macs(name), all()),
+            TxnOp::delete(self.keys().all_learned(name), all()),
             guard.raised(self),
         ];
         for kv in call.list(&self.keys().vnis()).await? {
@@ -226,7 +228,7 @@ impl Store {
         let options = GetOptions::new().with_prefix().with_limit(NAMED);
         let answer = call.range(&prefix, options).await?;
         if answer.kvs().is_empty() {
-            return Ok(());
+            return self.check_no_ports(call, name).await;
         }
         let named: Vec<_> = answer
             .kvs()

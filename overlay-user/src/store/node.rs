@@ -135,6 +135,7 @@ impl Store {
     }
 
     async fn withdraw_all_of(&self, call: &Call<'_>, node: &NodeName) -> Result<(), StoreError> {
+        self.withdraw_ports_of(call, node).await?;
         let endpoints: Vec<(NetworkName, EndpointId)> = call
             .list(&self.keys().all_endpoints())
             .await?

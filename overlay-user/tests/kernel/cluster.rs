@@ -82,6 +82,7 @@ impl Cluster {
                     addresses: [addr(*number)].into(),
                     location,
                     delivery: Delivery::Tc,
+                    learned: false,
                 },
             )
         };
@@ -91,6 +92,8 @@ impl Cluster {
             policy: Policy::default(),
             members: members.iter().map(|n| name(*n)).collect(),
             endpoints: self.endpoints.iter().map(endpoint).collect(),
+            ports: BTreeMap::new(),
+            has_ports: false,
         };
         let local = self.endpoints.iter().any(|(n, _)| *n == node);
         Plan {

@@ -184,6 +184,7 @@ fn a_vni_in_use_is_a_problem_of_that_network_alone() {
             addresses: [addr(8)].into(),
             location: Location::Remote("node1".parse().unwrap()),
             delivery: Delivery::Tc,
+            learned: false,
         },
     )]
     .into();
@@ -319,6 +320,7 @@ fn updates_lose_no_packet() {
                     addresses: [addr(90)].into(),
                     location: Location::Remote(node),
                     delivery: Delivery::Tc,
+                    learned: false,
                 };
                 network.endpoints.insert(mac(90), guest);
                 cluster.nodes[0].datapath = KernelDatapath::new();

@@ -102,13 +102,18 @@ fn traffic_classes() -> Vec<Case> {
     cases
 }
 
-/// The ICMP error about a packet, by an independent library.
+/// The ICMP error about a packet of A's.
 pub fn error(packet: &[u8], mtu: u16) -> Vec<u8> {
+    error_to(A, packet, mtu)
+}
+
+/// The ICMP error about a packet of `sender`'s to C, by an independent library.
+pub fn error_to(sender: Host, packet: &[u8], mtu: u16) -> Vec<u8> {
     let quoted = &packet[14..14 + QUOTED];
     let mut frame = Vec::new();
-    let eth = PacketBuilder::ethernet2(C.mac, A.mac);
+    let eth = PacketBuilder::ethernet2(C.mac, sender.mac);
     if packet[12..14] == [8, 0] {
-        let mut ip = Ipv4Header::new(0, 64, IpNumber::ICMP, C.ip, A.ip).unwrap();
+        let mut ip = Ipv4Header::new(0, 64, IpNumber::ICMP, C.ip, sender.ip).unwrap();
         ip.dont_fragment = true;
         ip.dscp = 48.try_into().unwrap(); // CS6: RFC 1812, section 4.3.2.5, internetwork control
         let header = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };

@@ -9,18 +9,21 @@ use aya::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Bucket, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, Hook, MacAddr, Member,
-        MemberKey, Neighbour, NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, Port, SELF_VTEP,
-        Traffic, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        Addr, Bucket, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey,
+        FloodKey, Hook, LEARNED_KNOWN, Learned, MacAddr, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour,
+        NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic,
+        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{checksum, ecn::OuterClass, encap},
 };
 use overlay_user::datapath::ebpf::{self, Features, probe};
 
-use crate::frames::{A, B, C, D, HERE, Host, THERE, VNI, ipv6};
+use crate::frames::{A, B, C, D, H, HERE, Host, I, J, THERE, VNI, ipv6};
 
 /// The loopback interface, which every namespace has and a test run of a tc program comes from.
 pub const LOOPBACK: u32 = 1;
+/// An interface of no consequence.
+pub const ELSEWHERE: u32 = 77;
 /// Rows of the other nodes in `vteps`.
 pub const THERE_INDEX: u32 = 1;
 pub const UNREACHABLE_INDEX: u32 = 2;
@@ -72,6 +75,8 @@ pub struct Setup {
     pub bum_rate: Option<u32>,
     /// The network's outer headers have a DSCP of their own.
     pub dscp: Option<u8>,
+    /// There are gateway ports, the interface under test among them.
+    pub gateway: Gateway,
     /// This node's endpoints are delivered to by XDP redirect.
     pub redirect: Redirect,
 }
@@ -86,9 +91,21 @@ pub enum Redirect {
     NoTarget,
 }
 
+/// Whether there are gateway ports in the network.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gateway {
+    #[default]
+    Off,
+    On,
+    /// The one under test may learn no more.
+    Full,
+}
+
 /// The loaded programs.
 pub struct Fixture {
     ebpf: Ebpf,
+    /// Keeps the namespace, whose interface the maps refer to.
+    _netns: std::fs::File,
 }
 
 /// Loaded programs for each setup that cases ask for: loading takes longer than running.
@@ -127,7 +144,8 @@ impl Fixture {
             };
             loaded.unwrap_or_else(|e| panic!("{name}: {e}"));
         }
-        let mut fixture = Self { ebpf };
+        let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let mut fixture = Self { ebpf, _netns: netns };
         fixture.fill(setup);
         fixture
     }
@@ -151,7 +169,9 @@ impl Fixture {
             ..Config::default()
         };
         self.set("config", 0, config);
-        if !setup.unbound {
+        if setup.gateway != Gateway::Off {
+            self.gateway(setup);
+        } else if !setup.unbound {
             let class = setup.dscp.map_or(OuterClass::INHERIT, OuterClass::fixed);
             let port = Port {
                 vni: VNI,
@@ -167,7 +187,8 @@ impl Fixture {
         }
         for (slot, host) in [(0, A), (1, B)] {
             let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };
-            let (vtep, ifindex) = (SELF_VTEP, LOOPBACK);
+            let (vtep, ifindex) =
+                (SELF_VTEP, if setup.gateway == Gateway::Off { LOOPBACK } else { ELSEWHERE });
             self.endpoint(host, Endpoint { vtep, ifindex, slot, flags, ..Endpoint::default() });
         }
         self.endpoint(C, Endpoint { vtep: THERE_INDEX, ..Endpoint::default() });
@@ -202,7 +223,8 @@ impl Fixture {
                 slow_ifindex: if setup.no_slow_path { 0 } else { LOOPBACK },
                 flood_vteps: if setup.kernel_floods { u32::MAX } else { 1 },
                 flood_ports: 0,
-                flags: setup.network_flags,
+                flags: setup.network_flags
+                    | if setup.gateway == Gateway::Off { 0 } else { NETWORK_HAS_PORTS },
                 bum_rate: setup.bum_rate.unwrap_or(100),
                 flood_mtu: 1450,
             },
@@ -216,6 +238,37 @@ impl Fixture {
             let map = self.ebpf.map_mut("redirect_targets").unwrap();
             DevMapHash::try_from(map).unwrap().insert(LOOPBACK, LOOPBACK, None, 0).unwrap();
         }
+    }
+
+    /// Hosts behind the interface under test, and one behind the other node's.
+    fn gateway(&mut self, setup: Setup) {
+        if !setup.unbound {
+            let flags = if setup.gateway == Gateway::Full { PORT_FULL } else { 0 };
+            self.insert(
+                "ports",
+                LOOPBACK,
+                Port { vni: VNI, slot: 2, flags, mtu: u16::MAX, ..Port::default() },
+            );
+        }
+        let flags = ENDPOINT_LEARNED | ENDPOINT_PORT;
+        let behind = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot: 2, flags, ..Endpoint::default() };
+        for host in [H, I] {
+            self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), behind);
+        }
+        // Of the two, only one was heard by these programs.
+        let known = Learned { ifindex: LOOPBACK, state: LEARNED_KNOWN, seen: 0 };
+        self.insert("learned", EndpointKey::new(VNI, MacAddr(H.mac)), known);
+        let far = Endpoint { vtep: THERE_INDEX, flags: ENDPOINT_LEARNED, ..Endpoint::default() };
+        self.insert("endpoints", EndpointKey::new(VNI, MacAddr(J.mac)), far);
+        let map = self.ebpf.map_mut("redirect_targets").unwrap();
+        DevMapHash::try_from(map).unwrap().insert(LOOPBACK, LOOPBACK, None, 0).unwrap();
+    }
+
+    /// Puts an endpoint behind the interface under test in place of the gateway port.
+    pub fn bind_endpoint(&mut self, host: Host) {
+        let mac = MacAddr(host.mac);
+        let port = Port { vni: VNI, slot: 0, mac, addr4: host.ip, mtu: u16::MAX, ..Port::default() };
+        self.insert("ports", LOOPBACK, port);
     }
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {
@@ -275,10 +328,22 @@ impl Fixture {
         Run { action: result.return_value, output }
     }
 
-    /// Runs a packet through the XDP program.
+    /// What is known of a MAC address that was seen behind a gateway port.
+    pub fn learned(&self, host: Host) -> Option<Learned> {
+        let map: HashMap<&MapData, EndpointKey, Learned> =
+            self.ebpf.map("learned").unwrap().try_into().unwrap();
+        map.get(&EndpointKey::new(VNI, MacAddr(host.mac)), 0).ok()
+    }
+
+    /// Runs a packet through the uplink's XDP program.
     pub fn run_xdp(&self, packet: &[u8]) -> Run {
+        self.run_xdp_of("uplink_xdp", packet)
+    }
+
+    /// Runs a packet through an XDP program.
+    pub fn run_xdp_of(&self, program: &str, packet: &[u8]) -> Run {
         let mut output = vec![0; packet.len() + 512];
-        let program: &Xdp = self.ebpf.program("uplink_xdp").unwrap().try_into().unwrap();
+        let program: &Xdp = self.ebpf.program(program).unwrap().try_into().unwrap();
         let result = program
             .test_run(TestRunOptions {
                 data_in: Some(packet),

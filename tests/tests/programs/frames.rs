@@ -39,6 +39,11 @@ pub const B: Host = Host { mac: [2, 0x42, 10, 0, 9, 3], ip: [10, 0, 9, 3] };
 pub const C: Host = Host { mac: [2, 0x42, 10, 0, 9, 4], ip: [10, 0, 9, 4] };
 /// An endpoint on a node the underlay has no route to.
 pub const D: Host = Host { mac: [2, 0x42, 10, 0, 9, 5], ip: [10, 0, 9, 5] };
+/// A host behind the gateway port under test, and another.
+pub const H: Host = Host { mac: [2, 0, 0, 0, 0, 0x50], ip: [10, 0, 9, 80] };
+pub const I: Host = Host { mac: [2, 0, 0, 0, 0, 0x51], ip: [10, 0, 9, 81] };
+/// A host behind a gateway port of the other node.
+pub const J: Host = Host { mac: [2, 0, 0, 0, 0, 0x52], ip: [10, 0, 9, 82] };
 /// Nobody.
 pub const NOBODY: Host = Host { mac: [2, 0x42, 10, 0, 9, 99], ip: [10, 0, 9, 99] };
 /// Everybody.

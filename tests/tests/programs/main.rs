@@ -8,6 +8,7 @@ mod fixture;
 mod frames;
 mod ipv6;
 mod ipv6_underlay;
+mod port;
 mod slowpath;
 mod uplink;
 
@@ -100,6 +101,7 @@ fn every_outcome_is_reached_by_some_packet() {
         (endpoint::cases(), Hook::Endpoint),
         (uplink::cases(), Hook::Uplink),
         (slowpath::cases(), Hook::Slowpath),
+        (port::cases(), Hook::Port),
         (ipv6::from_endpoint(), Hook::Endpoint),
         (ipv6::from_wire(), Hook::Uplink),
         (ipv6_underlay::from_endpoints(), Hook::Endpoint),

@@ -2,8 +2,8 @@
 
 use etherparse::ArpOperation;
 use overlay_ebpf::abi::{
-    Class, DECAP_CLEARS_TUNNEL, Hook, META_MAGIC, NETWORK_DROPS_BROADCAST, NETWORK_FLOODS_UNKNOWN,
-    NETWORK_TRUNK, Outcome, RESERVED_BITS_IGNORE,
+    Class, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Hook, META_MAGIC, NETWORK_DROPS_BROADCAST,
+    NETWORK_FLOODS_UNKNOWN, NETWORK_TRUNK, Outcome, RESERVED_BITS_IGNORE,
 };
 use overlay_user::datapath::ebpf::Features;
 
@@ -67,15 +67,15 @@ pub fn check_xdp(cases: impl IntoIterator<Item = Case>, inner: usize) {
         }
         if class == Class::SlowPath {
             // XDP can strip what tc cannot: any frame is delivered.
-            let stripped = with_meta(LOOPBACK, &case.packet[inner..]);
+            let stripped = with_meta(LOOPBACK, 0, &case.packet[inner..]);
             let case = Case { outcome: Outcome::Delivered, ..case };
             check(fixture, Hook::Uplink, &case, &run, &stripped, XDP_PASS);
             continue;
         }
         let action = if class == Class::Drop { XDP_DROP } else { XDP_PASS };
         let output = match (case.outcome, case.output.as_deref()) {
-            (Outcome::Delivered, Some(inner)) => with_meta(LOOPBACK, inner),
-            (Outcome::Flooded, Some(inner)) => with_meta(0, inner),
+            (Outcome::Delivered, Some(inner)) => with_meta(LOOPBACK, 0, inner),
+            (Outcome::Flooded, Some(inner)) => with_meta(0, 0, inner),
             _ => case.packet.clone(),
         };
         check(fixture, Hook::Uplink, &case, &run, &output, action);
@@ -95,7 +95,7 @@ fn an_endpoint_with_redirects_gets_the_bare_inner_frame() {
 fn tc_delivers_what_cannot_be_redirected() {
     let setup = Setup { redirect: Redirect::NoTarget, ..with_xdp(Setup::default()) };
     let stripped = |packet: &[u8]| !is_left_to_tc(packet, INNER);
-    delivered_to(setup, XDP_PASS, stripped, |inner| with_meta(LOOPBACK, inner));
+    delivered_to(setup, XDP_PASS, stripped, |inner| with_meta(LOOPBACK, ENDPOINT_REDIRECT, inner));
 }
 
 /// Runs every packet that is for an endpoint and `wanted`.
@@ -138,8 +138,8 @@ fn is_left_to_tc(packet: &[u8], inner: usize) -> bool {
     *checksum != [0; 2] || (frame[12..14] == [8, 0] && frame[23] == 6)
 }
 
-fn with_meta(ifindex: u32, inner: &[u8]) -> Vec<u8> {
-    let meta = [META_MAGIC, VNI, ifindex].map(u32::to_ne_bytes).concat();
+pub fn with_meta(ifindex: u32, flags: u16, inner: &[u8]) -> Vec<u8> {
+    let meta = [META_MAGIC, VNI, ifindex, flags.into()].map(u32::to_ne_bytes).concat();
     [&meta, inner].concat()
 }
 

@@ -117,7 +117,7 @@ fn metadata(ctx: &TcContext) -> Option<XdpMeta> {
 fn deliver_stripped(ctx: &TcContext, meta: &XdpMeta) -> i32 {
     forget_outer_checksum(ctx);
     if meta.ifindex != 0 {
-        return deliver::to_endpoint(ctx, meta.ifindex);
+        return deliver::to_endpoint(ctx, meta.ifindex, meta.flags as u16);
     }
     deliver::to_all(ctx, meta.vni, flood_ports(meta.vni), 0);
     deliver::DONE
@@ -180,7 +180,7 @@ fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival, more_flags: u64) ->
     }
     let outcome = arrived(arrival, ctx.len());
     let action = if let Some(endpoint) = arrival.target.endpoint() {
-        deliver::to_endpoint(ctx, endpoint.ifindex)
+        deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags)
     } else {
         deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);
         deliver::DONE

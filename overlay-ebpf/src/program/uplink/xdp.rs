@@ -115,8 +115,11 @@ fn strip<const N: usize>(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32
     if redirected {
         return XDP_REDIRECT;
     }
-    let ifindex = arrival.target.ifindex();
-    write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex });
+    let (ifindex, flags) = match arrival.target.endpoint() {
+        Some(endpoint) => (endpoint.ifindex, u32::from(endpoint.flags)),
+        None => (0, 0),
+    };
+    write_meta(ctx, XdpMeta { magic: META_MAGIC, vni: arrival.vni, ifindex, flags });
     XDP_PASS
 }
 

@@ -79,11 +79,6 @@ impl DeviceTable {
         changed
     }
 
-    /// The interfaces that the map is known to hold.
-    pub const fn rows(&self) -> &BTreeSet<u32> {
-        &self.rows
-    }
-
     fn refused(&self, verb: &str, ifindex: u32, error: XdpMapError) -> String {
         let what = format!("cannot {verb} interface {ifindex} in map {}", self.name);
         match error {

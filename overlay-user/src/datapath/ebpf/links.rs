@@ -15,7 +15,7 @@ use aya::{
 
 use super::{
     filters,
-    object::failed,
+    object::{self, failed},
     pins::{Pins, remove_file},
 };
 use crate::datapath::DatapathError;
@@ -26,6 +26,10 @@ pub const ENDPOINT_IN: &str = "endpoint_in";
 pub const UPLINK_IN: &str = "uplink_in";
 /// XDP on the uplink.
 pub const UPLINK_XDP: &str = "uplink_xdp";
+/// tc ingress on gateway ports.
+pub const PORT_IN: &str = "port_in";
+/// XDP on gateway ports.
+pub const PORT_XDP: &str = "port_xdp";
 /// tc ingress on the kernel's VXLAN devices.
 pub const SLOWPATH_IN: &str = "slowpath_in";
 
@@ -43,6 +47,9 @@ pub fn attach_tc(
     ifindex: u32,
 ) -> Result<(), DatapathError> {
     let program: &mut SchedClassifier = program(ebpf, name)?;
+    if program.fd().is_err() {
+        object::load_tc(pins, name, program)?;
+    }
     if tcx {
         attach_tcx(program, pins, name, device, ifindex)
     } else {
@@ -80,13 +87,23 @@ fn attach_tcx(
     Ok(())
 }
 
-/// Puts the XDP program on an interface in native mode, or hands over the pinned link.
+/// Puts an XDP program on an interface in native mode, or hands over the pinned link. A program that
+/// was not loaded yet is loaded now.
 ///
 /// # Errors
 /// If the driver has no native XDP, or another program is there: it is never replaced.
-pub fn attach_xdp(ebpf: &mut Ebpf, pins: &Pins, device: &str, ifindex: u32) -> Result<(), DatapathError> {
-    let program: &mut Xdp = program(ebpf, UPLINK_XDP)?;
-    let pin = pins.link(UPLINK_XDP, ifindex);
+pub fn attach_xdp(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    name: &str,
+    device: &str,
+    ifindex: u32,
+) -> Result<(), DatapathError> {
+    let program: &mut Xdp = program(ebpf, name)?;
+    if program.fd().is_err() {
+        object::load_xdp(pins, name, program)?;
+    }
+    let pin = pins.link(name, ifindex);
     if let Ok(pinned) = PinnedLink::from_pin(&pin) {
         let link: Option<XdpLink> = FdLink::from(pinned).try_into().ok();
         if let Some(link) = link
@@ -97,7 +114,7 @@ pub fn attach_xdp(ebpf: &mut Ebpf, pins: &Pins, device: &str, ifindex: u32) -> R
         }
         remove_file(&pin)?;
     }
-    let refused = refused(UPLINK_XDP, format!("{device} (native XDP)"));
+    let refused = refused(name, format!("{device} (native XDP)"));
     let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(|error| match errno(&error) {
         Some(libc::EOPNOTSUPP) => DatapathError::Unsupported(format!(
             "the driver of {device} has no native XDP: use --datapath auto or tc"

@@ -9,9 +9,11 @@ mod devices;
 mod features;
 mod filters;
 mod index;
+mod learned;
 mod links;
 mod object;
 mod pins;
+mod ports;
 pub mod probe;
 mod redirect;
 mod rows;
@@ -38,9 +40,11 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     counters::CounterMaps,
     index::Indices,
-    links::{ENDPOINT_IN, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
+    learned::{Heard, LearnedMap},
+    links::{ENDPOINT_IN, PORT_IN, PORT_XDP, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
     object::Programs,
     pins::Pins,
+    ports::LocalPort,
     rows::{Local, Rows},
     tables::Tables,
 };
@@ -48,7 +52,7 @@ pub use self::{
     features::Features,
     object::{OBJECT, loader, object_for},
 };
-use super::{Applied, Counters, Datapath, DatapathError, Mode, Underlay, vxlan_device};
+use super::{Applied, Counters, Datapath, DatapathError, Mode, PortStatus, Sighting, Underlay, vxlan_device};
 use crate::{
     Vni, netlink,
     plan::{Location, Plan},
@@ -88,6 +92,9 @@ pub struct EbpfDatapath {
     ebpf: Ebpf,
     tables: Tables,
     counters: CounterMaps,
+    learned: LearnedMap,
+    /// This node's gateway ports as they were last brought to.
+    ports: BTreeMap<EndpointId, LocalPort>,
     /// Stripped packets are no longer marked as in a tunnel.
     decap_clears_tunnel: bool,
     vteps: Indices<NodeName>,
@@ -121,6 +128,7 @@ impl EbpfDatapath {
         let log = if verbose { forward_log(&mut ebpf) } else { None };
         let tables = Tables::open(&mut ebpf)?;
         let counters = CounterMaps::open(&mut ebpf)?;
+        let learned = LearnedMap::open(&mut ebpf)?;
         let decap_clears_tunnel = probe::decap(&ebpf, DECAP_L4_UDP);
         tracing::debug!(decap_clears_tunnel, "probed the kernel");
         let mut datapath = Self {
@@ -130,6 +138,8 @@ impl EbpfDatapath {
             ebpf,
             tables,
             counters,
+            learned,
+            ports: BTreeMap::new(),
             decap_clears_tunnel,
             vteps: Indices::new(SELF_VTEP + 1, MAX_VTEPS),
             slots: Indices::new(0, MAX_SLOTS),
@@ -158,7 +168,7 @@ impl EbpfDatapath {
         let Underlay { ifindex, name, .. } = underlay;
         self.attach(UPLINK_IN, name, *ifindex)?;
         if self.mode == Mode::Xdp && !self.attached.contains(&(UPLINK_XDP, *ifindex)) {
-            links::attach_xdp(&mut self.ebpf, &self.pins, name, *ifindex)?;
+            links::attach_xdp(&mut self.ebpf, &self.pins, UPLINK_XDP, name, *ifindex)?;
             self.attached.insert((UPLINK_XDP, *ifindex));
         }
         Ok(())
@@ -272,6 +282,30 @@ impl EbpfDatapath {
         }
     }
 
+    /// Our programs on the interface of each gateway port of this node; tc first, which takes what XDP
+    /// leaves.
+    async fn guard_ports(&mut self, problems: &mut Vec<String>) {
+        let mut ports = std::mem::take(&mut self.ports);
+        for (id, port) in &mut ports {
+            let LocalPort { ifindex, device, status, .. } = port;
+            if let Err(error) = self.attach(PORT_IN, device, *ifindex) {
+                problems.push(format!("port {id}: {error}"));
+                continue;
+            }
+            if status.mode == Mode::Xdp && !self.attached.contains(&(PORT_XDP, *ifindex)) {
+                match links::attach_xdp(&mut self.ebpf, &self.pins, PORT_XDP, device, *ifindex) {
+                    Ok(()) => drop(self.attached.insert((PORT_XDP, *ifindex))),
+                    Err(error) if port.xdp_demanded => problems.push(format!("port {id}: {error}")),
+                    Err(error) => *status = PortStatus { mode: Mode::Tc, reason: error.to_string() },
+                }
+            }
+            if let Err(error) = ports::open(&self.netlink, *ifindex, true).await {
+                problems.push(format!("port {id}: cannot open {device} for all MAC addresses: {error}"));
+            }
+        }
+        self.ports = ports;
+    }
+
     async fn set_link(&self, ifindex: u32, up: bool, problems: &mut Vec<String>) {
         let message = LinkUnspec::new_with_index(ifindex);
         let message = if up { message.up() } else { message.down() };
@@ -283,7 +317,7 @@ impl EbpfDatapath {
 
     /// Takes our programs off interfaces that no longer need them. An endpoint's that is there still
     /// keeps its own: bound to nothing, it drops everything, which would else go to the host's stack.
-    fn detach_others(&mut self, underlay: &Underlay, rows: &Rows) -> Result<usize, DatapathError> {
+    async fn detach_others(&mut self, underlay: &Underlay, rows: &Rows) -> Result<usize, DatapathError> {
         let mut changed = 0;
         for (program, ifindex) in self.pins.attached()? {
             let needed = match program.as_str() {
@@ -291,9 +325,18 @@ impl EbpfDatapath {
                 SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
                 UPLINK_IN => ifindex == underlay.ifindex,
                 UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
+                PORT_IN => self.ports.values().any(|port| port.ifindex == ifindex),
+                PORT_XDP => {
+                    let by_xdp = |port: &LocalPort| port.ifindex == ifindex && port.status.mode == Mode::Xdp;
+                    self.ports.values().any(by_xdp)
+                }
                 _ => false,
             };
             if !needed {
+                if program == PORT_IN && if_indextoname(ifindex).is_ok() {
+                    // It is its owner's again; what fails is gone.
+                    let _ = ports::open(&self.netlink, ifindex, false).await;
+                }
                 self.pins.detach(&program, ifindex)?;
                 self.attached.retain(|(name, index)| *name != program || *index != ifindex);
                 changed += 1;
@@ -317,10 +360,15 @@ impl EbpfDatapath {
             self.verified = Instant::now();
         }
         let devices = local_devices(plan, &mut applied.problems);
+        self.ports = ports::local(&self.netlink, plan, underlay.ifindex, &mut applied.problems).await;
+        let by_xdp = self.ports.values().any(|port| port.status.mode == Mode::Xdp);
+        let ways_out = if by_xdp { ports::ways_out(underlay, &mut self.ports) } else { BTreeSet::new() };
+        let mut slotted = devices.clone();
+        slotted.extend(self.ports.iter().map(|(id, port)| (id.clone(), port.ifindex)));
         if !self.adopted {
-            self.adopt(plan, &devices);
+            self.adopt(plan, &slotted);
         }
-        self.assign_indices(plan, &devices, &mut applied.problems);
+        self.assign_indices(plan, &slotted, &mut applied.problems);
         self.attach_uplink(underlay)?;
         let slow = self.slow_path(plan, underlay, extent, &mut applied).await?;
         let rows = Rows::of(
@@ -331,6 +379,8 @@ impl EbpfDatapath {
                 ignore_reserved_bits: self.options.ignore_reserved_bits,
                 decap_clears_tunnel: self.decap_clears_tunnel,
                 devices: &devices,
+                ports: &self.ports,
+                ways_out: &ways_out,
                 slow: &slow,
                 vteps: &self.vteps,
                 slots: &self.slots,
@@ -349,6 +399,7 @@ impl EbpfDatapath {
             Extent::Missing => self.tables.add_missing(&rows, &mut applied.problems),
         };
         self.guard_endpoints(&devices, &mut applied.problems).await;
+        self.guard_ports(&mut applied.problems).await;
         if extent == Extent::Missing {
             // Rows of others may be a newer plan's: they keep their numbers and are looked at again.
             self.adopted = false;
@@ -360,7 +411,7 @@ impl EbpfDatapath {
             self.vteps.settle();
             self.slots.settle();
         }
-        applied.changed += self.detach_others(underlay, &rows)?;
+        applied.changed += self.detach_others(underlay, &rows).await?;
         Ok(applied)
     }
 }
@@ -381,14 +432,29 @@ impl Datapath for EbpfDatapath {
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let mut counters = Counters { outcomes: self.counters.outcomes()?, ..Counters::default() };
-        redirect::count_lost(&self.netlink, self.tables.redirect_targets.rows(), &mut counters).await?;
+        redirect::count_lost(&self.netlink, &self.tables, &mut counters).await?;
         for (id, slot) in self.slots.iter() {
             counters.endpoints.insert(id.clone(), self.counters.endpoint(slot)?);
         }
         for (node, vtep) in self.vteps.iter() {
             counters.peers.insert(node.clone(), self.counters.peer(vtep)?);
         }
+        for (id, port) in &self.ports {
+            counters.ports.insert(id.clone(), port.status.clone());
+        }
         Ok(counters)
+    }
+
+    async fn sightings(&mut self) -> Result<Vec<Sighting>, DatapathError> {
+        let port = |ifindex| self.ports.iter().find(|(_, port)| port.ifindex == ifindex);
+        let heard = self.learned.hear(&self.tables.endpoints)?;
+        Ok(heard
+            .into_iter()
+            .filter_map(|Heard { vni, mac, ifindex }| {
+                let (id, _) = port(ifindex)?;
+                Some(Sighting { vni, mac, port: id.clone() })
+            })
+            .collect())
     }
 
     async fn remove(&mut self) -> Result<(), DatapathError> {

@@ -2,12 +2,17 @@
 
 use std::{borrow::Cow, error::Error};
 
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::MapInfo,
+    programs::{Program, SchedClassifier, Xdp},
+};
 use aya_obj::Object;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
     Features, Options,
+    links::{PORT_IN, UPLINK_XDP},
     pins::{Pins, remove_file},
     probe,
 };
@@ -102,8 +107,10 @@ pub fn load(
     let mut ebpf = loader.load(&bytes).map_err(|e| failed("the kernel refuses a BPF map", e))?;
     for (name, program) in ebpf.programs_mut() {
         match program {
+            // Those of gateway ports when there is one.
+            Program::SchedClassifier(_) if name == PORT_IN => continue,
             Program::SchedClassifier(program) => program.load().map_err(|e| refused(name, e))?,
-            Program::Xdp(program) if programs == Programs::All => {
+            Program::Xdp(program) if programs == Programs::All && name == UPLINK_XDP => {
                 program.load().map_err(|e| refused(name, e))?;
             }
             _ => continue,
@@ -116,6 +123,28 @@ pub fn load(
         program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))?;
     }
     Ok(ebpf)
+}
+
+/// Loads and pins a tc program that was not needed at first.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn load_tc(pins: &Pins, name: &str, program: &mut SchedClassifier) -> Result<(), DatapathError> {
+    program.load().map_err(|e| refused(name, e))?;
+    let path = pins.program(name);
+    remove_file(&path)?;
+    program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))
+}
+
+/// Loads and pins an XDP program that was not needed at first.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn load_xdp(pins: &Pins, name: &str, program: &mut Xdp) -> Result<(), DatapathError> {
+    program.load().map_err(|e| refused(name, e))?;
+    let path = pins.program(name);
+    remove_file(&path)?;
+    program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))
 }
 
 fn refused(program: &str, error: aya::programs::ProgramError) -> DatapathError {

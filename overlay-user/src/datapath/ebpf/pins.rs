@@ -12,7 +12,10 @@ use nix::{
 };
 use overlay_ebpf::abi::SCHEMA;
 
-use super::{filters, links::UPLINK_XDP};
+use super::{
+    filters,
+    links::{PORT_XDP, UPLINK_XDP},
+};
 use crate::datapath::DatapathError;
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
@@ -84,7 +87,7 @@ impl Pins {
     pub fn attached(&self) -> Result<Vec<(String, u32)>, DatapathError> {
         let mut attached = names_in(&self.links())?;
         attached.extend(names_in(&self.filters())?);
-        attached.sort_by_key(|(program, _)| program != UPLINK_XDP);
+        attached.sort_by_key(|(program, _)| ![UPLINK_XDP, PORT_XDP].contains(&program.as_str()));
         Ok(attached)
     }
 

@@ -8,16 +8,16 @@ use std::{
 
 use overlay_ebpf::{
     abi::{
-        Addr, Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey,
-        MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_DROPS_BROADCAST, NETWORK_DROPS_MULTICAST,
-        NETWORK_FLOODS_UNKNOWN, NETWORK_TRUNK, Neighbour, NeighbourKey, Network, OVERHEAD, OVERHEAD_V6, Port,
-        RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED,
-        VTEP_V6, Vtep, XDP_ATTACHED,
+        Addr, Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT,
+        Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_DROPS_BROADCAST,
+        NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN, NETWORK_HAS_PORTS, NETWORK_TRUNK, Neighbour,
+        NeighbourKey, Network, OVERHEAD, OVERHEAD_V6, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP,
+        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
     },
     wire::{ecn::OuterClass, encap},
 };
 
-use super::index::Indices;
+use super::{index::Indices, ports::LocalPort};
 use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
@@ -66,6 +66,10 @@ pub struct Local<'a> {
     pub decap_clears_tunnel: bool,
     /// Interface indices of this node's endpoints; one without is left out.
     pub devices: &'a BTreeMap<EndpointId, u32>,
+    /// This node's gateway ports; one without is left out.
+    pub ports: &'a BTreeMap<EndpointId, LocalPort>,
+    /// Interfaces that gateway ports redirect to on the way to other nodes.
+    pub ways_out: &'a BTreeSet<u32>,
     /// Interface indices of the kernel's VXLAN devices.
     pub slow: &'a BTreeMap<Vni, u32>,
     /// Rows of nodes in `vteps`.
@@ -90,6 +94,7 @@ impl Rows {
         for (vni, network) in &plan.networks {
             rows.add_network(*vni, network, plan, local);
         }
+        rows.redirect_targets.extend(local.ways_out);
         rows
     }
 
@@ -110,7 +115,7 @@ impl Rows {
                 let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
                 self.neighbours.insert(key, Neighbour { mac: *mac, ..Neighbour::default() });
             }
-            if row.vtep == SELF_VTEP {
+            if row.vtep == SELF_VTEP && !endpoint.learned {
                 ports.insert(row.ifindex);
                 if row.flags & ENDPOINT_REDIRECT != 0 {
                     self.redirect_targets.insert(row.ifindex);
@@ -128,6 +133,25 @@ impl Rows {
                 };
                 self.ports.insert(ifindex, port);
             }
+        }
+        for (id, port) in &network.ports {
+            let (Some(found), Some(stats)) = (local.ports.get(id), local.slots.get(id)) else { continue };
+            ports.insert(found.ifindex);
+            if found.takes_redirects {
+                self.redirect_targets.insert(found.ifindex);
+            }
+            let flags = if port.full { PORT_FULL } else { 0 };
+            self.ports.insert(
+                found.ifindex,
+                Port {
+                    vni: vni.get(),
+                    slot: stats,
+                    class,
+                    flags,
+                    mtu: network.mtu.unwrap_or(u16::MAX),
+                    ..Port::default()
+                },
+            );
         }
         let flood: Vec<u32> = network.members.iter().filter_map(|node| local.vteps.get(node)).collect();
         for node in &network.members {
@@ -170,6 +194,7 @@ fn flags(network: &plan::Network) -> u32 {
         (flooding.multicast == Flooding::Drop, NETWORK_DROPS_MULTICAST),
         (flooding.unknown_unicast == Flooding::Flood, NETWORK_FLOODS_UNKNOWN),
         (network.policy.vlan == Vlan::Trunk, NETWORK_TRUNK),
+        (network.has_ports, NETWORK_HAS_PORTS),
     ]
     .into_iter()
     .filter_map(|(set, flag)| set.then_some(flag))
@@ -259,8 +284,21 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
             addr4,
             addr6,
         }),
+        Location::Port(id) => {
+            let port = local.ports.get(id)?;
+            let redirect = if port.takes_redirects { ENDPOINT_REDIRECT } else { 0 };
+            Some(Endpoint {
+                vtep: SELF_VTEP,
+                ifindex: port.ifindex,
+                slot: u16::try_from(local.slots.get(id)?).ok()?,
+                flags: ENDPOINT_LEARNED | ENDPOINT_PORT | redirect,
+                addr4,
+                addr6,
+            })
+        }
         Location::Remote(node) => {
-            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, addr6, ..Endpoint::default() })
+            let flags = if endpoint.learned { ENDPOINT_LEARNED } else { 0 };
+            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, addr6, flags, ..Endpoint::default() })
         }
     }
 }
@@ -285,6 +323,7 @@ mod tests {
             addresses: [IpAddr::from([10, 0, 9, last]), addr6(last)].into(),
             location,
             delivery: Delivery::Xdp,
+            learned: false,
         };
         let node: NodeName = "node2".parse().unwrap();
         let network = PlanNetwork {
@@ -297,6 +336,8 @@ mod tests {
                 (mac(3), endpoint("00000000000b", 3, Location::Remote(node.clone()))),
             ]
             .into(),
+            ports: BTreeMap::new(),
+            has_ports: false,
         };
         let addr = IpAddr::from([192, 0, 2, 2]);
         Plan {
@@ -341,6 +382,8 @@ mod tests {
                 ignore_reserved_bits: false,
                 decap_clears_tunnel: false,
                 devices: &[(ids[0].clone(), 11)].into(),
+                ports: &BTreeMap::new(),
+                ways_out: &BTreeSet::new(),
                 slow: &[(Vni::new(42).unwrap(), 21)].into(),
                 vteps: &vteps,
                 slots: &slots,

@@ -29,8 +29,7 @@ pub struct Tables {
     flood_vteps: Table<FloodKey, u32>,
     flood_ports: Table<FloodKey, u32>,
     ports: Table<u32, Port>,
-    /// `redirect_targets`
-    pub redirect_targets: DeviceTable,
+    redirect_targets: DeviceTable,
 }
 
 impl Tables {

@@ -230,6 +230,7 @@ impl Datapath for KernelDatapath {
             let wanted = neighbours::wanted(network, ipv6::keep_neighbours(&bridge::name(*vni)));
             done.add(neighbours::reconcile(&kernel, &neighbours, devices.bridge, &wanted).await);
         }
+        done.problems.extend(refused_ports(plan));
         let Reconciled { changed, problems } = done;
         Ok(Applied { changed, problems })
     }
@@ -280,6 +281,18 @@ fn peer_names(plan: &Plan) -> BTreeMap<IpAddr, NodeName> {
     plan.vteps.iter().map(|(name, vtep)| (vtep.addr, name.clone())).collect()
 }
 
+/// The gateway ports of this node, which this data path has not.
+fn refused_ports(plan: &Plan) -> impl Iterator<Item = String> {
+    plan.networks.values().flat_map(|network| {
+        network.ports.iter().map(move |(id, port)| {
+            format!(
+                "port {id} of network {}: the kernel data path has no gateway ports; {} is left alone",
+                network.name, port.device
+            )
+        })
+    })
+}
+
 /// The endpoints of a network on this node: their MAC addresses and host side interfaces.
 fn local_endpoints(network: &Network) -> impl Iterator<Item = (MacAddr, String)> {
     let local = network.endpoints.iter().filter(|(_, endpoint)| endpoint.location == Location::Local);
@@ -290,6 +303,7 @@ fn local_endpoints(network: &Network) -> impl Iterator<Item = (MacAddr, String)>
 fn bridge_rows(network: &Network, devices: &Devices) -> BTreeMap<MacAddr, u32> {
     let port_of = |mac: &MacAddr, location: &Location| match location {
         Location::Local => devices.ports.get(mac).copied(),
+        Location::Port(_) => None,
         Location::Remote(_) => Some(devices.vxlan),
     };
     let rows = network.endpoints.iter();

@@ -132,6 +132,7 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
         known6.extend(own6(*mac, endpoint));
         match &endpoint.location {
             Location::Local => local.push(*mac),
+            Location::Port(_) => {}
             Location::Remote(node) => {
                 let Some(vtep) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
                 remote.push((*mac, vtep));

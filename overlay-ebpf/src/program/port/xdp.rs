@@ -1,0 +1,184 @@
+//! XDP on a gateway port: outer headers in front of the frame and on to the uplink, no skb anywhere.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT},
+    helpers::generated::bpf_xdp_adjust_head,
+    programs::XdpContext,
+};
+use network_types::{
+    arp::ArpHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+use overlay_ebpf::{
+    abi::{
+        Addr, ENDPOINT_REDIRECT, Endpoint, EndpointKey, Hook, OUTER_LEN, Outcome, Port, SELF_VTEP,
+        VTEP_RESOLVED, VTEP_V6,
+    },
+    wire::{
+        ETH_LEN, arp,
+        encap::{self, Fields},
+        ethernet::Ethernet,
+        flow_hash, inner, source_port,
+    },
+};
+
+use super::{READ, judge};
+use crate::program::{
+    Step, Verdict,
+    claims::{self, Asks, Sender},
+    count::{self, Direction},
+    dropped, maps,
+    packet::{self, Packet},
+};
+
+/// Forwards one frame of a host behind the port, or leaves it to tc.
+#[inline(always)]
+pub fn run(ctx: &XdpContext) -> u32 {
+    let bytes = ctx.length();
+    // SAFETY: a field of the context; the map's value is copied at once.
+    let (ifindex, port) = unsafe {
+        let ifindex = (*ctx.ctx).ingress_ifindex;
+        (ifindex, maps::ports.get(ifindex).copied())
+    };
+    // tc drops it, and counts it.
+    let Some(port) = port else { return XDP_PASS };
+    match forward(ctx, &port, ifindex, bytes) {
+        Ok(None) => XDP_PASS,
+        Ok(Some(Verdict { outcome, action })) => {
+            count::endpoint(port.slot, Direction::Tx, bytes);
+            count::outcome(Hook::Port, Outcome::Received, bytes);
+            count::outcome(Hook::Port, outcome, bytes);
+            action.cast_unsigned()
+        }
+        // Headers behind the first buffer: tc can pull them.
+        Err(Outcome::Truncated | Outcome::InnerMalformed) if hidden(ctx, bytes) => XDP_PASS,
+        Err(reason) => {
+            count::endpoint(port.slot, Direction::Tx, bytes);
+            count::outcome(Hook::Port, Outcome::Received, bytes);
+            dropped(ctx, Hook::Port, reason, bytes);
+            XDP_DROP
+        }
+    }
+}
+
+/// Whether part of what the checks read lies where XDP cannot read it directly.
+#[inline(always)]
+fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
+    let wanted = if bytes < READ { bytes } else { READ };
+    ctx.data() + wanted as usize > ctx.data_end()
+}
+
+/// `None`: the frame is tc's, untouched.
+#[inline(always)]
+fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Option<Verdict>> {
+    let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
+    // Whether a network takes tags is tc's to ask.
+    let Ok(kind) = inner::kind(eth) else { return Ok(None) };
+    let destination = eth.destination;
+    let (honest, sender) = judge(ctx, kind, port, ifindex)?;
+    match honest.asks {
+        Asks::Arp => return answer_arp(ctx, &sender, ifindex),
+        // The answer may be longer than the question, which is tc's to change.
+        Asks::Nd => return Ok(None),
+        Asks::Nothing => {}
+    }
+    // SAFETY: the value is copied at once.
+    let target = unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() };
+    // What is for everybody, or nobody, is tc's: XDP has one packet and makes no copies.
+    let Some(target) = target else { return Ok(None) };
+    if target.vtep == SELF_VTEP {
+        to_neighbour(&target, ifindex, bytes)
+    } else {
+        to_vtep(ctx, port, kind, honest.class, target.vtep)
+    }
+}
+
+/// Answers an ARP request for an address that is known.
+#[inline(always)]
+fn answer_arp(ctx: &XdpContext, asker: &Sender, ifindex: u32) -> Step<Option<Verdict>> {
+    let wanted = packet::at::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?.tpa;
+    let Some(mac) = claims::neighbour(asker.vni, Addr::from_v4(wanted)) else { return Ok(None) };
+    // Not XDP_TX: out of a veth that reaches nobody unless there is an XDP program at the other end
+    // (`veth_xdp_flush`).
+    if !redirect(ifindex) {
+        return Ok(None);
+    }
+    let eth = packet::at_mut::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
+    let arp = packet::at_mut::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?;
+    arp::reply(eth, arp, mac);
+    Ok(Some(Verdict { outcome: Outcome::ArpAnswered, action: XDP_REDIRECT as i32 }))
+}
+
+/// To an endpoint or a port of this node.
+#[inline(always)]
+fn to_neighbour(target: &Endpoint, ifindex: u32, bytes: u32) -> Step<Option<Verdict>> {
+    if target.ifindex == ifindex {
+        return Err(Outcome::SamePort);
+    }
+    if target.flags & ENDPOINT_REDIRECT == 0 || !redirect(target.ifindex) {
+        return Ok(None);
+    }
+    count::endpoint(u32::from(target.slot), Direction::Rx, bytes);
+    Ok(Some(Verdict { outcome: Outcome::Delivered, action: XDP_REDIRECT as i32 }))
+}
+
+/// Asks for a redirect to an interface; `false` if it is none of those that take them.
+#[inline(always)]
+fn redirect(ifindex: u32) -> bool {
+    maps::redirect_targets.redirect(ifindex, u64::from(XDP_PASS)).is_ok()
+}
+
+/// To the node in row `index` of `vteps`. What does not fit, has to wait for a neighbour or goes over IPv6,
+/// which needs an outer checksum, is tc's.
+#[inline(always)]
+fn to_vtep(ctx: &XdpContext, port: &Port, kind: inner::Kind, class: u8, index: u32) -> Step<Option<Verdict>> {
+    let bytes = ctx.length();
+    let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
+    let simple = vtep.flags & (VTEP_RESOLVED | VTEP_V6) == VTEP_RESOLVED;
+    if !simple || too_big(port, vtep.mtu, bytes) || !redirect(vtep.ifindex) {
+        return Ok(None);
+    }
+    let source_port = source_port::of_hash(hash(ctx, kind)?);
+    // SAFETY: plain helper call. A driver without the headroom refuses, and the frame is as it was.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(OUTER_LEN as i32)) } != 0 {
+        return Ok(None);
+    }
+    let fields = Fields {
+        inner_len: bytes as u16,
+        tos: port.class.of(class),
+        source_port,
+        vni: port.vni,
+        inner_sum: None,
+    };
+    let mut header: [u8; OUTER_LEN] = *vtep.header.first_chunk().ok_or(Outcome::NoRoute)?;
+    encap::fill(&mut header, fields);
+    *packet::at_mut::<[u8; OUTER_LEN]>(ctx, 0).ok_or(Outcome::HelperFailed)? = header;
+    count::peer(index, Direction::Rx, bytes);
+    Ok(Some(Verdict { outcome: Outcome::Encapsulated, action: XDP_REDIRECT as i32 }))
+}
+
+/// Whether a frame is larger than the way to the other node, or its network's owner, has carried.
+#[inline(always)]
+fn too_big(port: &Port, mtu: u32, bytes: u32) -> bool {
+    let packet = bytes - ETH_LEN as u32;
+    packet > mtu || packet > u32::from(port.mtu)
+}
+
+/// The hash of the frame's flow.
+#[inline(always)]
+fn hash(ctx: &XdpContext, kind: inner::Kind) -> Step<u32> {
+    let ports = |offset| packet::at::<[u8; 4]>(ctx, offset).copied();
+    Ok(match kind {
+        inner::Kind::Ipv4 => {
+            let ip = packet::at::<Ipv4Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
+            flow_hash::of_ipv4(ip, ports(ETH_LEN + usize::from(ip.vihl & 0xf) * 4))
+        }
+        inner::Kind::Ipv6 => {
+            let ip = packet::at::<Ipv6Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
+            flow_hash::of_ipv6(ip, ports(ETH_LEN + 40))
+        }
+        inner::Kind::Tagged | inner::Kind::Arp | inner::Kind::Other => {
+            flow_hash::of_ethernet(packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?)
+        }
+    })
+}

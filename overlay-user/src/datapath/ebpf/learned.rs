@@ -1,0 +1,82 @@
+//! What the programs learned behind gateway ports: read, judged by the rows of `endpoints`, and
+//! forgotten when nothing is heard any more.
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError},
+};
+use overlay_ebpf::abi::{
+    ENDPOINT_PORT, EndpointKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned,
+};
+
+use super::{object::failed, table::Table};
+use crate::{MacAddr, Vni, datapath::DatapathError};
+
+/// The map `learned`.
+pub struct LearnedMap {
+    map: HashMap<MapData, EndpointKey, Learned>,
+}
+
+/// A MAC address that sent something since it was last asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// In this network.
+    pub vni: Vni,
+    /// The address.
+    pub mac: MacAddr,
+    /// The port's interface.
+    pub ifindex: u32,
+}
+
+impl LearnedMap {
+    /// Takes the map out of the loaded object.
+    ///
+    /// # Errors
+    /// If it is missing or of another kind.
+    pub fn open(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let map = ebpf
+            .take_map("learned")
+            .ok_or_else(|| DatapathError::Unsupported("the BPF object has no map learned".into()))?;
+        Ok(Self { map: HashMap::try_from(map).map_err(|e| failed("map learned is of another kind", e))? })
+    }
+
+    /// Who was heard since the last time, and brings every row to what `endpoints` says. A row that
+    /// nobody has a claim to and that is silent is removed, and so makes room.
+    ///
+    /// # Errors
+    /// If the map cannot be read or written.
+    pub fn hear(
+        &mut self,
+        endpoints: &Table<EndpointKey, overlay_ebpf::abi::Endpoint>,
+    ) -> Result<Vec<Heard>, DatapathError> {
+        let rows: Vec<(EndpointKey, Learned)> =
+            self.map.iter().collect::<Result<_, _>>().map_err(|e| failed("cannot read map learned", e))?;
+        let mut heard = Vec::new();
+        for (key, row) in rows {
+            let state = match endpoints.rows().get(&key) {
+                None => LEARNED_PENDING,
+                Some(e) if e.flags & ENDPOINT_PORT != 0 && e.ifindex == row.ifindex => LEARNED_KNOWN,
+                Some(_) => LEARNED_REFUSED,
+            };
+            if row.seen != 0
+                && state != LEARNED_REFUSED
+                && let Ok(vni) = Vni::new(key.vni)
+            {
+                heard.push(Heard { vni, mac: key.mac, ifindex: row.ifindex });
+            }
+            let want = Learned { ifindex: row.ifindex, state, seen: 0 };
+            let done = if row.seen == 0 && state != LEARNED_KNOWN {
+                self.map.remove(&key)
+            } else if row == want {
+                Ok(())
+            } else {
+                self.map.insert(key, want, 0)
+            };
+            match done {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed("cannot write map learned", error)),
+            }
+        }
+        Ok(heard)
+    }
+}
