@@ -136,5 +136,7 @@ headers! {
     [u8; 8],
     [u8; 14],
     [u8; 16],
-    [u8; 50]
+    [u8; 50],
+    [u8; overlay_ebpf::wire::icmp::LEN_V4],
+    [u8; overlay_ebpf::wire::icmp::LEN_V6]
 }

@@ -37,26 +37,31 @@ pub fn answer(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     }
     let eth = *packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::TooBig)?;
     let mtu = path_mtu(port, &eth)?;
-    match inner::kind(&eth).map_err(|_| Outcome::TooBig)? {
-        inner::Kind::Ipv4 => {
-            let mut frame = [0; LEN_V4];
-            if !icmp::answers_v4(quote(ctx, &mut frame)?) || !is_due(port) {
-                return Err(Outcome::TooBig);
-            }
-            icmp::fragmentation_needed(&mut frame, eth.source, eth.destination, mtu);
-            reply(ctx, &frame, ifindex)
-        }
-        inner::Kind::Ipv6 => {
-            let mut frame = [0; LEN_V6];
-            if !icmp::answers_v6(quote(ctx, &mut frame)?) || !is_due(port) {
-                return Err(Outcome::TooBig);
-            }
-            icmp::packet_too_big(&mut frame, eth.source, eth.destination, mtu);
-            reply(ctx, &frame, ifindex)
-        }
-        _ => Err(Outcome::TooBig),
+    let kind = inner::kind(&eth).map_err(|_| Outcome::TooBig)?;
+    let quoted = quote(ctx)?;
+    let answers = match kind {
+        inner::Kind::Ipv4 => icmp::answers_v4(&quoted.0),
+        inner::Kind::Ipv6 => icmp::answers_v6(&quoted.0),
+        _ => false,
+    };
+    if !answers || !is_due(port) {
+        return Err(Outcome::TooBig);
     }
+    if matches!(kind, inner::Kind::Ipv4) {
+        let frame = resized::<LEN_V4>(ctx, &quoted)?;
+        icmp::fragmentation_needed(frame, eth.source, eth.destination, mtu);
+    } else {
+        let frame = resized::<LEN_V6>(ctx, &quoted)?;
+        icmp::packet_too_big(frame, eth.source, eth.destination, mtu);
+    }
+    // SAFETY: plain helper call: back out of the interface it came from.
+    let action = unsafe { bpf_redirect(ifindex, 0) } as i32;
+    Ok(Verdict { outcome: Outcome::TooBigAnswered, action })
 }
+
+/// The beginning of a packet, aligned so that it is copied by words.
+#[repr(C, align(8))]
+struct Quote([u8; QUOTED]);
 
 /// The largest inner packet that reaches the frame's destination.
 #[inline(always)]
@@ -68,15 +73,14 @@ fn path_mtu(port: &Port, eth: &Ethernet) -> Step<u16> {
     Ok(if mtu < port.mtu { mtu } else { port.mtu })
 }
 
-/// Copies the beginning of the packet to the end of the answer.
 #[inline(always)]
-fn quote<'a, const N: usize>(ctx: &TcContext, frame: &'a mut [u8; N]) -> Step<&'a [u8; QUOTED]> {
-    let end = frame.last_chunk_mut::<QUOTED>().ok_or(Outcome::TooBig)?;
+fn quote(ctx: &TcContext) -> Step<Quote> {
+    let mut quote = Quote([0; QUOTED]);
     // SAFETY: the buffer has `QUOTED` bytes.
     let copied = unsafe {
-        bpf_skb_load_bytes(ctx.skb.skb.cast(), ETH_LEN as u32, end.as_mut_ptr().cast(), QUOTED as u32)
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), ETH_LEN as u32, quote.0.as_mut_ptr().cast(), QUOTED as u32)
     };
-    if copied == 0 { Ok(end) } else { Err(Outcome::TooBig) }
+    if copied == 0 { Ok(quote) } else { Err(Outcome::TooBig) }
 }
 
 #[inline(always)]
@@ -84,17 +88,20 @@ fn is_due(port: &Port) -> bool {
     maps::too_big_buckets.get_ptr_mut(port.slot).is_some_and(|row| bucket::take(row, RATE))
 }
 
-/// Puts the answer in the packet's place and sends it back.
+/// Makes the packet an answer's, with what it quotes at its end and all before still to be written.
 #[inline(always)]
-fn reply<const N: usize>(ctx: &TcContext, frame: &[u8; N], ifindex: u32) -> Step<Verdict> {
+fn resized<'a, const N: usize>(ctx: &'a TcContext, quote: &Quote) -> Step<&'a mut [u8; N]>
+where
+    [u8; N]: packet::Header,
+{
     // A super-packet becomes one that is none by this (`__bpf_skb_change_tail`).
     // SAFETY: plain helper call.
     if unsafe { bpf_skb_change_tail(ctx.skb.skb, N as u32 + PULLED, 0) } != 0 {
         return Err(Outcome::TooBig);
     }
     ctx.adjust_room(-(PULLED as i32), BPF_ADJ_ROOM_MAC, 0).map_err(|_| Outcome::HelperFailed)?;
-    ctx.store(0, frame, 0).map_err(|_| Outcome::HelperFailed)?;
-    // SAFETY: plain helper call: back out of the interface it came from.
-    let action = unsafe { bpf_redirect(ifindex, 0) } as i32;
-    Ok(Verdict { outcome: Outcome::TooBigAnswered, action })
+    ctx.pull_data(N as u32).map_err(|_| Outcome::HelperFailed)?;
+    let frame = packet::at_mut::<[u8; N]>(ctx, 0).ok_or(Outcome::HelperFailed)?;
+    *frame.last_chunk_mut().ok_or(Outcome::HelperFailed)? = quote.0;
+    Ok(frame)
 }
