@@ -2,7 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read as _, Write as _},
+    net::Ipv4Addr,
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_ebpf::abi::MacAddr;
@@ -11,7 +17,7 @@ use overlay_tests::{
     cluster::{Cluster, Network},
     container::{Container, IFNAME},
     exec::eventually,
-    frame::{Station, udp},
+    frame::{ArpOperation, Station, arp, udp},
     netns::Netns,
     node::{
         Datapath::{Kernel, Tc, Xdp},
@@ -19,6 +25,7 @@ use overlay_tests::{
     },
     probe::{ping, transfer},
     traces::Traces,
+    wire::{Card, UPLINK},
 };
 use serde_json::Value;
 
@@ -225,4 +232,139 @@ fn what_cannot_be_a_port_is_refused_by_name_and_one_that_goes_is_told() {
         Ok(())
     })
     .unwrap();
+}
+
+/// The program behind a tap device called [`PORT`] on a node, as a virtual machine's monitor is.
+struct Tap(File);
+
+impl Tap {
+    fn new(node: &Node) -> Self {
+        let opened = node.netns().run(|| {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open("/dev/net/tun")?;
+            // SAFETY: made of integers, arrays and a pointer, for all of which zero is a value.
+            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in request.ifr_name.iter_mut().zip(PORT.bytes()) {
+                *to = from.cast_signed();
+            }
+            request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_TAP | libc::IFF_NO_PI)?;
+            // SAFETY: the request lives through the call and is of the kernel's layout.
+            let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+            ensure!(made == 0, "no tap device: {}", std::io::Error::last_os_error());
+            Ok(file)
+        });
+        node.netns().exec(&format!("ip link set {PORT} mtu 1450")).unwrap();
+        Self(opened.unwrap())
+    }
+
+    fn send(&self, frame: &[u8]) {
+        (&self.0).write_all(frame).unwrap();
+    }
+
+    /// Whether a frame that begins so comes within half a second.
+    fn receives(&self, beginning: &[u8]) -> bool {
+        let (begin, mut buffer) = (Instant::now(), vec![0; 1 << 16]);
+        while begin.elapsed() < Duration::from_millis(500) {
+            match (&self.0).read(&mut buffer) {
+                Ok(length) if buffer[..length].starts_with(beginning) => return true,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        false
+    }
+}
+
+#[test]
+fn a_tap_device_is_a_port() {
+    for datapath in ["xdp", "tc"] {
+        let cluster = Cluster::start(&[Xdp, Tc]).unwrap();
+        cluster.create_network(BLUE).unwrap();
+        let containers = containers(&cluster);
+        let node = &cluster.nodes[0];
+        cluster.wire.netns().exec("ethtool -K port1 gro on").unwrap();
+        let tap = Tap::new(node);
+        node.ctl(&["port", "attach", "blue", "--dev", PORT, "--datapath", datapath]).unwrap();
+        assert_eq!(port(node).unwrap()["datapath"], datapath);
+
+        let guest = Station { mac: MacAddr([2, 0, 0, 0, 8, 1]), addr: HOST };
+        for container in &containers {
+            let there = Station { mac: container.mac, addr: container.addr };
+            let socket = PacketSocket::open(&container.netns, IFNAME).unwrap();
+            for size in [18, 1450 - 28] {
+                let (out, back) = (vec![0x5a; size], vec![0xa5; size]);
+                let out = udp(guest, there, (5000, 6000), &out);
+                let back = udp(there, guest, (6000, 5000), &back);
+                // Until it is learned, other nodes take nothing from it and send it nothing.
+                eventually(SOON, || {
+                    tap.send(&out);
+                    let arrived = socket.find(Duration::from_millis(500), |seen| seen == out)?;
+                    ensure!(arrived.is_some(), "{size} bytes do not reach {} ({datapath})", container.name);
+                    socket.send(&back)?;
+                    ensure!(
+                        tap.receives(&back),
+                        "{size} bytes of {} do not arrive ({datapath})",
+                        container.name
+                    );
+                    Ok(())
+                })
+                .unwrap();
+            }
+            let everybody = MacAddr([0xff; 6]);
+            let asked = Station { mac: MacAddr([0; 6]), addr: container.addr };
+            tap.send(&arp(guest.mac, everybody, ArpOperation::Request, guest, asked));
+            assert!(
+                tap.receives(&arp(there.mac, guest.mac, ArpOperation::Reply, there, guest)),
+                "{datapath}"
+            );
+        }
+        for outcome in ["encapsulated", "delivered", "arp_answered"] {
+            assert!(node.counter("port", outcome).unwrap() > 0, "{datapath}: {outcome}");
+        }
+    }
+}
+
+#[test]
+fn jumbo_frames_pass_a_port_both_ways() {
+    for datapath in ["xdp", "tc"] {
+        let mut cluster = Cluster::empty().unwrap();
+        cluster.wire.netns().exec("ip link set wire mtu 9000").unwrap();
+        for (name, on) in [("n1", Xdp), ("n2", Tc), ("n3", Kernel)] {
+            let mut node = Node::plug(&cluster.wire, name, Card::Veth, on, &[]).unwrap();
+            // With GRO at its end of the wire, the uplink takes redirected frames.
+            cluster.wire.netns().exec(&format!("ip link set {} mtu 9000", node.port().name)).unwrap();
+            cluster.wire.netns().exec(&format!("ethtool -K {} gro on", node.port().name)).unwrap();
+            node.netns().exec(&format!("ip link set {UPLINK} mtu 9000")).unwrap();
+            node.launch().unwrap();
+            cluster.nodes.push(node);
+        }
+        cluster.wait_ready().unwrap();
+        cluster.create_network(BLUE).unwrap();
+        let containers = containers(&cluster);
+        let node = &cluster.nodes[0];
+        let host = host_behind(node);
+        host.exec(&format!("ip link set {IFNAME} mtu 8950")).unwrap();
+        node.netns().exec(&format!("ip link set {PORT} mtu 8950")).unwrap();
+        node.ctl(&["port", "attach", "blue", "--dev", PORT, "--datapath", datapath]).unwrap();
+        assert_eq!(port(node).unwrap()["datapath"], datapath);
+
+        all_talk(&host, &containers);
+        // IPv4 and ICMP headers are 28 bytes.
+        let largest = ["-M", "do", "-s", "8922"];
+        for container in &containers {
+            let name = &container.name;
+            assert_eq!(ping(&host, container.addr, 5, &largest).unwrap().lost(), 0, "to {name}, {datapath}");
+            assert_eq!(
+                ping(&container.netns, HOST, 5, &largest).unwrap().lost(),
+                0,
+                "from {name}, {datapath}"
+            );
+        }
+    }
 }
