@@ -88,6 +88,8 @@ pub struct Config {
     pub mtu: u16,
     /// [`RESERVED_BITS_IGNORE`] and the like.
     pub flags: u32,
+    /// Rows of `fdb`, a power of two, less one.
+    pub fdb_mask: u32,
     /// The uplink's MAC address.
     pub mac: MacAddr,
     #[doc(hidden)]
@@ -317,7 +319,7 @@ macro_rules! layout {
 }
 
 layout! {
-    Config: 40, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, [u8; 6], [u8; 2];
+    Config: 44, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, u32, [u8; 6], [u8; 2];
     Port: 40, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], [u8; 16], u16, u16;
     Learned: 8, sum of u32, u16, u16;
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];

@@ -4,10 +4,12 @@
 //! byte order and addresses as bytes in network order. A change of any layout raises [`SCHEMA`].
 
 mod addr;
+mod fdb;
 mod maps;
 mod outcome;
 
 pub use addr::{Addr, MacAddr, ParseMacError, Vni, VniError};
+pub use fdb::{FdbBucket, FdbEntry, PER_BUCKET, index as fdb_index};
 pub use maps::{
     Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint,
     EndpointKey, FloodKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MAX_FLOOD_PORTS,

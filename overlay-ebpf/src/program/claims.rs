@@ -6,7 +6,10 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 use overlay_ebpf::{
-    abi::{Addr, ENDPOINT_LEARNED, Endpoint, EndpointKey, MacAddr, Neighbour, NeighbourKey, Outcome, Port},
+    abi::{
+        Addr, Config, ENDPOINT_LEARNED, Endpoint, EndpointKey, FdbEntry, MacAddr, Neighbour, NeighbourKey,
+        Outcome, Port,
+    },
     wire::{
         IPV6_LEN, PROTO_ICMPV6, PROTO_UDP, arp, inner,
         ipv6::{self, Upper},
@@ -63,13 +66,14 @@ pub enum Asks {
 #[inline(always)]
 pub fn check(
     packet: &impl Packet,
+    config: &Config,
     kind: inner::Kind,
     offset: usize,
     length: u32,
     sender: &Sender,
 ) -> Step<Honest> {
     let (class, asks) = match kind {
-        inner::Kind::Ipv4 => (check_ipv4(packet, offset, sender)?, Asks::Nothing),
+        inner::Kind::Ipv4 => (check_ipv4(packet, config, offset, sender)?, Asks::Nothing),
         inner::Kind::Ipv6 => {
             let class = unpacked(check_ipv6(packet, offset, length, sender))?;
             let asks = class & DISCOVERY != 0 && unpacked(check_discovery(packet, offset, sender))? != 0;
@@ -113,14 +117,14 @@ fn unpacked(packed: u64) -> Step<u16> {
 }
 
 #[inline(always)]
-fn check_ipv4(packet: &impl Packet, offset: usize, sender: &Sender) -> Step<u8> {
+fn check_ipv4(packet: &impl Packet, config: &Config, offset: usize, sender: &Sender) -> Step<u8> {
     let ip = packet::at::<Ipv4Hdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
     inner::check_ipv4(ip)?;
     if !sender.owns4(ip.src_addr) {
         return Err(Outcome::SpoofedAddress);
     }
     if let Some(port) = inner::udp_port_offset(ip) {
-        refuse_vxlan(packet, offset + port, || Addr::from_v4(ip.dst_addr))?;
+        refuse_vxlan(packet, config, offset + port, || Addr::from_v4(ip.dst_addr))?;
     }
     Ok(ip.tos)
 }
@@ -157,7 +161,8 @@ fn class_of_ipv6(packet: &impl Packet, offset: usize, length: u32, sender: &Send
         return Err(Outcome::SpoofedAddress);
     }
     if let Some(Upper { protocol: PROTO_UDP, offset: at }) = upper {
-        refuse_vxlan(packet, offset + at + 2, || Addr(ip.dst_addr))?;
+        let config = super::config().ok_or(Outcome::Unbound)?;
+        refuse_vxlan(packet, config, offset + at + 2, || Addr(ip.dst_addr))?;
     }
     Ok(class)
 }
@@ -181,8 +186,12 @@ fn asks_for_neighbour(packet: &impl Packet, offset: usize, sender: &Sender) -> S
 /// # Errors
 /// [`Outcome::InnerMalformed`] if the UDP port cannot be read: nothing tells that it is not.
 #[inline(always)]
-fn refuse_vxlan(packet: &impl Packet, port: usize, destination: impl Fn() -> Addr) -> Step<()> {
-    let Some(config) = super::config() else { return Ok(()) };
+fn refuse_vxlan(
+    packet: &impl Packet,
+    config: &Config,
+    port: usize,
+    destination: impl Fn() -> Addr,
+) -> Step<()> {
     let port = packet::at_computed::<[u8; 2]>(packet, port).ok_or(Outcome::InnerMalformed)?;
     if u16::from_be_bytes(*port) != config.port {
         return Ok(());
@@ -208,6 +217,12 @@ impl Sender {
     pub fn of_endpoint(vni: u32, mac: MacAddr, endpoint: &Endpoint) -> Self {
         let learned = endpoint.flags & ENDPOINT_LEARNED != 0;
         Self { vni, mac, addr4: endpoint.addr4, addr6: endpoint.addr6, learned }
+    }
+
+    /// The endpoint of this entry. Its IPv6 addresses are asked for when they are needed.
+    #[inline(always)]
+    pub fn of_entry(vni: u32, mac: MacAddr, entry: FdbEntry) -> Self {
+        Self { vni, mac, addr4: entry.addr4(), addr6: [0; 16], learned: entry.is_learned() }
     }
 
     /// A host with this MAC address behind a gateway port.

@@ -3,8 +3,7 @@
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use overlay_ebpf::{
     abi::{
-        Class, Endpoint, EndpointKey, Hook, NETWORK_HAS_PORTS, NETWORK_TRUNK, Network, Outcome, Port,
-        SELF_VTEP,
+        Class, FdbEntry, Hook, NETWORK_HAS_PORTS, NETWORK_TRUNK, Network, Outcome, Port,
     },
     wire::{ETH_LEN, ethernet::Ethernet, inner},
 };
@@ -12,10 +11,11 @@ use overlay_ebpf::{
 use super::{
     Step, Verdict, answer,
     claims::{self, Asks, Sender},
+    config,
     count::{self, Direction},
     deliver, dropped,
     encap::{self, Inner},
-    flooding, maps, network, packet, too_big,
+    fdb, flooding, maps, network, packet, too_big,
 };
 
 /// Bytes the checks read directly: Ethernet, and an IPv4 header with all options and UDP behind it, or
@@ -56,6 +56,7 @@ pub fn run(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
+    let config = config().ok_or(Outcome::Unbound)?;
     packet::pull(ctx, READ);
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let (source, destination) = (eth.source, eth.destination);
@@ -64,7 +65,7 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     }
     let kind = kind(ctx, eth, port.vni)?;
     let sender = Sender::of_port(port);
-    let honest = claims::check(ctx, kind, ETH_LEN, ctx.len() - ETH_LEN as u32, &sender)?;
+    let honest = claims::check(ctx, config, kind, ETH_LEN, ctx.len() - ETH_LEN as u32, &sender)?;
     let answered = match honest.asks {
         Asks::Arp => answer::arp(ctx, &sender, ifindex),
         Asks::Nd => answer::nd(ctx, &sender, ifindex),
@@ -76,11 +77,10 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         answered => return answered,
     }
     let tos = port.class.of(honest.class);
-    // SAFETY: the value is copied at once.
-    match unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() } {
+    match fdb::find(config, port.vni, destination) {
         Some(target) => {
             let inner = Inner { vni: port.vni, kind, tos, mtu: u32::from(port.mtu) };
-            unicast(ctx, inner, &target)
+            unicast(ctx, inner, target)
         }
         None => flood(ctx, port.vni, tos, ifindex),
     }
@@ -109,10 +109,11 @@ pub fn has_ports(vni: u32) -> Step<bool> {
 
 /// To one endpoint.
 #[inline(always)]
-pub fn unicast(ctx: &TcContext, inner: Inner, target: &Endpoint) -> Step<Verdict> {
-    if target.vtep != SELF_VTEP {
-        return encap::to_vtep(ctx, inner, target.vtep);
+pub fn unicast(ctx: &TcContext, inner: Inner, target: FdbEntry) -> Step<Verdict> {
+    if let Some(vtep) = target.vtep() {
+        return encap::to_vtep(ctx, inner, vtep);
     }
+    let target = target.slot().and_then(fdb::local).ok_or(Outcome::NoRoute)?;
     count::endpoint(u32::from(target.slot), Direction::Rx, ctx.len());
     Ok(Verdict {
         outcome: Outcome::Delivered,

@@ -3,12 +3,13 @@
 #![expect(non_upper_case_globals, reason = "a map's name in the kernel is its static's name")]
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, DevMapHash, HashMap, PerCpuArray},
     macros::btf_map,
 };
 use overlay_ebpf::abi::{
-    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FloodKey, Learned, MAX_LEARNED, MAX_SLOTS,
-    MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Traffic, Vtep,
+    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FdbBucket, FloodKey, Learned, MAX_LEARNED, MAX_SLOTS,
+    MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, PER_BUCKET, Port, Traffic, Vtep,
 };
 
 /// Default sizes; the loader sets those that grow with the cluster.
@@ -23,6 +24,14 @@ pub static ports: HashMap<u32, Port, { MAX_SLOTS as usize }> = HashMap::new();
 
 #[btf_map]
 pub static endpoints: HashMap<EndpointKey, Endpoint, ENDPOINTS> = HashMap::new();
+
+/// The daemon writes it by way of memory; so its rows also begin where cache lines do.
+#[btf_map]
+pub static fdb: Array<FdbBucket, { ENDPOINTS / PER_BUCKET as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// By slot: this node's endpoints, as `endpoints` has them.
+#[btf_map]
+pub static locals: Array<Endpoint, { MAX_SLOTS as usize }> = Array::new();
 
 #[btf_map]
 pub static neighbours: HashMap<NeighbourKey, Neighbour, ENDPOINTS> = HashMap::new();

@@ -8,7 +8,7 @@ use overlay_ebpf::{
 };
 
 use super::{
-    Step, Verdict,
+    Step, Verdict, config,
     count::{self, Direction},
     deliver, dropped, maps, network, packet, tunnel,
 };
@@ -40,7 +40,8 @@ fn forward(ctx: &TcContext) -> Step<Verdict> {
     ctx.set_mark(0);
     let vni = vni.ok_or(Outcome::Unbound)?;
     let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
-    if let Some(endpoint) = tunnel::target(vni, destination)?.endpoint() {
+    let config = config().ok_or(Outcome::Unbound)?;
+    if let Some(endpoint) = tunnel::target(config, vni, destination)? {
         count::endpoint(u32::from(endpoint.slot), Direction::Rx, ctx.len());
         Ok(Verdict {
             outcome: Outcome::Delivered,

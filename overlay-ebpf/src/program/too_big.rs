@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use overlay_ebpf::{
-    abi::{EndpointKey, Outcome, Port},
+    abi::{Outcome, Port},
     wire::{
         ETH_LEN,
         ethernet::Ethernet,
@@ -15,7 +15,7 @@ use overlay_ebpf::{
     },
 };
 
-use super::{Step, Verdict, bucket, maps, packet};
+use super::{Step, Verdict, bucket, config, fdb, maps, packet};
 
 /// Answers for one endpoint in a second, and at once.
 const RATE: u32 = 100;
@@ -66,9 +66,9 @@ struct Quote([u8; QUOTED]);
 /// The largest inner packet that reaches the frame's destination.
 #[inline(always)]
 fn path_mtu(port: &Port, eth: &Ethernet) -> Step<u16> {
-    // SAFETY: read at once.
-    let index = unsafe { maps::endpoints.get(EndpointKey::new(port.vni, eth.destination)).map(|e| e.vtep) };
-    let vtep = index.and_then(|index| maps::vteps.get(index)).ok_or(Outcome::TooBig)?;
+    let config = config().ok_or(Outcome::TooBig)?;
+    let entry = fdb::find(config, port.vni, eth.destination).ok_or(Outcome::TooBig)?;
+    let vtep = entry.vtep().and_then(|index| maps::vteps.get(index)).ok_or(Outcome::TooBig)?;
     let mtu = vtep.mtu as u16;
     Ok(if mtu < port.mtu { mtu } else { port.mtu })
 }

@@ -8,8 +8,8 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_PORT, Endpoint, EndpointKey, MacAddr, MemberKey, NETWORK_TRUNK, OUTER_LEN_V6,
-        Outcome, RESERVED_BITS_IGNORE, SELF_VTEP, UDP6_ZERO_CHECKSUM,
+        Addr, Config, ENDPOINT_PORT, Endpoint, MacAddr, MemberKey, NETWORK_TRUNK, OUTER_LEN_V6, Outcome,
+        RESERVED_BITS_IGNORE, UDP6_ZERO_CHECKSUM,
     },
     wire::{
         ETH_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN, ecn,
@@ -22,7 +22,7 @@ use overlay_ebpf::{
 use super::{
     Step,
     claims::{self, Sender},
-    flooding, maps, network,
+    fdb, flooding, maps, network,
     packet::{self, Packet},
 };
 
@@ -51,24 +51,8 @@ pub struct Arrival {
     pub target: Target,
 }
 
-/// Where an arrival goes: to one endpoint on this node, or to every endpoint of the network here.
-///
-/// No enum: what one of its variants has not, is undefined in the other, and the compiler may read that
-/// from the stack and not use it. The verifier refuses such reads before Linux 6.3.
-#[derive(Clone, Copy)]
-pub struct Target(Endpoint);
-
-impl Target {
-    /// Every endpoint of the network.
-    const ALL: Self =
-        Self(Endpoint { vtep: SELF_VTEP, ifindex: 0, slot: 0, flags: 0, addr4: [0; 4], addr6: [0; 16] });
-
-    /// The endpoint it goes to, if it goes to one.
-    #[inline(always)]
-    pub fn endpoint(&self) -> Option<&Endpoint> {
-        if self.0.ifindex == 0 { None } else { Some(&self.0) }
-    }
-}
+/// Where an arrival goes: to an endpoint on this node, or, if none, to every endpoint of the network here.
+pub type Target = Option<&'static Endpoint>;
 
 /// What the outer IP header says of a packet with UDP to this node.
 struct Outer {
@@ -77,12 +61,12 @@ struct Outer {
     extent: Extent,
 }
 
-/// Judges a packet whose outer headers, if it is ours, have `N` bytes: those of the underlay's family.
+/// Judges a packet of `bytes` whose outer headers, if it is ours, have `N` bytes: those of the underlay's family.
 ///
 /// # Errors
 /// [`Outcome::PassedUp`] and [`Outcome::PassedUnknownVni`] for what is not ours; else why it is dropped.
 #[inline(always)]
-pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Arrival> {
+pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config, bytes: u32) -> Step<Arrival> {
     let over_ipv6 = N == OUTER_LEN_V6;
     let vxlan_at = N - VXLAN_LEN;
     let eth = packet::at::<Ethernet>(packet, 0).ok_or(Outcome::PassedUp)?;
@@ -95,29 +79,26 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config) -> Step<Ar
     let vxlan = packet::at::<VxlanHdr>(packet, vxlan_at).ok_or(Outcome::Truncated)?;
     let vni = outer::vni(vxlan).ok_or(Outcome::NoVniFlag)?;
     let ignore = config.flags & RESERVED_BITS_IGNORE != 0;
-    outer::validate(extent, udp, vxlan, packet.length(), ignore).map_err(|flaw| if_ours(vni, flaw))?;
+    outer::validate(extent, udp, vxlan, bytes, ignore).map_err(|flaw| if_ours(vni, flaw))?;
     let frame = packet::at::<Ethernet>(packet, N).ok_or_else(|| if_ours(vni, Outcome::Truncated))?;
-    let vtep = member(vni, outer_source)?;
     let summed = udp.check != [0; 2];
-    if over_ipv6 && !summed && config.flags & UDP6_ZERO_CHECKSUM == 0 {
-        return Err(Outcome::ZeroChecksum);
-    }
-
-    let source = frame.source;
-    // SAFETY: the value is copied at once.
-    let sender = unsafe { maps::endpoints.get(EndpointKey::new(vni, source)).copied() }
-        .filter(|sender| sender.vtep == vtep)
-        .ok_or(Outcome::InnerSource)?;
+    let unsummed = over_ipv6 && !summed && config.flags & UDP6_ZERO_CHECKSUM == 0;
+    let (source, destination) = (frame.source, frame.destination);
+    let found = fdb::find(config, vni, source);
+    let (sender, vtep) = match found.and_then(|entry| Some((entry, entry.vtep()?))) {
+        Some((entry, vtep)) if !unsummed && is_at(vtep, outer_source) => (entry, vtep),
+        _ => return Err(refusal(vni, outer_source, unsummed)),
+    };
     let kind = kind(frame, vni)?;
-    let trailer = extent.trailer(packet.length());
-    let length = (packet.length() - trailer).saturating_sub((N + ETH_LEN) as u32);
-    let sender = Sender::of_endpoint(vni, source, &sender);
-    let honest = claims::check(packet, kind, N + ETH_LEN, length, &sender).map_err(from_another)?;
+    let trailer = extent.trailer(bytes);
+    let length = (bytes - trailer).saturating_sub((N + ETH_LEN) as u32);
+    let sender = Sender::of_entry(vni, source, sender);
+    let honest = claims::check(packet, config, kind, N + ETH_LEN, length, &sender).map_err(from_another)?;
     let ecn = match kind {
         inner::Kind::Ipv4 | inner::Kind::Ipv6 => ecn::merged(honest.class, outer_tos)?,
         inner::Kind::Arp | inner::Kind::Tagged | inner::Kind::Other => None,
     };
-    let target = target(vni, frame.destination)?;
+    let target = target(config, vni, destination)?;
     Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
 }
 
@@ -181,16 +162,22 @@ fn if_to_port(packet: &impl Packet, offset: usize, port: u16, reason: Outcome) -
     }
 }
 
-/// The row in `vteps` of an outer source that may send into the network.
+/// Whether a node's tunnel address is this one.
 #[inline(always)]
-fn member(vni: u32, addr: Addr) -> Step<u32> {
-    // SAFETY: the values are copied at once, or only asked for.
-    unsafe {
-        match maps::members.get(MemberKey { vni, addr }) {
-            Some(member) => Ok(member.vtep),
-            None if maps::networks.get(vni).is_some() => Err(Outcome::UnknownVtep),
-            None => Err(Outcome::PassedUnknownVni),
-        }
+fn is_at(vtep: u32, addr: Addr) -> bool {
+    maps::vteps.get(vtep).is_some_and(|row| row.addr == addr)
+}
+
+/// Why a packet is not from an endpoint that is where it came from. A node with endpoints in a network has
+/// a row in `members`: it is asked only here.
+#[inline(always)]
+fn refusal(vni: u32, addr: Addr, unsummed: bool) -> Outcome {
+    // SAFETY: only asked for.
+    let member = unsafe { maps::members.get(MemberKey { vni, addr }).is_some() };
+    match (member, unsummed) {
+        (true, true) => Outcome::ZeroChecksum,
+        (true, false) => Outcome::InnerSource,
+        (false, _) => if_ours(vni, Outcome::UnknownVtep),
     }
 }
 
@@ -226,12 +213,10 @@ pub fn goes_on<const N: usize>(packet: &impl Packet, arrival: &Arrival, endpoint
 
 /// Where a frame to `destination` goes on this node. What came from the overlay never leaves again.
 #[inline(always)]
-pub fn target(vni: u32, destination: MacAddr) -> Step<Target> {
-    // SAFETY: the value is copied at once.
-    let endpoint = unsafe { maps::endpoints.get(EndpointKey::new(vni, destination)).copied() };
-    let Some(endpoint) = endpoint else {
+pub fn target(config: &Config, vni: u32, destination: MacAddr) -> Step<Target> {
+    let Some(entry) = fdb::find(config, vni, destination) else {
         flooding::allowed(&network(vni)?, destination)?;
-        return Ok(Target::ALL);
+        return Ok(None);
     };
-    if endpoint.vtep == SELF_VTEP { Ok(Target(endpoint)) } else { Err(Outcome::NotLocal) }
+    entry.slot().and_then(fdb::local).map(Some).ok_or(Outcome::NotLocal)
 }

@@ -7,7 +7,7 @@ pub mod xdp;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use overlay_ebpf::{
     abi::{
-        EndpointKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MacAddr, Outcome, PORT_FULL,
+        Config, EndpointKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MacAddr, Outcome, PORT_FULL,
         Port,
     },
     wire::{ETH_LEN, ethernet::Ethernet, inner},
@@ -27,12 +27,18 @@ const READ: u32 = (ETH_LEN + 72) as u32;
 /// Judges a frame of this kind of a host behind `port`, and learns its source. Returns what else is to be
 /// known of it, and who sent it.
 #[inline(always)]
-fn judge(packet: &impl Packet, kind: inner::Kind, port: &Port, ifindex: u32) -> Step<(Honest, Sender)> {
+fn judge(
+    packet: &impl Packet,
+    config: &Config,
+    kind: inner::Kind,
+    port: &Port,
+    ifindex: u32,
+) -> Step<(Honest, Sender)> {
     let source = packet::at::<Ethernet>(packet, 0).ok_or(Outcome::Truncated)?.source;
     learn(port, ifindex, source)?;
     let sender = Sender::behind_port(port.vni, source);
     let length = packet.length().saturating_sub(ETH_LEN as u32);
-    Ok((claims::check(packet, kind, ETH_LEN, length, &sender)?, sender))
+    Ok((claims::check(packet, config, kind, ETH_LEN, length, &sender)?, sender))
 }
 
 /// Lets a source pass that is the port's, notes one that nobody has, and refuses another's.

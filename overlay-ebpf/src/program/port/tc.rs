@@ -3,7 +3,7 @@
 
 use aya_ebpf::programs::TcContext;
 use overlay_ebpf::{
-    abi::{Class, EndpointKey, Hook, Outcome, Port, SELF_VTEP},
+    abi::{Class, Hook, Outcome, Port},
     wire::ethernet::Ethernet,
 };
 
@@ -11,10 +11,11 @@ use super::{READ, judge};
 use crate::program::{
     Step, Verdict, answer,
     claims::Asks,
+    config,
     count::{self, Direction},
     dropped,
     encap::Inner,
-    endpoint, maps, packet, too_big,
+    endpoint, fdb, maps, packet, too_big,
 };
 
 /// Forwards one frame of a host behind the port.
@@ -50,11 +51,12 @@ pub fn run(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
+    let config = config().ok_or(Outcome::Unbound)?;
     packet::pull(ctx, READ);
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let kind = endpoint::kind(ctx, eth, port.vni)?;
     let destination = eth.destination;
-    let (honest, sender) = judge(ctx, kind, port, ifindex)?;
+    let (honest, sender) = judge(ctx, config, kind, port, ifindex)?;
     let answered = match honest.asks {
         Asks::Arp => answer::arp(ctx, &sender, ifindex),
         Asks::Nd => answer::nd(ctx, &sender, ifindex),
@@ -65,12 +67,12 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
         answered => return answered,
     }
     let tos = port.class.of(honest.class);
-    // SAFETY: the value is copied at once.
-    match unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() } {
-        Some(target) if target.vtep == SELF_VTEP && target.ifindex == ifindex => Err(Outcome::SamePort),
+    match fdb::find(config, port.vni, destination) {
+        // This port's and an endpoint's slots are never the same.
+        Some(target) if target.slot() == Some(port.slot) => Err(Outcome::SamePort),
         Some(target) => {
             let inner = Inner { vni: port.vni, kind, tos, mtu: u32::from(port.mtu) };
-            endpoint::unicast(ctx, inner, &target)
+            endpoint::unicast(ctx, inner, target)
         }
         None => endpoint::flood(ctx, port.vni, tos, ifindex),
     }

@@ -5,20 +5,16 @@ use aya_ebpf::{
     helpers::generated::bpf_xdp_adjust_head,
     programs::XdpContext,
 };
-use network_types::{
-    arp::ArpHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
-};
+use network_types::arp::ArpHdr;
 use overlay_ebpf::{
     abi::{
-        Addr, ENDPOINT_REDIRECT, Endpoint, EndpointKey, Hook, OUTER_LEN, Outcome, Port, SELF_VTEP,
-        VTEP_RESOLVED, VTEP_V6,
+        Addr, ENDPOINT_REDIRECT, Endpoint, Hook, OUTER_LEN, Outcome, Port, VTEP_RESOLVED, VTEP_V6,
     },
     wire::{
         ETH_LEN, arp,
         encap::{self, Fields},
         ethernet::Ethernet,
-        flow_hash, inner, source_port,
+        inner, source_port,
     },
 };
 
@@ -26,8 +22,9 @@ use super::{READ, judge};
 use crate::program::{
     Step, Verdict,
     claims::{self, Asks, Sender},
+    config,
     count::{self, Direction},
-    dropped, maps,
+    dropped, fdb, flow, maps,
     packet::{self, Packet},
 };
 
@@ -71,26 +68,25 @@ fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
 /// `None`: the frame is tc's, untouched.
 #[inline(always)]
 fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Option<Verdict>> {
+    let Some(config) = config() else { return Ok(None) };
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     // Whether a network takes tags is tc's to ask.
     let Ok(kind) = inner::kind(eth) else { return Ok(None) };
     let destination = eth.destination;
-    let (honest, sender) = judge(ctx, kind, port, ifindex)?;
+    let (honest, sender) = judge(ctx, config, kind, port, ifindex)?;
     match honest.asks {
         Asks::Arp => return answer_arp(ctx, &sender, ifindex),
         // The answer may be longer than the question, which is tc's to change.
         Asks::Nd => return Ok(None),
         Asks::Nothing => {}
     }
-    // SAFETY: the value is copied at once.
-    let target = unsafe { maps::endpoints.get(EndpointKey::new(port.vni, destination)).copied() };
     // What is for everybody, or nobody, is tc's: XDP has one packet and makes no copies.
-    let Some(target) = target else { return Ok(None) };
-    if target.vtep == SELF_VTEP {
-        to_neighbour(&target, ifindex, bytes)
-    } else {
-        to_vtep(ctx, port, kind, honest.class, target.vtep)
+    let Some(target) = fdb::find(config, port.vni, destination) else { return Ok(None) };
+    if let Some(vtep) = target.vtep() {
+        return to_vtep(ctx, port, kind, honest.class, vtep);
     }
+    let target = target.slot().and_then(fdb::local).ok_or(Outcome::NoRoute)?;
+    to_neighbour(target, ifindex, bytes)
 }
 
 /// Answers an ARP request for an address that is known.
@@ -138,7 +134,7 @@ fn to_vtep(ctx: &XdpContext, port: &Port, kind: inner::Kind, class: u8, index: u
     if !simple || too_big(port, vtep.mtu, bytes) || !redirect(vtep.ifindex) {
         return Ok(None);
     }
-    let source_port = source_port::of_hash(hash(ctx, kind)?);
+    let source_port = source_port::of_hash(flow::hash(ctx, kind)?);
     // SAFETY: plain helper call. A driver without the headroom refuses, and the frame is as it was.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(OUTER_LEN as i32)) } != 0 {
         return Ok(None);
@@ -162,23 +158,4 @@ fn to_vtep(ctx: &XdpContext, port: &Port, kind: inner::Kind, class: u8, index: u
 fn too_big(port: &Port, mtu: u32, bytes: u32) -> bool {
     let packet = bytes - ETH_LEN as u32;
     packet > mtu || packet > u32::from(port.mtu)
-}
-
-/// The hash of the frame's flow.
-#[inline(always)]
-fn hash(ctx: &XdpContext, kind: inner::Kind) -> Step<u32> {
-    let ports = |offset| packet::at::<[u8; 4]>(ctx, offset).copied();
-    Ok(match kind {
-        inner::Kind::Ipv4 => {
-            let ip = packet::at::<Ipv4Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
-            flow_hash::of_ipv4(ip, ports(ETH_LEN + usize::from(ip.vihl & 0xf) * 4))
-        }
-        inner::Kind::Ipv6 => {
-            let ip = packet::at::<Ipv6Hdr>(ctx, ETH_LEN).ok_or(Outcome::InnerMalformed)?;
-            flow_hash::of_ipv6(ip, ports(ETH_LEN + 40))
-        }
-        inner::Kind::Tagged | inner::Kind::Arp | inner::Kind::Other => {
-            flow_hash::of_ethernet(packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?)
-        }
-    })
 }

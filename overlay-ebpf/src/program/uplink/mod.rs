@@ -14,7 +14,7 @@ use super::{
 /// as it is copied.
 #[inline(always)]
 fn arrived(arrival: &Arrival, frame_len: u32) -> Outcome {
-    match arrival.target.endpoint() {
+    match arrival.target {
         Some(endpoint) => {
             count::endpoint(u32::from(endpoint.slot), Direction::Rx, frame_len);
             Outcome::Delivered

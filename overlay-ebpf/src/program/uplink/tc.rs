@@ -75,7 +75,7 @@ fn take<const N: usize>(ctx: &TcContext, config: &Config) -> Step<Delivery> {
         return Err(Outcome::PassedUp);
     }
     packet::pull(ctx, tunnel::read::<N>());
-    let arrival = tunnel::inspect::<N>(ctx, config)?;
+    let arrival = tunnel::inspect::<N>(ctx, config, ctx.len())?;
     // Whichever way it goes from here.
     count::peer(arrival.vtep, Direction::Tx, ctx.len() - N as u32 - arrival.trailer);
     let clears = config.flags & DECAP_CLEARS_TUNNEL != 0;
@@ -137,7 +137,7 @@ fn stays_in_tunnel<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> bool {
     // SAFETY: a field of the context.
     let super_packet = unsafe { (*ctx.skb.skb).gso_size } != 0;
     super_packet
-        && arrival.target.endpoint().is_some_and(|endpoint| tunnel::goes_on::<N>(ctx, arrival, endpoint))
+        && arrival.target.is_some_and(|endpoint| tunnel::goes_on::<N>(ctx, arrival, endpoint))
 }
 
 /// Takes back one of the checksums that the skb says were verified, as for the outer one, zero or not
@@ -179,7 +179,7 @@ fn strip<const N: usize>(ctx: &TcContext, arrival: &Arrival, more_flags: u64) ->
         set_ecn(ctx, arrival.kind, bits)?;
     }
     let outcome = arrived(arrival, ctx.len());
-    let action = if let Some(endpoint) = arrival.target.endpoint() {
+    let action = if let Some(endpoint) = arrival.target {
         deliver::to_endpoint(ctx, endpoint.ifindex, endpoint.flags)
     } else {
         deliver::to_all(ctx, arrival.vni, flood_ports(arrival.vni), 0);

@@ -40,7 +40,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 fn judge<const N: usize>(ctx: &XdpContext, config: &Config) -> u32 {
     let bytes = ctx.length();
-    match tunnel::inspect::<N>(ctx, config) {
+    match tunnel::inspect::<N>(ctx, config, bytes) {
         // A tag would be taken out of the stripped frame before tc sees it, and look like one of the
         // underlay's: tc counts the packet, and leaves it to the kernel's VXLAN device.
         Ok(Arrival { kind: inner::Kind::Tagged, .. }) => XDP_PASS,
@@ -90,23 +90,24 @@ fn strip<const N: usize>(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32
     if !redirected && may_be_believed::<N>(ctx, arrival) {
         return XDP_PASS;
     }
-    // SAFETY: plain helper call. A driver without metadata refuses it, and the packet, untouched,
-    // is tc's.
+    // Metadata last: what is there already is moved along with the packet's beginning, which costs as
+    // much as two lookups.
+    // SAFETY: plain helper call.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, N as i32) } != 0 {
+        return failed(ctx, bytes);
+    }
+    // SAFETY: plain helper call.
     if !redirected && unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
-        return XDP_PASS;
+        // A driver without metadata: with its headers, which are still there, the packet is tc's.
+        // SAFETY: plain helper call.
+        return if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(N as i32)) } == 0 { XDP_PASS } else { failed(ctx, bytes) };
+    }
+    // SAFETY: plain helper call.
+    if arrival.trailer != 0 && unsafe { bpf_xdp_adjust_tail(ctx.ctx, -(arrival.trailer as i32)) } != 0 {
+        return failed(ctx, bytes);
     }
     if let Some(bits) = arrival.ecn {
-        set_ecn::<N>(ctx, arrival.kind, bits);
-    }
-    // SAFETY: plain helper calls; the first moves metadata along.
-    let stripped = unsafe {
-        bpf_xdp_adjust_head(ctx.ctx, N as i32) == 0
-            && (arrival.trailer == 0 || bpf_xdp_adjust_tail(ctx.ctx, -(arrival.trailer as i32)) == 0)
-    };
-    if !stripped {
-        count::outcome(Hook::Uplink, Outcome::Received, bytes);
-        dropped(ctx, Hook::Uplink, Outcome::HelperFailed, bytes);
-        return XDP_ABORTED;
+        set_ecn(ctx, arrival.kind, bits);
     }
     count::outcome(Hook::Uplink, Outcome::Received, bytes);
     let frame_len = bytes - N as u32 - arrival.trailer;
@@ -115,7 +116,7 @@ fn strip<const N: usize>(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32
     if redirected {
         return XDP_REDIRECT;
     }
-    let (ifindex, flags) = match arrival.target.endpoint() {
+    let (ifindex, flags) = match arrival.target {
         Some(endpoint) => (endpoint.ifindex, u32::from(endpoint.flags)),
         None => (0, 0),
     };
@@ -127,7 +128,7 @@ fn strip<const N: usize>(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32
 /// interface is not in the map (any more): tc delivers then.
 #[inline(always)]
 fn redirect(arrival: &Arrival) -> bool {
-    arrival.target.endpoint().is_some_and(|endpoint| {
+    arrival.target.is_some_and(|endpoint| {
         endpoint.flags & ENDPOINT_REDIRECT != 0
             && maps::redirect_targets.redirect(endpoint.ifindex, u64::from(XDP_PASS)).is_ok()
     })
@@ -143,13 +144,21 @@ fn write_meta(ctx: &XdpContext, meta: XdpMeta) {
     }
 }
 
+/// Drops a packet that a helper failed on, half done.
 #[inline(always)]
-fn set_ecn<const N: usize>(ctx: &XdpContext, kind: inner::Kind, bits: u8) {
+fn failed(ctx: &XdpContext, bytes: u32) -> u32 {
+    count::outcome(Hook::Uplink, Outcome::Received, bytes);
+    dropped(ctx, Hook::Uplink, Outcome::HelperFailed, bytes);
+    XDP_ABORTED
+}
+
+#[inline(always)]
+fn set_ecn(ctx: &XdpContext, kind: inner::Kind, bits: u8) {
     if matches!(kind, inner::Kind::Ipv4) {
-        if let Some(ip) = packet::at_mut::<Ipv4Hdr>(ctx, N + ETH_LEN) {
+        if let Some(ip) = packet::at_mut::<Ipv4Hdr>(ctx, ETH_LEN) {
             ecn::set_ipv4(&mut ip.tos, ip.vihl, &mut ip.check, bits);
         }
-    } else if let Some(ip) = packet::at_mut::<Ipv6Hdr>(ctx, N + ETH_LEN) {
+    } else if let Some(ip) = packet::at_mut::<Ipv6Hdr>(ctx, ETH_LEN) {
         ecn::set_ipv6(&mut ip.vcf, bits);
     }
 }

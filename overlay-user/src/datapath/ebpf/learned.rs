@@ -9,7 +9,7 @@ use overlay_ebpf::abi::{
     ENDPOINT_PORT, EndpointKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned,
 };
 
-use super::{object::failed, table::Table};
+use super::{endpoints::EndpointTable, object::failed};
 use crate::{MacAddr, Vni, datapath::DatapathError};
 
 /// The map `learned`.
@@ -47,7 +47,7 @@ impl LearnedMap {
     /// If the map cannot be read or written.
     pub fn hear(
         &mut self,
-        endpoints: &Table<EndpointKey, overlay_ebpf::abi::Endpoint>,
+        endpoints: &EndpointTable,
     ) -> Result<Vec<Heard>, DatapathError> {
         let rows: Vec<(EndpointKey, Learned)> =
             self.map.iter().collect::<Result<_, _>>().map_err(|e| failed("cannot read map learned", e))?;

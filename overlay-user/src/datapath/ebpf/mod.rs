@@ -6,6 +6,8 @@
 mod array;
 mod counters;
 mod devices;
+mod endpoints;
+mod fdb;
 mod features;
 mod filters;
 mod index;
@@ -49,6 +51,7 @@ use self::{
     tables::Tables,
 };
 pub use self::{
+    fdb::{Fdb, buckets},
     features::Features,
     object::{OBJECT, loader, object_for},
 };
@@ -382,6 +385,7 @@ impl EbpfDatapath {
                 ports: &self.ports,
                 ways_out: &ways_out,
                 slow: &slow,
+                fdb_mask: self.tables.endpoints.fdb_mask(),
                 vteps: &self.vteps,
                 slots: &self.slots,
             },

@@ -11,7 +11,7 @@ use aya_obj::Object;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
-    Features, Options,
+    Features, Options, fdb,
     links::{PORT_IN, UPLINK_XDP},
     pins::{Pins, remove_file},
     probe,
@@ -84,7 +84,11 @@ pub fn load(
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
     for (name, map) in object.maps.iter().filter(|(name, _)| *name != LOG_MAP && !name.starts_with('.')) {
         let path = pins.map(name);
-        let mut wanted = if SIZED.contains(&name.as_str()) { max_endpoints } else { map.max_entries() };
+        let mut wanted = match name.as_str() {
+            "fdb" => fdb::buckets(max_endpoints),
+            sized if SIZED.contains(&sized) => max_endpoints,
+            _ => map.max_entries(),
+        };
         if path.exists() {
             let pinned =
                 MapInfo::from_pin(&path).map_err(|e| failed(&format!("map pin {}", path.display()), e))?;

@@ -72,6 +72,8 @@ pub struct Local<'a> {
     pub ways_out: &'a BTreeSet<u32>,
     /// Interface indices of the kernel's VXLAN devices.
     pub slow: &'a BTreeMap<Vni, u32>,
+    /// Rows of `fdb` less one.
+    pub fdb_mask: u32,
     /// Rows of nodes in `vteps`.
     pub vteps: &'a Indices<NodeName>,
     /// Rows of this node's endpoints in `endpoint_stats`.
@@ -233,6 +235,7 @@ fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
         port: underlay.port,
         mtu: underlay.mtu,
         flags,
+        fdb_mask: local.fdb_mask,
         mac: underlay.mac,
         ..Config::default()
     }
@@ -386,6 +389,7 @@ mod tests {
                 ways_out: &BTreeSet::new(),
                 slow: &[(Vni::new(42).unwrap(), 21)].into(),
                 vteps: &vteps,
+                fdb_mask: 7,
                 slots: &slots,
             },
         )

@@ -48,19 +48,20 @@ where
     /// Adds and changes rows towards `want`; returns how many. A row that does not fit is a problem
     /// for the operator, the others are written.
     pub fn add(&mut self, want: &BTreeMap<K, V>, problems: &mut Vec<String>) -> usize {
-        self.write(want, |row, value| row != Some(value), problems)
+        self.write(want, |row, value| row != Some(value), |_, _| (), problems)
     }
 
     /// As [`Self::add`], but leaves the rows that are there as they are.
     pub fn add_missing(&mut self, want: &BTreeMap<K, V>, problems: &mut Vec<String>) -> usize {
-        self.write(want, |row, _| row.is_none(), problems)
+        self.write(want, |row, _| row.is_none(), |_, _| (), problems)
     }
 
-    /// Writes the rows of `want` that, beside the row that is there, are `due`.
-    fn write(
+    /// Writes the rows of `want` that, beside the row that is there, are `due`, and says which were `written`.
+    pub fn write(
         &mut self,
         want: &BTreeMap<K, V>,
         due: impl Fn(Option<&V>, &V) -> bool,
+        mut written: impl FnMut(&K, &V),
         problems: &mut Vec<String>,
     ) -> usize {
         let mut changed = 0;
@@ -72,6 +73,7 @@ where
             match self.map.insert(*key, *value, 0) {
                 Ok(()) => {
                     self.rows.insert(*key, *value);
+                    written(key, value);
                     changed += 1;
                 }
                 Err(error) => {

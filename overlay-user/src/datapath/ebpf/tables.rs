@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use overlay_ebpf::abi::{
-    Addr, Bucket, Config, Endpoint, EndpointKey, FloodKey, Member, MemberKey, Neighbour, NeighbourKey,
+    Addr, Bucket, Config, FloodKey, Member, MemberKey, Neighbour, NeighbourKey,
     Network, Port, Vtep,
 };
 
-use super::{array::ArrayTable, devices::DeviceTable, rows::Rows, table::Table};
+use super::{array::ArrayTable, devices::DeviceTable, endpoints::EndpointTable, rows::Rows, table::Table};
 use crate::datapath::DatapathError;
 
 /// Every map the daemon writes.
@@ -18,8 +18,8 @@ pub struct Tables {
     config: ArrayTable<Config>,
     /// `vteps`
     pub vteps: ArrayTable<Vtep>,
-    /// `endpoints`
-    pub endpoints: Table<EndpointKey, Endpoint>,
+    /// `endpoints`, `locals` and `fdb`
+    pub endpoints: EndpointTable,
     vtep_addrs: Table<Addr, Member>,
     networks: Table<u32, Network>,
     bum_buckets: Table<u32, Bucket>,
@@ -41,7 +41,7 @@ impl Tables {
         Ok(Self {
             config: ArrayTable::open(ebpf, "config")?,
             vteps: ArrayTable::open(ebpf, "vteps")?,
-            endpoints: Table::open(ebpf, "endpoints")?,
+            endpoints: EndpointTable::open(ebpf)?,
             vtep_addrs: Table::open(ebpf, "vtep_addrs")?,
             networks: Table::open(ebpf, "networks")?,
             bum_buckets: Table::open(ebpf, "bum_buckets")?,

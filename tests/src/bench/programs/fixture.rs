@@ -16,7 +16,7 @@ use overlay_ebpf::{
     bench::{self, REWRITTEN, Stream},
     wire::encap,
 };
-use overlay_user::datapath::ebpf::{self, Features};
+use overlay_user::datapath::ebpf::{self, Fdb, Features};
 
 use super::Job;
 use crate::{
@@ -42,6 +42,8 @@ const PORTS: (u16, u16) = (0x4000, 9);
 pub struct Fixture {
     endpoints: u32,
     ebpf: Ebpf,
+    /// Programs are loaded again and again, with it.
+    fdb: Fdb,
     bench: Object,
     /// Frames in and out, as their first packet has them.
     frames: (Vec<u8>, Vec<u8>),
@@ -68,6 +70,7 @@ impl Fixture {
         for map in ["endpoints", "neighbours"] {
             loader.map_max_entries(map, endpoints + LOCAL);
         }
+        loader.map_max_entries("fdb", ebpf::buckets(endpoints + LOCAL));
         let mut ebpf = loader.load(&ebpf::object_for(features))?;
         for (name, program) in ebpf.programs_mut() {
             match program {
@@ -83,7 +86,8 @@ impl Fixture {
         let mac = node.mac("eth0")?;
         let senders = (wire.ifindex("port")?, container.ifindex("eth0")?);
         let frames = frames(mac);
-        let mut fixture = Self { endpoints, ebpf, bench, frames, senders, node, wire, container };
+        let fdb = Fdb::open(&mut ebpf)?;
+        let mut fixture = Self { endpoints, ebpf, fdb, bench, frames, senders, node, wire, container };
         fixture.fill(mac)?;
         Ok(fixture)
     }
@@ -109,12 +113,17 @@ impl Fixture {
         };
         let all = 0..LOCAL + self.endpoints;
         let mac_of = |index: u32| MacAddr(bench::mac(index));
-        insert(&mut self.ebpf, "endpoints", all.clone().map(|i| (EndpointKey::new(VNI, mac_of(i)), row(i))))?;
+        let endpoints = || all.clone().map(|i| (EndpointKey::new(VNI, mac_of(i)), row(i)));
+        insert(&mut self.ebpf, "endpoints", endpoints())?;
+        endpoints().for_each(|(key, row)| self.fdb.set(&key, &row));
+        for slot in 0..LOCAL {
+            set(&mut self.ebpf, "locals", slot, row(slot))?;
+        }
         let neighbour = |i: u32| {
             let key = NeighbourKey { vni: VNI, addr: Addr::from_v4(bench::addr(i)) };
             (key, Neighbour { mac: mac_of(i), ..Neighbour::default() })
         };
-        insert(&mut self.ebpf, "neighbours", all.map(neighbour))?;
+        insert(&mut self.ebpf, "neighbours", all.clone().map(neighbour))?;
         let vtep = Vtep {
             addr: Addr::from_v4(THERE.octets()),
             next_hop: Addr::from_v4(THERE.octets()),
@@ -138,6 +147,7 @@ impl Fixture {
             port: 4789,
             mtu: 1500,
             flags: XDP_ATTACHED,
+            fdb_mask: self.fdb.mask(),
             mac,
             ..Config::default()
         };

@@ -1,0 +1,114 @@
+//! `fdb`, through memory shared with the kernel: a row is written in place, without a system call.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, os::fd::AsFd as _, ptr::NonNull, slice};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use overlay_ebpf::abi::{Endpoint, EndpointKey, FdbBucket, FdbEntry, PER_BUCKET, fdb_index};
+
+use super::object::failed;
+use crate::datapath::DatapathError;
+
+/// The table, and the map as long as it is used.
+pub struct Fdb {
+    buckets: NonNull<FdbBucket>,
+    mask: u32,
+    _map: MapData,
+}
+
+// SAFETY: the memory belongs to no thread.
+unsafe impl Send for Fdb {}
+// SAFETY: who has no exclusive reference only learns the size.
+unsafe impl Sync for Fdb {}
+
+/// How many rows `fdb` has for so many endpoints.
+#[must_use]
+pub fn buckets(max_endpoints: u32) -> u32 {
+    max_endpoints.div_ceil(PER_BUCKET).max(1).next_power_of_two()
+}
+
+impl Fdb {
+    /// Takes the map out of the loaded object.
+    ///
+    /// # Errors
+    /// If it is missing, of another kind, or cannot be mapped into memory (Linux 5.5).
+    pub fn open(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let Some(Map::Array(map)) = ebpf.take_map("fdb") else {
+            return Err(DatapathError::Unsupported("the BPF object has no array fdb".into()));
+        };
+        let rows = map.info().map_err(|e| failed("cannot ask for the size of map fdb", e))?.max_entries();
+        if !rows.is_power_of_two() {
+            return Err(DatapathError::Unsupported(format!("map fdb has {rows} rows, no power of two")));
+        }
+        let bytes = rows as usize * size_of::<FdbBucket>();
+        let bytes = NonZeroUsize::new(bytes).unwrap_or(NonZeroUsize::MIN);
+        // SAFETY: a new mapping, of the length that the map has.
+        let mapped = unsafe {
+            mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map.fd().as_fd(), 0)
+        };
+        let mapped = mapped.map_err(|e| failed("cannot map fdb into memory", e))?;
+        Ok(Self { buckets: mapped.cast(), mask: rows - 1, _map: map })
+    }
+
+    /// The number of rows less one.
+    #[must_use]
+    pub fn mask(&self) -> u32 {
+        self.mask
+    }
+
+    /// Writes an endpoint's entry. One that finds no room is left to `endpoints`.
+    pub fn set(&mut self, key: &EndpointKey, row: &Endpoint) {
+        let _ = self.bucket(key).set(FdbEntry::new(key.vni, key.mac, row));
+    }
+
+    /// Removes an endpoint's entry, if it has one.
+    pub fn remove(&mut self, key: &EndpointKey) {
+        self.bucket(key).remove(*key);
+    }
+
+    /// Brings the table to what `endpoints` has; returns how many entries were not as they should be.
+    pub fn repair(&mut self, endpoints: &BTreeMap<EndpointKey, Endpoint>) -> usize {
+        let mut wrong = 0;
+        for bucket in self.all() {
+            for entry in bucket.entries() {
+                let Some(key) = entry.key() else { continue };
+                let right = endpoints.get(&key).map(|row| FdbEntry::new(key.vni, key.mac, row));
+                let misplaced = !std::ptr::eq(self.bucket(&key), bucket);
+                if misplaced || right != Some(entry) {
+                    bucket.remove(key);
+                    wrong += 1;
+                }
+            }
+        }
+        for (key, row) in endpoints {
+            let bucket = self.bucket(key);
+            if bucket.find(key.vni, key.mac).is_none() && bucket.set(FdbEntry::new(key.vni, key.mac, row)) {
+                wrong += 1;
+            }
+        }
+        wrong
+    }
+
+    fn bucket(&self, key: &EndpointKey) -> &FdbBucket {
+        &self.all()[fdb_index(key.vni, key.mac, self.mask) as usize]
+    }
+
+    fn all(&self) -> &[FdbBucket] {
+        // SAFETY: mapped with this length until this is dropped; a bucket changes behind a reference
+        // by its own rules.
+        unsafe { slice::from_raw_parts(self.buckets.as_ptr(), self.mask as usize + 1) }
+    }
+}
+
+impl Drop for Fdb {
+    fn drop(&mut self) {
+        let bytes = size_of_val(self.all());
+        // SAFETY: what `open` mapped, used by nobody any more.
+        if let Err(error) = unsafe { munmap(self.buckets.cast(), bytes) } {
+            tracing::debug!(%error, "cannot unmap fdb");
+        }
+    }
+}
