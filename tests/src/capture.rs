@@ -1,6 +1,7 @@
 //! Raw frames on an interface: to see what passes, and to send what no honest sender makes.
 
 use std::{
+    io::IoSliceMut,
     mem,
     os::fd::{AsRawFd as _, OwnedFd},
     time::{Duration, Instant},
@@ -11,8 +12,8 @@ use nix::{
     net::if_::if_nametoindex,
     sys::{
         socket::{
-            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
-            sockopt,
+            AddressFamily, ControlMessageOwned, MsgFlags, RecvMsg, SockFlag, SockProtocol, SockType, recvmsg,
+            send, setsockopt, socket, sockopt,
         },
         time::{TimeVal, TimeValLike as _},
     },
@@ -25,6 +26,12 @@ const FRAME_MAX: usize = 1 << 18;
 
 /// Bytes of frames that wait to be received.
 const QUEUE: usize = 1 << 24;
+
+/// Size of `struct tpacket_auxdata` in bytes.
+const AUXDATA: usize = size_of::<libc::tpacket_auxdata>();
+
+/// Where a VLAN tag stands in a frame: behind the addresses (IEEE 802.1Q).
+const TAG_AT: usize = 12;
 
 /// A packet socket (packet(7)) on one interface. It sees frames that arrive there, but none that an
 /// XDP program took.
@@ -41,6 +48,7 @@ impl PacketSocket {
             // What leaves by the interface is not seen (Linux 4.20).
             set_packet_option(&fd, libc::PACKET_IGNORE_OUTGOING, 1)
                 .context("cannot ignore outgoing frames")?;
+            set_packet_option(&fd, libc::PACKET_AUXDATA, 1).context("cannot ask for VLAN tags")?;
             bind(&fd, if_nametoindex(name.as_str())?)?;
             Ok(fd)
         });
@@ -73,10 +81,15 @@ impl PacketSocket {
         // A time-out of zero would be none at all.
         let limit = TimeVal::microseconds(i64::try_from(limit.as_micros())?.max(1));
         setsockopt(&self.0, sockopt::ReceiveTimeout, &limit)?;
-        let mut frame = vec![0; FRAME_MAX];
-        match recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()) {
-            Ok(length) => {
+        let (mut frame, mut beside) = (vec![0; FRAME_MAX], nix::cmsg_space!([u8; AUXDATA]));
+        let mut buffers = [IoSliceMut::new(&mut frame)];
+        match recvmsg::<()>(self.0.as_raw_fd(), &mut buffers, Some(&mut beside), MsgFlags::empty()) {
+            Ok(message) => {
+                let (length, tag) = (message.bytes, tag_beside(&message)?);
                 frame.truncate(length);
+                if let Some(tag) = tag {
+                    frame.splice(TAG_AT..TAG_AT, tag);
+                }
                 Ok(Some(frame))
             }
             Err(nix::errno::Errno::EAGAIN) => Ok(None),
@@ -96,6 +109,22 @@ impl PacketSocket {
             }
         }
     }
+}
+
+/// The VLAN tag that the kernel took out of a frame.
+fn tag_beside(message: &RecvMsg<'_, '_, ()>) -> Result<Option<[u8; 4]>> {
+    for beside in message.cmsgs()? {
+        let ControlMessageOwned::Unknown(beside) = beside else { continue };
+        // `struct tpacket_auxdata` (include/uapi/linux/if_packet.h): status, tag and protocol.
+        let data: &[u8; AUXDATA] = beside.data_bytes.first_chunk().context("short auxiliary data")?;
+        let [a, b, c, d, .., tci0, tci1, protocol0, protocol1] = *data;
+        if u32::from_ne_bytes([a, b, c, d]) & libc::TP_STATUS_VLAN_VALID != 0 {
+            let [tci, protocol] = [[tci0, tci1], [protocol0, protocol1]].map(u16::from_ne_bytes);
+            let tag = u32::from(protocol) << 16 | u32::from(tci);
+            return Ok(Some(tag.to_be_bytes()));
+        }
+    }
+    Ok(None)
 }
 
 fn set_packet_option(fd: &OwnedFd, option: libc::c_int, value: libc::c_int) -> Result<()> {

@@ -75,6 +75,13 @@ pub fn tcp(
     frame
 }
 
+/// A frame in a VLAN: the same with a tag (IEEE 802.1Q) behind its addresses.
+#[must_use]
+pub fn in_vlan(frame: &[u8], id: u16) -> Vec<u8> {
+    let (addresses, rest) = frame.split_at(12);
+    [addresses, &[0x81, 0x00], &id.to_be_bytes(), rest].concat()
+}
+
 /// An Ethernet frame of a type kept for local experiments (IEEE 802): not IP.
 #[must_use]
 pub fn experimental(from: MacAddr, to: MacAddr, payload: &[u8]) -> Vec<u8> {

@@ -106,3 +106,35 @@ fn frames_that_an_interface_does_not_take_are_told_in_status() {
     fast.netns.exec(&format!("ip link set {IFNAME} up")).unwrap();
     ping_all(&other, &fast).unwrap();
 }
+
+#[test]
+fn who_no_longer_takes_redirected_frames_gets_them_by_tc_and_that_is_told() {
+    let cluster = Cluster::start(&[Xdp, Tc]).unwrap();
+    cluster.create_network(BLUE).unwrap();
+    let one = &cluster.nodes[0];
+    let (fast, other) = (attach(one, "fast", &["--deliver", "xdp"]), attach(&cluster.nodes[1], "other", &[]));
+    let before = redirected(one, &fast).unwrap();
+    ping_all(&other, &fast).unwrap();
+    assert!(redirected(one, &fast).unwrap() >= before + 10);
+    let told = |wanted: bool| {
+        // Something has to happen for the data path to look, or half a minute to pass.
+        let _passing = Container::attach(one, BLUE.name, "passing", &[]).unwrap();
+        eventually(Duration::from_secs(10), || {
+            let problems = one.status()?["problems"].to_string();
+            ensure!(problems.contains("takes no redirected frames") == wanted, "{problems}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    // Its queue for redirected frames goes with it (`veth_set_features`).
+    fast.netns.exec(&format!("ethtool -K {IFNAME} gro off")).unwrap();
+    told(true);
+    let before = redirected(one, &fast).unwrap();
+    ping_all(&other, &fast).unwrap();
+    assert_eq!((redirected(one, &fast).unwrap(), targets(one).unwrap()), (before, vec![]));
+
+    fast.netns.exec(&format!("ethtool -K {IFNAME} gro on")).unwrap();
+    told(false);
+    ping_all(&other, &fast).unwrap();
+    assert!(redirected(one, &fast).unwrap() >= before + 10);
+}

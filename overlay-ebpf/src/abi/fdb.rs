@@ -130,22 +130,30 @@ impl FdbEntry {
 // === impl FdbBucket ===
 
 impl FdbBucket {
+    /// Has the processor fetch the bucket, and does not wait for it.
+    #[inline(always)]
+    pub fn touch(&self) {
+        let _ = read(&self.ways[0].station);
+    }
+
     /// The entry of a key, if it is here.
+    ///
+    /// Without branches: which way a key has is anybody's guess, and a wrong one would make the processor
+    /// wait for the cache line before it goes on with the packet.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     pub fn find(&self, vni: u32, mac: MacAddr) -> Option<FdbEntry> {
-        let wanted = bits(mac) << 16;
+        let wanted = bits(mac);
+        let mut found = FdbEntry::default();
         for cell in &self.ways {
-            let station = read(&cell.station);
-            if station << 16 == wanted {
-                let place = read(&cell.place);
-                if place as u32 == vni {
-                    return Some(FdbEntry { station, place });
-                }
-            }
+            let (station, place) = (read(&cell.station), read(&cell.place));
+            // All ones if the addresses are the same.
+            let mask = ((((station ^ wanted) << 16 >> 16).wrapping_sub(1)).cast_signed() >> 63).cast_unsigned();
+            found.station |= station & mask;
+            found.place |= place & mask;
         }
-        None
+        // An address that is in the bucket twice, for another network, is as good as not in it.
+        if found.place as u32 == vni { Some(found) } else { None }
     }
 }
 
@@ -157,16 +165,19 @@ impl FdbBucket {
         self.ways.iter().map(FdbCell::load).filter(|entry| entry.key().is_some())
     }
 
-    /// Writes an entry over the one with its key, or where there is room; `false` if there is none.
+    /// Writes an entry over the one with its key, or where there is room; `false` if there is none. A MAC
+    /// address that two networks have is in a bucket once: see [`Self::find`].
     ///
     /// A program that reads meanwhile finds the old entry, the new one, none, or of one key the old word
     /// and the new. The word with the VNI is zero while the other changes its MAC address.
     #[must_use]
     pub fn set(&self, entry: FdbEntry) -> bool {
-        let cell = self.ways.iter().find(|cell| cell.load().key() == entry.key());
-        let Some(cell) = cell.or_else(|| self.ways.iter().find(|cell| cell.load().key().is_none())) else {
+        let Some(key) = entry.key() else { return false };
+        let with = |mac| self.ways.iter().find(|cell| cell.load().key().map(|key| key.mac) == mac);
+        let Some(cell) = with(Some(key.mac)).or_else(|| with(None)) else { return false };
+        if cell.load().key().is_some_and(|other| other != key) {
             return false;
-        };
+        }
         write(&cell.station, entry.station);
         write(&cell.place, entry.place);
         true
@@ -243,9 +254,18 @@ mod tests {
         assert!(bucket.remove(EndpointKey::new(7, mac(2))) && !bucket.remove(EndpointKey::new(7, mac(2))));
         assert_eq!(bucket.find(7, mac(2)), None);
         assert_eq!(bucket.entries().count(), 3);
-        assert!(bucket.set(FdbEntry::new(8, mac(0), &remote(5))));
-        assert_eq!(bucket.find(8, mac(0)).and_then(FdbEntry::vtep), Some(5));
+        assert!(bucket.set(FdbEntry::new(8, mac(5), &remote(5))));
+        assert_eq!(bucket.find(8, mac(5)).and_then(FdbEntry::vtep), Some(5));
         assert_eq!(bucket.find(7, mac(0)).and_then(FdbEntry::vtep), Some(1));
+    }
+
+    #[test]
+    fn an_address_of_two_networks_is_in_a_bucket_once() {
+        let bucket = FdbBucket::default();
+        assert!(bucket.set(FdbEntry::new(7, mac(1), &remote(1))));
+        assert!(!bucket.set(FdbEntry::new(8, mac(1), &remote(2))));
+        assert_eq!(bucket.find(7, mac(1)).and_then(FdbEntry::vtep), Some(1));
+        assert_eq!(bucket.find(8, mac(1)), None);
     }
 
     #[test]

@@ -60,6 +60,7 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     packet::pull(ctx, READ);
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let (source, destination) = (eth.source, eth.destination);
+    fdb::touch(config, port.vni, destination);
     if source.0 != port.mac.0 {
         return Err(Outcome::SpoofedMac);
     }

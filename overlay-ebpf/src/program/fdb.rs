@@ -4,6 +4,15 @@ use overlay_ebpf::abi::{Config, Endpoint, EndpointKey, FdbEntry, MacAddr, fdb_in
 
 use super::maps;
 
+/// Has the processor fetch what [`find`] is going to look at. With many endpoints that takes longer than
+/// all the rest of a packet, which goes on meanwhile.
+#[inline(always)]
+pub fn touch(config: &Config, vni: u32, mac: MacAddr) {
+    if let Some(bucket) = maps::fdb.get(fdb_index(vni, mac, config.fdb_mask)) {
+        bucket.touch();
+    }
+}
+
 /// The entry of an endpoint: from `fdb`, or from `endpoints` if it found no room there.
 #[inline(always)]
 pub fn find(config: &Config, vni: u32, mac: MacAddr) -> Option<FdbEntry> {

@@ -90,6 +90,7 @@ fn is_due(port: &Port) -> bool {
 
 /// Makes the packet an answer's, with what it quotes at its end and all before still to be written.
 #[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "the packet is the kernel's; the context only points to it")]
 fn resized<'a, const N: usize>(ctx: &'a TcContext, quote: &Quote) -> Step<&'a mut [u8; N]>
 where
     [u8; N]: packet::Header,

@@ -78,12 +78,14 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config, bytes: u32
     }
     let vxlan = packet::at::<VxlanHdr>(packet, vxlan_at).ok_or(Outcome::Truncated)?;
     let vni = outer::vni(vxlan).ok_or(Outcome::NoVniFlag)?;
+    let frame = packet::at::<Ethernet>(packet, N).ok_or_else(|| if_ours(vni, Outcome::Truncated))?;
+    let (source, destination) = (frame.source, frame.destination);
+    fdb::touch(config, vni, source);
     let ignore = config.flags & RESERVED_BITS_IGNORE != 0;
     outer::validate(extent, udp, vxlan, bytes, ignore).map_err(|flaw| if_ours(vni, flaw))?;
-    let frame = packet::at::<Ethernet>(packet, N).ok_or_else(|| if_ours(vni, Outcome::Truncated))?;
     let summed = udp.check != [0; 2];
     let unsummed = over_ipv6 && !summed && config.flags & UDP6_ZERO_CHECKSUM == 0;
-    let (source, destination) = (frame.source, frame.destination);
+    let target = target(config, vni, destination);
     let found = fdb::find(config, vni, source);
     let (sender, vtep) = match found.and_then(|entry| Some((entry, entry.vtep()?))) {
         Some((entry, vtep)) if !unsummed && is_at(vtep, outer_source) => (entry, vtep),
@@ -98,8 +100,7 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config, bytes: u32
         inner::Kind::Ipv4 | inner::Kind::Ipv6 => ecn::merged(honest.class, outer_tos)?,
         inner::Kind::Arp | inner::Kind::Tagged | inner::Kind::Other => None,
     };
-    let target = target(config, vni, destination)?;
-    Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
+    Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target: target? })
 }
 
 /// What is wrong with a packet if its network is one of ours. Other VXLAN devices on the same port have

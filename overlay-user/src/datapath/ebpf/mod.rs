@@ -98,6 +98,8 @@ pub struct EbpfDatapath {
     learned: LearnedMap,
     /// This node's gateway ports as they were last brought to.
     ports: BTreeMap<EndpointId, LocalPort>,
+    /// This node's endpoints that are to get frames by redirect, with their interfaces.
+    redirected: BTreeMap<EndpointId, u32>,
     /// Stripped packets are no longer marked as in a tunnel.
     decap_clears_tunnel: bool,
     vteps: Indices<NodeName>,
@@ -143,6 +145,7 @@ impl EbpfDatapath {
             counters,
             learned,
             ports: BTreeMap::new(),
+            redirected: BTreeMap::new(),
             decap_clears_tunnel,
             vteps: Indices::new(SELF_VTEP + 1, MAX_VTEPS),
             slots: Indices::new(0, MAX_SLOTS),
@@ -363,6 +366,11 @@ impl EbpfDatapath {
             self.verified = Instant::now();
         }
         let devices = local_devices(plan, &mut applied.problems);
+        self.redirected = match self.mode {
+            Mode::Xdp => redirect::asked(plan, &devices),
+            Mode::Tc | Mode::Kernel => BTreeMap::new(),
+        };
+        let redirected = redirect::taking(&self.netlink, &self.redirected, &mut applied.problems).await;
         self.ports = ports::local(&self.netlink, plan, underlay.ifindex, &mut applied.problems).await;
         let by_xdp = self.ports.values().any(|port| port.status.mode == Mode::Xdp);
         let ways_out = if by_xdp { ports::ways_out(underlay, &mut self.ports) } else { BTreeSet::new() };
@@ -382,6 +390,7 @@ impl EbpfDatapath {
                 ignore_reserved_bits: self.options.ignore_reserved_bits,
                 decap_clears_tunnel: self.decap_clears_tunnel,
                 devices: &devices,
+                redirected: &redirected,
                 ports: &self.ports,
                 ways_out: &ways_out,
                 slow: &slow,
@@ -436,7 +445,7 @@ impl Datapath for EbpfDatapath {
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let mut counters = Counters { outcomes: self.counters.outcomes()?, ..Counters::default() };
-        redirect::count_lost(&self.netlink, &self.tables, &mut counters).await?;
+        redirect::count_lost(&self.netlink, &self.redirected, &mut counters).await?;
         for (id, slot) in self.slots.iter() {
             counters.endpoints.insert(id.clone(), self.counters.endpoint(slot)?);
         }

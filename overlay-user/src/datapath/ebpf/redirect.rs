@@ -1,29 +1,60 @@
-//! Frames that XDP redirected and the other interface did not take. The program has counted them as
-//! delivered by then: only the interface's statistics tell.
+//! Endpoints that XDP redirects frames to. What their interfaces do not take the program has counted as
+//! delivered by then: only the interfaces' statistics tell, or nothing does.
 
-use overlay_ebpf::abi::{ENDPOINT_PORT, ENDPOINT_REDIRECT, Hook, Outcome};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::tables::Tables;
+use overlay_ebpf::abi::{Hook, Outcome};
+
 use crate::{
     datapath::{Count, Counters, DatapathError},
-    netlink::{self, Connection},
+    netlink::{self, Connection, xdp_features},
+    plan::Plan,
+    state::{Delivery, EndpointId},
 };
 
-/// Moves what endpoints' interfaces that take redirects dropped from `delivered` to `redirect_lost`. Its bytes are not
+/// The endpoints among those with `devices` that are to get frames by redirect, with their interfaces.
+pub fn asked(plan: &Plan, devices: &BTreeMap<EndpointId, u32>) -> BTreeMap<EndpointId, u32> {
+    let endpoints = plan.networks.values().flat_map(|network| network.endpoints.values());
+    let asking = endpoints.filter(|endpoint| endpoint.delivery == Delivery::Xdp);
+    asking.filter_map(|endpoint| Some((endpoint.id.clone(), *devices.get(&endpoint.id)?))).collect()
+}
+
+/// The interfaces among `asked` that take redirected frames; another is a problem to tell. Before Linux
+/// 6.3 the kernel does not say, and all are taken to; so is one that is down, which a veth decides on when it
+/// is set up (`veth_open`).
+pub async fn taking(
+    kernel: &Connection,
+    asked: &BTreeMap<EndpointId, u32>,
+    problems: &mut Vec<String>,
+) -> BTreeSet<u32> {
+    let mut taking = BTreeSet::new();
+    for (id, ifindex) in asked {
+        let up = netlink::link_at(kernel, *ifindex).await.is_ok_and(|link| link.is_some_and(|link| link.up));
+        if up && xdp_features::takes_redirects(*ifindex) == Some(false) {
+            problems.push(format!(
+                "endpoint {id} takes no redirected frames, so they go by tc: turn GRO on in its container \
+                 (`ethtool -K IFACE gro on`), or attach it without --deliver xdp"
+            ));
+        } else {
+            taking.insert(*ifindex);
+        }
+    }
+    taking
+}
+
+/// Moves what the interfaces in `asked` dropped from `delivered` to `redirect_lost`. Its bytes are not
 /// known.
 ///
 /// # Errors
 /// If the kernel does not hand the statistics out.
 pub async fn count_lost(
     kernel: &Connection,
-    tables: &Tables,
+    asked: &BTreeMap<EndpointId, u32>,
     counters: &mut Counters,
 ) -> Result<(), DatapathError> {
     let mut lost = 0;
-    let endpoints = tables.endpoints.rows().values();
-    let redirected = endpoints.filter(|e| e.flags & (ENDPOINT_REDIRECT | ENDPOINT_PORT) == ENDPOINT_REDIRECT);
-    for ifindex in redirected.map(|endpoint| endpoint.ifindex) {
-        let link = netlink::link_at(kernel, ifindex).await.map_err(|cause| DatapathError::Io {
+    for ifindex in asked.values() {
+        let link = netlink::link_at(kernel, *ifindex).await.map_err(|cause| DatapathError::Io {
             what: format!("cannot read the statistics of interface {ifindex}"),
             cause,
         })?;

@@ -22,7 +22,7 @@ use crate::{
     Vni,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location, Plan},
-    state::{Delivery, Dscp, EndpointId, Flooding, NodeName, Vlan},
+    state::{Dscp, EndpointId, Flooding, NodeName, Vlan},
 };
 
 /// Rows by map.
@@ -66,6 +66,8 @@ pub struct Local<'a> {
     pub decap_clears_tunnel: bool,
     /// Interface indices of this node's endpoints; one without is left out.
     pub devices: &'a BTreeMap<EndpointId, u32>,
+    /// Those among them that XDP redirects to.
+    pub redirected: &'a BTreeSet<u32>,
     /// This node's gateway ports; one without is left out.
     pub ports: &'a BTreeMap<EndpointId, LocalPort>,
     /// Interfaces that gateway ports redirect to on the way to other nodes.
@@ -276,17 +278,17 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
         }
     }
     match &endpoint.location {
-        Location::Local => Some(Endpoint {
-            vtep: SELF_VTEP,
-            ifindex: *local.devices.get(&endpoint.id)?,
-            slot: u16::try_from(local.slots.get(&endpoint.id)?).ok()?,
-            flags: match endpoint.delivery {
-                Delivery::Xdp if local.mode == Mode::Xdp => ENDPOINT_REDIRECT,
-                _ => 0,
-            },
-            addr4,
-            addr6,
-        }),
+        Location::Local => {
+            let ifindex = *local.devices.get(&endpoint.id)?;
+            Some(Endpoint {
+                vtep: SELF_VTEP,
+                ifindex,
+                slot: u16::try_from(local.slots.get(&endpoint.id)?).ok()?,
+                flags: if local.redirected.contains(&ifindex) { ENDPOINT_REDIRECT } else { 0 },
+                addr4,
+                addr6,
+            })
+        }
         Location::Port(id) => {
             let port = local.ports.get(id)?;
             let redirect = if port.takes_redirects { ENDPOINT_REDIRECT } else { 0 };
@@ -310,7 +312,11 @@ fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
 mod tests {
 
     use super::*;
-    use crate::{MacAddr, plan::Network as PlanNetwork, state::Policy};
+    use crate::{
+        MacAddr,
+        plan::Network as PlanNetwork,
+        state::{Delivery, Policy},
+    };
 
     fn mac(last: u8) -> MacAddr {
         MacAddr([2, 0x42, 10, 0, 9, last])
@@ -368,10 +374,10 @@ mod tests {
     }
 
     fn rows(plan: &Plan, underlay: &Underlay) -> Rows {
-        rows_in(Mode::Tc, plan, underlay)
+        rows_with(&BTreeSet::new(), plan, underlay)
     }
 
-    fn rows_in(mode: Mode, plan: &Plan, underlay: &Underlay) -> Rows {
+    fn rows_with(redirected: &BTreeSet<u32>, plan: &Plan, underlay: &Underlay) -> Rows {
         let mut vteps = Indices::new(1, 16);
         let mut slots = Indices::new(0, 16);
         vteps.assign(plan.vteps.keys());
@@ -381,10 +387,11 @@ mod tests {
             plan,
             underlay,
             &Local {
-                mode,
+                mode: Mode::Tc,
                 ignore_reserved_bits: false,
                 decap_clears_tunnel: false,
                 devices: &[(ids[0].clone(), 11)].into(),
+                redirected,
                 ports: &BTreeMap::new(),
                 ways_out: &BTreeSet::new(),
                 slow: &[(Vni::new(42).unwrap(), 21)].into(),
@@ -422,11 +429,11 @@ mod tests {
     }
 
     #[test]
-    fn only_with_xdp_on_the_uplink_is_anything_redirected_and_only_to_who_is_here() {
+    fn frames_are_redirected_to_who_takes_them_only() {
         let key = |last| EndpointKey::new(42, mac(last));
         let by_tc = rows(&plan(), &underlay(None));
         assert!(by_tc.redirect_targets.is_empty() && by_tc.endpoints[&key(2)].flags == 0);
-        let by_xdp = rows_in(Mode::Xdp, &plan(), &underlay(None));
+        let by_xdp = rows_with(&[11].into(), &plan(), &underlay(None));
         assert_eq!(by_xdp.redirect_targets, [11].into());
         assert_eq!(by_xdp.endpoints[&key(2)].flags, ENDPOINT_REDIRECT);
         assert_eq!(by_xdp.endpoints[&key(3)].flags, 0);

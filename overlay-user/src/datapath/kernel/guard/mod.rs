@@ -7,7 +7,8 @@
 //! one of the underlay's family, `ip` or `ip6`, drops VXLAN for our networks that came another way.
 //! Both are named [`TABLE`].
 //!
-//! An update is one transaction: rules and chains are replaced, counters stay.
+//! An update is one transaction: rules and chains are replaced, counters stay, those of outcomes also
+//! where no rule counts them any more.
 
 mod from_endpoint;
 mod from_wire;
@@ -116,7 +117,8 @@ fn update(wanted: &Ruleset, present: &[Value], kept: &BTreeMap<String, Base>) ->
     }
     for (family, name) in objects(present, "counter") {
         let named = wanted.counters().any(|(of, counter)| of.name() == family && *counter == name);
-        if !named && stays(&family) {
+        // What is no longer dropped was; a node that is gone is not shown.
+        if !named && peer_of(&name).is_some() && stays(&family) {
             line(format!("delete counter {family} {TABLE} {name}"));
         }
     }
