@@ -166,6 +166,16 @@ impl Addr {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
     }
 
+    /// Whether it stands for this IPv4 address: compared by words, without the 16 bytes being built.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(&self, v4: [u8; 4]) -> bool {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
+        let mapped =
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]) == 0 && u32::from_be_bytes([i, j, k, l]) == 0xffff;
+        mapped && u32::from_ne_bytes([m, n, o, p]) == u32::from_ne_bytes(v4)
+    }
+
     /// Whether it stands for an IPv4 address. No IPv6 packet may carry it: it would be taken for that.
     #[inline(always)]
     #[must_use]

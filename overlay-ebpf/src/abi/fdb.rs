@@ -80,7 +80,8 @@ impl FdbEntry {
     #[inline(always)]
     #[must_use]
     pub const fn new(vni: u32, mac: MacAddr, row: &Endpoint) -> Self {
-        let index = if row.vtep == SELF_VTEP { LOCAL | ((row.slot as u64) << 48) } else { (row.vtep as u64) << 48 };
+        let index =
+            if row.vtep == SELF_VTEP { LOCAL | ((row.slot as u64) << 48) } else { (row.vtep as u64) << 48 };
         let learned = if row.flags & ENDPOINT_LEARNED != 0 { LEARNED } else { 0 };
         let addr4 = u32::from_le_bytes(row.addr4) as u64;
         Self { station: bits(mac) | index | learned, place: vni as u64 | (addr4 << 32) }
@@ -148,7 +149,8 @@ impl FdbBucket {
         for cell in &self.ways {
             let (station, place) = (read(&cell.station), read(&cell.place));
             // All ones if the addresses are the same.
-            let mask = ((((station ^ wanted) << 16 >> 16).wrapping_sub(1)).cast_signed() >> 63).cast_unsigned();
+            let mask =
+                ((((station ^ wanted) << 16 >> 16).wrapping_sub(1)).cast_signed() >> 63).cast_unsigned();
             found.station |= station & mask;
             found.place |= place & mask;
         }
@@ -234,7 +236,8 @@ mod tests {
         assert_eq!(entry.key(), Some(EndpointKey::new(7, mac(1))));
 
         let slot = u16::try_from(MAX_SLOTS - 1).unwrap();
-        let row = Endpoint { vtep: SELF_VTEP, ifindex: 3, slot, flags: ENDPOINT_LEARNED, ..Endpoint::default() };
+        let row =
+            Endpoint { vtep: SELF_VTEP, ifindex: 3, slot, flags: ENDPOINT_LEARNED, ..Endpoint::default() };
         let entry = FdbEntry::new((1 << 24) - 1, mac(u32::MAX), &row);
         assert_eq!((entry.vtep(), entry.slot()), (None, Some(MAX_SLOTS - 1)));
         assert!(entry.is_learned() && entry.addr4() == [0; 4]);

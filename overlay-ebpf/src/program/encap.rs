@@ -257,8 +257,7 @@ fn write_headers<const N: usize>(
     bytes: u32,
 ) -> Step<()> {
     let Front { inner_eth, source_port, inner_sum } = *front;
-    let mut headers =
-        Headers::<N> { outer: *vtep.header.first_chunk().ok_or(Outcome::NoRoute)?, inner_eth };
+    let mut headers = Headers::<N> { outer: *vtep.header.first_chunk().ok_or(Outcome::NoRoute)?, inner_eth };
     let fields = Fields {
         inner_len: bytes as u16,
         tos: inner.tos,

@@ -2,9 +2,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use overlay_ebpf::{
-    abi::{
-        Class, FdbEntry, Hook, NETWORK_HAS_PORTS, NETWORK_TRUNK, Network, Outcome, Port,
-    },
+    abi::{Class, FdbEntry, Hook, NETWORK_HAS_PORTS, NETWORK_TRUNK, Network, Outcome, Port},
     wire::{ETH_LEN, ethernet::Ethernet, inner},
 };
 

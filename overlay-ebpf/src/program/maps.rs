@@ -8,8 +8,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use overlay_ebpf::abi::{
-    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FdbBucket, FloodKey, Learned, MAX_LEARNED, MAX_SLOTS,
-    MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, PER_BUCKET, Port, Traffic, Vtep,
+    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FdbBucket, FloodKey, Learned, MAX_LEARNED,
+    MAX_SLOTS, MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, PER_BUCKET, Port, Traffic,
+    Vtep,
 };
 
 /// Default sizes; the loader sets those that grow with the cluster.
@@ -27,7 +28,8 @@ pub static endpoints: HashMap<EndpointKey, Endpoint, ENDPOINTS> = HashMap::new()
 
 /// The daemon writes it by way of memory; so its rows also begin where cache lines do.
 #[btf_map]
-pub static fdb: Array<FdbBucket, { ENDPOINTS / PER_BUCKET as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub static fdb: Array<FdbBucket, { ENDPOINTS / PER_BUCKET as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 
 /// By slot: this node's endpoints, as `endpoints` has them.
 #[btf_map]

@@ -56,7 +56,6 @@ pub type Target = Option<&'static Endpoint>;
 
 /// What the outer IP header says of a packet with UDP to this node.
 struct Outer {
-    source: Addr,
     tos: u8,
     extent: Extent,
 }
@@ -70,7 +69,7 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config, bytes: u32
     let over_ipv6 = N == OUTER_LEN_V6;
     let vxlan_at = N - VXLAN_LEN;
     let eth = packet::at::<Ethernet>(packet, 0).ok_or(Outcome::PassedUp)?;
-    let Outer { source: outer_source, tos: outer_tos, extent } =
+    let Outer { tos: outer_tos, extent } =
         if over_ipv6 { outer_v6(packet, eth, config)? } else { outer_v4(packet, eth, config)? };
     let udp = packet::at::<UdpHdr>(packet, vxlan_at - UDP_LEN).ok_or(Outcome::PassedUp)?;
     if u16::from_be_bytes(udp.dst) != config.port {
@@ -88,8 +87,8 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config, bytes: u32
     let target = target(config, vni, destination);
     let found = fdb::find(config, vni, source);
     let (sender, vtep) = match found.and_then(|entry| Some((entry, entry.vtep()?))) {
-        Some((entry, vtep)) if !unsummed && is_at(vtep, outer_source) => (entry, vtep),
-        _ => return Err(refusal(vni, outer_source, unsummed)),
+        Some((entry, vtep)) if !unsummed && is_from::<N>(packet, vtep) => (entry, vtep),
+        _ => return Err(refusal::<N>(packet, vni, unsummed)),
     };
     let kind = kind(frame, vni)?;
     let trailer = extent.trailer(bytes);
@@ -125,9 +124,7 @@ fn outer_v4(packet: &impl Packet, eth: &Ethernet, config: &Config) -> Step<Outer
     let ip = packet::at::<Ipv4Hdr>(packet, ETH_LEN).ok_or(Outcome::PassedUp)?;
     match outer::kind(eth, ip, config.mac, config.addr4) {
         outer::Kind::Foreign => Err(Outcome::PassedUp),
-        outer::Kind::Udp => {
-            Ok(Outer { source: Addr::from_v4(ip.src_addr), tos: ip.tos, extent: Extent::of_ipv4(ip) })
-        }
+        outer::Kind::Udp => Ok(Outer { tos: ip.tos, extent: Extent::of_ipv4(ip) }),
         outer::Kind::Flawed(reason) => {
             let port = inner::udp_port_offset(ip).ok_or(Outcome::PassedUp)?;
             Err(if_to_port(packet, ETH_LEN + port, config.port, reason))
@@ -142,7 +139,7 @@ fn outer_v6(packet: &impl Packet, eth: &Ethernet, config: &Config) -> Step<Outer
         outer::Kind::Foreign => Err(Outcome::PassedUp),
         outer::Kind::Udp => {
             let tos = (ip.vcf[0] << 4) | (ip.vcf[1] >> 4);
-            Ok(Outer { source: Addr(ip.src_addr), tos, extent: Extent::of_ipv6(ip) })
+            Ok(Outer { tos, extent: Extent::of_ipv6(ip) })
         }
         outer::Kind::Flawed(reason) => {
             let fragment = packet::at::<FragmentHeader>(packet, ETH_LEN + IPV6_LEN)
@@ -163,16 +160,32 @@ fn if_to_port(packet: &impl Packet, offset: usize, port: u16, reason: Outcome) -
     }
 }
 
-/// Whether a node's tunnel address is this one.
+/// Whether the outer source is the tunnel address of the node in row `vtep` of `vteps`.
 #[inline(always)]
-fn is_at(vtep: u32, addr: Addr) -> bool {
-    maps::vteps.get(vtep).is_some_and(|row| row.addr == addr)
+fn is_from<const N: usize>(packet: &impl Packet, vtep: u32) -> bool {
+    let Some(row) = maps::vteps.get(vtep) else { return false };
+    if N == OUTER_LEN_V6 {
+        packet::at::<Ipv6Hdr>(packet, ETH_LEN).is_some_and(|ip| row.addr.0 == ip.src_addr)
+    } else {
+        packet::at::<Ipv4Hdr>(packet, ETH_LEN).is_some_and(|ip| row.addr.is_v4(ip.src_addr))
+    }
+}
+
+/// The outer source.
+#[inline(always)]
+fn source<const N: usize>(packet: &impl Packet) -> Option<Addr> {
+    if N == OUTER_LEN_V6 {
+        packet::at::<Ipv6Hdr>(packet, ETH_LEN).map(|ip| Addr(ip.src_addr))
+    } else {
+        packet::at::<Ipv4Hdr>(packet, ETH_LEN).map(|ip| Addr::from_v4(ip.src_addr))
+    }
 }
 
 /// Why a packet is not from an endpoint that is where it came from. A node with endpoints in a network has
 /// a row in `members`: it is asked only here.
 #[inline(always)]
-fn refusal(vni: u32, addr: Addr, unsummed: bool) -> Outcome {
+fn refusal<const N: usize>(packet: &impl Packet, vni: u32, unsummed: bool) -> Outcome {
+    let Some(addr) = source::<N>(packet) else { return Outcome::PassedUp };
     // SAFETY: only asked for.
     let member = unsafe { maps::members.get(MemberKey { vni, addr }).is_some() };
     match (member, unsummed) {

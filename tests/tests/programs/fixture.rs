@@ -16,7 +16,7 @@ use overlay_ebpf::{
     },
     wire::{checksum, ecn::OuterClass, encap},
 };
-use overlay_user::datapath::ebpf::{self, Features, probe};
+use overlay_user::datapath::ebpf::{self, Fdb, Features, probe};
 
 use crate::frames::{A, B, C, D, H, HERE, Host, I, J, THERE, VNI, ipv6};
 
@@ -37,6 +37,7 @@ pub const XDP_PASS: u32 = 2;
 pub const XDP_REDIRECT: u32 = 4;
 
 /// One packet and what must become of it.
+#[derive(Clone)]
 pub struct Case {
     /// In words.
     pub what: &'static str,
@@ -79,6 +80,8 @@ pub struct Setup {
     pub gateway: Gateway,
     /// This node's endpoints are delivered to by XDP redirect.
     pub redirect: Redirect,
+    /// No endpoint finds room in `fdb`.
+    pub crowded: bool,
 }
 
 /// Whether this node's endpoints are delivered to by XDP redirect.
@@ -104,6 +107,8 @@ pub enum Gateway {
 /// The object, and its programs as they are asked for.
 pub struct Fixture {
     ebpf: Ebpf,
+    fdb: Fdb,
+    crowded: bool,
     /// Keeps the namespace, whose interface the maps refer to.
     _netns: std::fs::File,
 }
@@ -132,12 +137,13 @@ impl Fixture {
     pub fn new(setup: Setup) -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
         let features = Features::probe();
-        let ebpf = ebpf::loader(features)
+        let mut ebpf = ebpf::loader(features)
             .override_global("AYA_LOG_LEVEL", &0_u8, true)
             .load(&ebpf::object_for(features))
             .expect("needs root");
         let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
-        let mut fixture = Self { ebpf, _netns: netns };
+        let fdb = Fdb::open(&mut ebpf).unwrap();
+        let mut fixture = Self { ebpf, fdb, crowded: setup.crowded, _netns: netns };
         fixture.fill(setup);
         fixture
     }
@@ -173,6 +179,7 @@ impl Fixture {
             port: 4789,
             mtu: 1500,
             flags: setup.flags,
+            fdb_mask: self.fdb.mask(),
             mac: MacAddr(HERE.mac),
             ..Config::default()
         };
@@ -261,13 +268,13 @@ impl Fixture {
         let flags = ENDPOINT_LEARNED | ENDPOINT_PORT;
         let behind = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot: 2, flags, ..Endpoint::default() };
         for host in [H, I] {
-            self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), behind);
+            self.place(host, behind);
         }
         // Of the two, only one was heard by these programs.
         let known = Learned { ifindex: LOOPBACK, state: LEARNED_KNOWN, seen: 0 };
         self.insert("learned", EndpointKey::new(VNI, MacAddr(H.mac)), known);
         let far = Endpoint { vtep: THERE_INDEX, flags: ENDPOINT_LEARNED, ..Endpoint::default() };
-        self.insert("endpoints", EndpointKey::new(VNI, MacAddr(J.mac)), far);
+        self.place(J, far);
         let map = self.ebpf.map_mut("redirect_targets").unwrap();
         DevMapHash::try_from(map).unwrap().insert(LOOPBACK, LOOPBACK, None, 0).unwrap();
     }
@@ -281,10 +288,22 @@ impl Fixture {
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {
         let row = Endpoint { addr4: host.ip, addr6: host.ip6(), ..row };
-        self.insert("endpoints", EndpointKey::new(VNI, MacAddr(host.mac)), row);
+        self.place(host, row);
         for addr in [Addr::from_v4(host.ip), Addr(host.ip6()), Addr(host.second().ip6())] {
             let key = NeighbourKey { vni: VNI, addr };
             self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
+        }
+    }
+
+    /// Says where a host is, in every map that does.
+    fn place(&mut self, host: Host, row: Endpoint) {
+        let key = EndpointKey::new(VNI, MacAddr(host.mac));
+        self.insert("endpoints", key, row);
+        if row.vtep == SELF_VTEP {
+            self.set("locals", row.slot.into(), row);
+        }
+        if !self.crowded {
+            self.fdb.set(&key, &row);
         }
     }
 
@@ -369,19 +388,26 @@ pub fn with_xdp(setup: Setup) -> Setup {
     Setup { flags: setup.flags | XDP_ATTACHED, ..setup }
 }
 
+/// The cases, and those without a setup of their own once more where endpoints are not in `fdb`.
+pub fn in_both_maps(cases: &[Case]) -> impl Iterator<Item = Case> {
+    let plain = cases.iter().filter(|case| case.setup == Setup::default());
+    let crowded = plain.map(|case| Case { setup: Setup { crowded: true, ..case.setup }, ..case.clone() });
+    cases.iter().cloned().chain(crowded)
+}
+
 /// Runs cases through a tc program and checks all there is to check.
 pub fn check_tc(program: &str, hook: Hook, cases: &[Case]) {
     let mut fixtures = Fixtures::default();
-    for case in cases {
+    for case in in_both_maps(cases) {
         let fixture = fixtures.of(case.setup);
         let run = fixture.run_tc(program, &case.packet, case.setup);
-        if hook == Hook::Uplink && crosses_versions(case) && !fixture.decap(probe::DECAP_L3_IPV6) {
+        if hook == Hook::Uplink && crosses_versions(&case) && !fixture.decap(probe::DECAP_L3_IPV6) {
             // Before Linux 6.3 the kernel's device strips it.
-            let case = Case { outcome: Outcome::SlowEncapsulated, packet: Vec::new(), output: None, ..*case };
+            let case = Case { outcome: Outcome::SlowEncapsulated, packet: Vec::new(), output: None, ..case };
             check(fixture, hook, &case, &run, &run.output, TC_UNSPEC);
             continue;
         }
-        check(fixture, hook, case, &run, case.output.as_deref().unwrap_or(&case.packet), case.action);
+        check(fixture, hook, &case, &run, case.output.as_deref().unwrap_or(&case.packet), case.action);
     }
 }
 

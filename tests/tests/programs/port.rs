@@ -30,6 +30,7 @@ const ON: Setup = Setup {
     bum_rate: None,
     gateway: Gateway::On,
     redirect: crate::fixture::Redirect::Off,
+    crowded: false,
 };
 const FULL: Setup = Setup { gateway: Gateway::Full, ..ON };
 

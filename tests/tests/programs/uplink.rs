@@ -10,7 +10,7 @@ use overlay_user::datapath::ebpf::Features;
 use crate::{
     fixture::{
         Case, Fixture, Fixtures, LOOPBACK, Redirect, Setup, TC_REDIRECT, TC_SHOT, TC_UNSPEC, XDP_DROP,
-        XDP_PASS, XDP_REDIRECT, check, check_tc, with_xdp,
+        XDP_PASS, XDP_REDIRECT, check, check_tc, in_both_maps, with_xdp,
     },
     frames::{
         A, ALL, B, C, HERE, Host, NOBODY, OTHER_VNI, STRANGER, THERE, VNI, arp, fix_ipv4, patched, raw, tcp,
@@ -45,7 +45,7 @@ fn packets_from_the_wire_by_xdp() {
 /// Runs what tc does with `cases` through XDP, with the inner frames at an offset.
 pub fn check_xdp(cases: impl IntoIterator<Item = Case>, inner: usize) {
     let mut fixtures = Fixtures::default();
-    for case in cases {
+    for case in in_both_maps(&cases.into_iter().collect::<Vec<_>>()) {
         let fixture = fixtures.of(with_xdp(case.setup));
         let run = fixture.run_xdp(&case.packet);
         let class = case.outcome.class();

@@ -7,8 +7,8 @@ pub mod xdp;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use overlay_ebpf::{
     abi::{
-        Config, EndpointKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MacAddr, Outcome, PORT_FULL,
-        Port,
+        Config, EndpointKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned, MacAddr, Outcome,
+        PORT_FULL, Port,
     },
     wire::{ETH_LEN, ethernet::Ethernet, inner},
 };

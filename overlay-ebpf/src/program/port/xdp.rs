@@ -7,9 +7,7 @@ use aya_ebpf::{
 };
 use network_types::arp::ArpHdr;
 use overlay_ebpf::{
-    abi::{
-        Addr, ENDPOINT_REDIRECT, Endpoint, Hook, OUTER_LEN, Outcome, Port, VTEP_RESOLVED, VTEP_V6,
-    },
+    abi::{Addr, ENDPOINT_REDIRECT, Endpoint, Hook, OUTER_LEN, Outcome, Port, VTEP_RESOLVED, VTEP_V6},
     wire::{
         ETH_LEN, arp,
         encap::{self, Fields},

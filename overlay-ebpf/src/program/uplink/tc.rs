@@ -136,8 +136,7 @@ fn flood_ports(vni: u32) -> u32 {
 fn stays_in_tunnel<const N: usize>(ctx: &TcContext, arrival: &Arrival) -> bool {
     // SAFETY: a field of the context.
     let super_packet = unsafe { (*ctx.skb.skb).gso_size } != 0;
-    super_packet
-        && arrival.target.is_some_and(|endpoint| tunnel::goes_on::<N>(ctx, arrival, endpoint))
+    super_packet && arrival.target.is_some_and(|endpoint| tunnel::goes_on::<N>(ctx, arrival, endpoint))
 }
 
 /// Takes back one of the checksums that the skb says were verified, as for the outer one, zero or not

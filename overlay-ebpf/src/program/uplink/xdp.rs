@@ -100,7 +100,11 @@ fn strip<const N: usize>(ctx: &XdpContext, arrival: &Arrival, bytes: u32) -> u32
     if !redirected && unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<XdpMeta>() as i32)) } != 0 {
         // A driver without metadata: with its headers, which are still there, the packet is tc's.
         // SAFETY: plain helper call.
-        return if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(N as i32)) } == 0 { XDP_PASS } else { failed(ctx, bytes) };
+        return if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(N as i32)) } == 0 {
+            XDP_PASS
+        } else {
+            failed(ctx, bytes)
+        };
     }
     // SAFETY: plain helper call.
     if arrival.trailer != 0 && unsafe { bpf_xdp_adjust_tail(ctx.ctx, -(arrival.trailer as i32)) } != 0 {

@@ -47,7 +47,14 @@ impl Fdb {
         let bytes = NonZeroUsize::new(bytes).unwrap_or(NonZeroUsize::MIN);
         // SAFETY: a new mapping, of the length that the map has.
         let mapped = unsafe {
-            mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map.fd().as_fd(), 0)
+            mmap(
+                None,
+                bytes,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                map.fd().as_fd(),
+                0,
+            )
         };
         let mapped = mapped.map_err(|e| failed("cannot map fdb into memory", e))?;
         Ok(Self { buckets: mapped.cast(), mask: rows - 1, _map: map })

@@ -45,10 +45,7 @@ impl LearnedMap {
     ///
     /// # Errors
     /// If the map cannot be read or written.
-    pub fn hear(
-        &mut self,
-        endpoints: &EndpointTable,
-    ) -> Result<Vec<Heard>, DatapathError> {
+    pub fn hear(&mut self, endpoints: &EndpointTable) -> Result<Vec<Heard>, DatapathError> {
         let rows: Vec<(EndpointKey, Learned)> =
             self.map.iter().collect::<Result<_, _>>().map_err(|e| failed("cannot read map learned", e))?;
         let mut heard = Vec::new();

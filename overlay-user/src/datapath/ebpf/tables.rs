@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use overlay_ebpf::abi::{
-    Addr, Bucket, Config, FloodKey, Member, MemberKey, Neighbour, NeighbourKey,
-    Network, Port, Vtep,
+    Addr, Bucket, Config, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Vtep,
 };
 
 use super::{array::ArrayTable, devices::DeviceTable, endpoints::EndpointTable, rows::Rows, table::Table};
