@@ -19,7 +19,7 @@ use overlay_tests::{
         Datapath::{Kernel, Tc, Xdp},
         Node,
     },
-    probe::{Flood, ping, reach, transfer},
+    probe::{Flood, reach},
 };
 use serde_json::{Value, json};
 
@@ -111,48 +111,6 @@ fn outer_headers_have_the_networks_dscp_and_the_packets_ecn() {
     }
 }
 
-/// The MTU a container has learned for an address.
-fn learned(from: &Container, to: &Container) -> Result<Option<u64>> {
-    let shown = from.netns.exec(&format!("ip route get {}", to.addr))?;
-    let mut words = shown.split_whitespace().skip_while(|word| *word != "mtu");
-    Ok(words.nth(1).map(str::parse).transpose()?)
-}
-
-#[test]
-fn tcp_learns_of_a_path_that_became_smaller() {
-    let cluster = Cluster::start(&[Tc, Xdp]).unwrap();
-    cluster.create_network(BLUE).unwrap();
-    let containers = cluster.attach_each(BLUE).unwrap();
-    let both = [(0, 1), (1, 0)];
-    for (from, to) in both {
-        reach(&containers[from], &containers[to]).unwrap();
-    }
-    let adapts = |mtu: u64| {
-        for (from, to) in both {
-            let (node, from, to) = (&cluster.nodes[from], &containers[from], &containers[to]);
-            eventually(SOON, || {
-                transfer(&from.netns, &to.netns, to.addr, 1 << 20)?;
-                // The far end of the first transfer was told a smaller segment size, and has nothing to
-                // learn by TCP. Without DF its packets are answered too.
-                let echo = ping(&from.netns, to.addr, 3, &["-M", "dont", "-s", "1400"])?;
-                ensure!(echo.received > 0, "no answer to large packets: {echo}");
-                let seen = learned(from, to)?;
-                ensure!(seen == Some(mtu), "{} knows of an MTU of {seen:?}, not {mtu}", from.name);
-                Ok(())
-            })
-            .unwrap();
-            assert!(node.counter("endpoint", "too_big_answered").unwrap() > 0, "{}", node.name());
-        }
-    };
-    // By the way to one peer, then by the owner's decision.
-    for (node, peer) in both.map(|(node, peer)| (&cluster.nodes[node], &cluster.nodes[peer])) {
-        node.netns().exec(&format!("ip route add {}/32 dev eth0 mtu 1400", peer.addr())).unwrap();
-    }
-    adapts(1350);
-    set(&cluster.nodes[0], "--mtu 1300");
-    adapts(1300);
-}
-
 #[test]
 fn a_storm_in_one_network_costs_another_nothing() {
     let cluster = Cluster::start(&[Tc, Xdp, Kernel]).unwrap();
@@ -218,6 +176,42 @@ fn broadcasts_are_dropped_where_the_owner_has_them_dropped() {
                 Ok(())
             })
             .unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_network_on_more_nodes_than_its_flood_cap_floods_nothing_and_says_so() {
+    let cluster = Cluster::start(&[Tc, Xdp, Kernel]).unwrap();
+    cluster.create_network(BLUE).unwrap();
+    let containers = cluster.attach_each(BLUE).unwrap();
+    for n in 0..3 {
+        reach(&containers[n], &containers[(n + 1) % 3]).unwrap();
+    }
+    let everybody = Station { mac: MacAddr([0xff; 6]), addr: Ipv4Addr::BROADCAST };
+    for (cap, expected) in [(1, false), (2, true)] {
+        set(&cluster.nodes[0], &format!("--flood-cap {cap}"));
+        for (n, node) in cluster.nodes.iter().enumerate() {
+            let frame =
+                udp(station(&containers[n]), everybody, (5000, 6000), format!("cap {cap}").as_bytes());
+            eventually(SOON, || {
+                let problems = node.status()?["problems"].to_string();
+                let told = problems.contains("blue is on 2 other nodes, more than its flood cap");
+                ensure!(told != expected, "{}: {problems}", node.name());
+                let dropped = node.counter("endpoint", "bum_policy")?;
+                let listeners =
+                    [1, 2].map(|step| PacketSocket::open(&containers[(n + step) % 3].netns, IFNAME).unwrap());
+                PacketSocket::open(&containers[n].netns, IFNAME)?.send(&frame)?;
+                for listener in listeners {
+                    let arrived = listener.find(Duration::from_millis(300), |seen| seen == frame)?.is_some();
+                    ensure!(arrived == expected, "with a cap of {cap} from {}", node.name());
+                }
+                ensure!((node.counter("endpoint", "bum_policy")? > dropped) != expected, "{}", node.name());
+                Ok(())
+            })
+            .unwrap();
+            // Unicast goes on.
+            reach(&containers[n], &containers[(n + 1) % 3]).unwrap();
         }
     }
 }

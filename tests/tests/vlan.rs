@@ -4,7 +4,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use overlay_ebpf::abi::MacAddr;
 use overlay_tests::{
     capture::PacketSocket,
@@ -163,4 +163,26 @@ fn behind_a_tag_nobody_speaks_for_another_mac_and_no_node_unpacks_vxlan() {
             assert!(unpacked.is_none(), "{} to {} by {}", from.name, to.name, target.name());
         }
     }
+}
+
+#[test]
+fn vlan_0_is_no_way_around_what_binds_a_sender() -> Result<()> {
+    let scene = Scene::new();
+    scene.set("trunk");
+    for (_, node, from, to) in scene.pairs() {
+        // A receiver takes a tag of VLAN 0 for none (IEEE 802.1Q, section 6.9).
+        let forged = udp(Station { mac: from.mac, addr: to.addr }, station(to), (5000, 6000), b"forged");
+        let tagged = in_vlan(&forged, VLAN);
+        eventually(SOON, || {
+            ensure!(arrives(from, to, &tagged, SILENCE), "the network of {} is no trunk yet", node.name());
+            Ok(())
+        })?;
+        let before = node.counter("endpoint", "inner_vlan")?;
+        for priority in [0, 5 << 13] {
+            let tagged = in_vlan(&forged, priority);
+            assert!(!arrives(from, to, &tagged, SILENCE), "{} to {}", from.name, to.name);
+        }
+        assert_eq!(node.counter("endpoint", "inner_vlan")?, before + 2, "{}", node.name());
+    }
+    Ok(())
 }

@@ -86,16 +86,22 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
 }
 
 /// The frame's kind. What is behind a VLAN tag is not looked at: it is another segment, where the
-/// endpoint has addresses that nobody here knows.
+/// endpoint has addresses that nobody here knows. Not so behind a tag of VLAN 0, which is refused.
 #[inline(always)]
 pub fn kind(ctx: &TcContext, eth: &Ethernet, vni: u32) -> Step<inner::Kind> {
     // The kernel takes the tag out of the frame before tc sees it (`__netif_receive_skb_core`).
     // SAFETY: a field of the context.
     let aside = unsafe { (*ctx.skb.skb).vlan_present } != 0;
-    match inner::kind(eth) {
-        Ok(kind) if !aside => Ok(kind),
-        _ if network(vni)?.flags & NETWORK_TRUNK != 0 => Ok(inner::Kind::Tagged),
-        _ => Err(Outcome::InnerVlan),
+    let tci = match inner::kind(eth) {
+        Ok(kind) if !aside => return Ok(kind),
+        // SAFETY: a field of the context.
+        _ if aside => unsafe { (*ctx.skb.skb).vlan_tci as u16 },
+        _ => u16::from_be_bytes(*packet::at::<[u8; 2]>(ctx, ETH_LEN).ok_or(Outcome::InnerVlan)?),
+    };
+    if inner::names_vlan(tci) && network(vni)?.flags & NETWORK_TRUNK != 0 {
+        Ok(inner::Kind::Tagged)
+    } else {
+        Err(Outcome::InnerVlan)
     }
 }
 

@@ -90,7 +90,7 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config, bytes: u32
         Some((entry, vtep)) if !unsummed && is_from::<N>(packet, vtep) => (entry, vtep),
         _ => return Err(refusal::<N>(packet, vni, unsummed)),
     };
-    let kind = kind(frame, vni)?;
+    let kind = kind::<N>(packet, frame, vni)?;
     let trailer = extent.trailer(bytes);
     let length = (bytes - trailer).saturating_sub((N + ETH_LEN) as u32);
     let sender = Sender::of_entry(vni, source, sender);
@@ -112,9 +112,12 @@ fn if_ours(vni: u32, flaw: Outcome) -> Outcome {
 
 /// The inner frame's kind.
 #[inline(always)]
-fn kind(frame: &Ethernet, vni: u32) -> Step<inner::Kind> {
+fn kind<const N: usize>(packet: &impl Packet, frame: &Ethernet, vni: u32) -> Step<inner::Kind> {
     match inner::kind(frame) {
-        Err(Outcome::InnerVlan) if network(vni)?.flags & NETWORK_TRUNK != 0 => Ok(inner::Kind::Tagged),
+        Err(refused) if network(vni)?.flags & NETWORK_TRUNK != 0 => {
+            let tci = *packet::at::<[u8; 2]>(packet, N + ETH_LEN).ok_or(refused)?;
+            if inner::names_vlan(u16::from_be_bytes(tci)) { Ok(inner::Kind::Tagged) } else { Err(refused) }
+        }
         other => other,
     }
 }

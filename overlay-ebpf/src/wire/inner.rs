@@ -38,6 +38,14 @@ pub const fn kind(eth: &Ethernet) -> Result<Kind, Outcome> {
     }
 }
 
+/// Whether a VLAN tag, by its last two bytes, puts a frame into a VLAN. VLAN 0 is none, only a priority
+/// (IEEE 802.1Q section 6.9): whoever receives such a frame takes the tag for none.
+#[inline(always)]
+#[must_use]
+pub const fn names_vlan(tci: u16) -> bool {
+    tci & 0xfff != 0
+}
+
 /// Checks version and header length.
 ///
 /// # Errors
@@ -94,6 +102,12 @@ mod tests {
         assert_eq!(of(0x88cc), Ok(Kind::Other));
         assert_eq!(of(0x8100), Err(Outcome::InnerVlan));
         assert_eq!(of(0x88a8), Err(Outcome::InnerVlan));
+    }
+
+    #[test]
+    fn vlan_0_is_none_whatever_the_priority() {
+        assert!(names_vlan(1) && names_vlan(0xffff) && names_vlan(0xe007));
+        assert!(!names_vlan(0) && !names_vlan(0xe000) && !names_vlan(0x1000));
     }
 
     #[test]

@@ -201,9 +201,10 @@ fn trunks() -> Vec<Case> {
         trunk(redirect("tagged, to an endpoint of this node", tagged(B), Outcome::Delivered, None)),
         trunk(redirect("tagged, for everybody", tagged(ALL), Outcome::SlowVlan, None)),
         trunk(redirect("tagged twice", raw(A, C, 0x88a8, &[0, 7, 0x81, 0, 0, 8]), Outcome::SlowVlan, None)),
+        trunk(drop("tagged with VLAN 0", raw(A, C, 0x8100, &[0xe0, 0, 8, 0, 0x45, 0]), Outcome::InnerVlan)),
         trunk(drop("tagged, to a MAC nobody has", tagged(NOBODY), Outcome::UnknownDestination)),
         trunk(drop("tagged, from another's MAC", raw(B, C, 0x8100, &[0, 7, 8, 0]), Outcome::SpoofedMac)),
-        trunk(drop("tagged and too long", raw(A, C, 0x8100, &[0; 1451]), Outcome::TooBig)),
+        trunk(drop("tagged and too long", raw(A, C, 0x8100, &[7; 1451]), Outcome::TooBig)),
     ]
 }
 

@@ -275,6 +275,7 @@ fn by_policy() -> Vec<Case> {
     let broadcast = vxlan(THERE, HERE, VNI, &udp(C, Host { ip: [10, 0, 9, 255], ..ALL }, 6000, b"all"));
     let unknown = udp(C, NOBODY, 6000, b"who");
     let tagged = |to| vxlan(THERE, HERE, VNI, &raw(C, to, 0x8100, &[0, 7, 8, 0, 0x45, 0]));
+    let priority = vxlan(THERE, HERE, VNI, &raw(C, B, 0x8100, &[0xe0, 0, 8, 0, 0x45, 0]));
     let slow = |what, packet| pass(what, packet, Outcome::SlowVlan);
     let flooded = Case {
         action: TC_SHOT,
@@ -286,6 +287,7 @@ fn by_policy() -> Vec<Case> {
         with(NETWORK_FLOODS_UNKNOWN, flooded),
         with(NETWORK_TRUNK, slow("a tagged frame of a trunk", tagged(B))),
         with(NETWORK_TRUNK, slow("a tagged frame of a trunk for everybody", tagged(ALL))),
+        with(NETWORK_TRUNK, drop("tagged with VLAN 0", priority, Outcome::InnerVlan)),
         with(NETWORK_TRUNK, drop("tagged, to a MAC nobody has", tagged(NOBODY), Outcome::UnknownDestination)),
     ]
 }

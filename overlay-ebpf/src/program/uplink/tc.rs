@@ -86,12 +86,11 @@ fn take<const N: usize>(ctx: &TcContext, config: &Config) -> Step<Delivery> {
 }
 
 /// Whether the frame is in a VLAN, its tag taken off by the hardware: not the underlay's then, but
-/// that of another interface on top of the uplink. VLAN 0 is none, only a priority (IEEE 802.1Q
-/// section 6.9).
+/// that of another interface on top of the uplink.
 #[inline(always)]
 fn in_a_vlan(ctx: &TcContext) -> bool {
     // SAFETY: fields of the context.
-    unsafe { (*ctx.skb.skb).vlan_present != 0 && (*ctx.skb.skb).vlan_tci & 0xfff != 0 }
+    unsafe { (*ctx.skb.skb).vlan_present != 0 && inner::names_vlan((*ctx.skb.skb).vlan_tci as u16) }
 }
 
 struct Delivery {

@@ -67,7 +67,11 @@ fn sources(
     match vlan {
         Vlan::Drop => chain.drop(tagged, Outcome::InnerVlan),
         // What is behind a tag is another segment: only the MAC address is bound.
-        Vlan::Trunk => chain.rule(format_args!("{tagged} goto {}", destination_chain(vni))),
+        Vlan::Trunk => {
+            // VLAN 0 is none (IEEE 802.1Q, section 6.9).
+            chain.drop(format_args!("{tagged} @ll,112,16 & 0x0fff == 0"), Outcome::InnerVlan);
+            chain.rule(format_args!("{tagged} goto {}", destination_chain(vni)));
+        }
     }
 
     let own = v4(&endpoint.addresses);

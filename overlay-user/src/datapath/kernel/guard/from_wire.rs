@@ -125,8 +125,10 @@ fn member(
     macs: &[MacAddr],
 ) {
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, member_chain(vni, addr), None);
-    if network.policy.vlan == Vlan::Drop {
-        chain.drop("@th,224,16 { 0x8100, 0x88a8 }", Outcome::InnerVlan);
+    let tagged = "@th,224,16 { 0x8100, 0x88a8 }";
+    match network.policy.vlan {
+        Vlan::Drop => chain.drop(tagged, Outcome::InnerVlan),
+        Vlan::Trunk => chain.drop(format_args!("{tagged} @th,240,16 & 0x0fff == 0"), Outcome::InnerVlan),
     }
     if let Some(macs) = set(macs.iter().copied().map(bits)) {
         chain.drop(format_args!("@th,176,48 != {macs}"), Outcome::InnerSource);
