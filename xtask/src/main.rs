@@ -59,6 +59,9 @@ enum Command {
         /// Kernels by the beginning of their version, as 5.10 or 7; usually 5.10, 6.1, 6.12 and 7
         #[arg(value_name = "KERNEL")]
         kernels: Vec<String>,
+        /// Only this part; usually all
+        #[arg(long)]
+        part: Option<vm::Part>,
     },
     /// Check format and lints, run all tests (root)
     Test {
@@ -75,7 +78,7 @@ fn main() -> ExitCode {
         Command::Build { release } => setup::ensure().and_then(|()| build::build(release.into())),
         Command::Demo => setup::ensure().and_then(|()| lab::run("overlay-demo", Vec::new())),
         Command::Bench { quick, section, rounds, render } => bench::bench(quick, section, rounds, render),
-        Command::VmTest { kernels } => vm::test(&kernels),
+        Command::VmTest { kernels, part } => vm::test(&kernels, part),
         Command::Test { filter } => setup::ensure().and_then(|()| test::test(filter.as_deref())),
     };
     match result {

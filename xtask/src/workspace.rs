@@ -33,6 +33,14 @@ pub fn cargo() -> Command {
     let mut command = Command::new(cargo_path());
     // A daemon with another object than ours would be built otherwise.
     command.current_dir(root()).env_remove("OVERLAY_BPF_OBJECT");
+    // What cargo tells this program of its package: build scripts (ring's) that look at their own would run again
+    // whenever cargo is called here after it was called by hand, and all that depends on them be built again.
+    for (name, _) in env::vars_os() {
+        let about_us = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if about_us.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -23,7 +23,7 @@ use crate::{
 #[test]
 fn answers_to_one_endpoint_have_a_rate() {
     const PACKETS: u64 = 300;
-    let fixture = Fixture::new(Setup::default());
+    let mut fixture = Fixture::new(Setup::default());
     let large = udp(A, C, 6000, &[7; 1423]);
     for _ in 0..PACKETS {
         fixture.run_tc("endpoint_in", &large, Setup::default());

@@ -82,7 +82,7 @@ fn left_to_tc(fixture: &Fixture, case: &Case, run: &crate::fixture::Run) {
 #[test]
 fn a_source_nobody_has_is_noted_and_a_known_one_is_heard() {
     for by_xdp in [true, false] {
-        let fixture = Fixture::new(ON);
+        let mut fixture = Fixture::new(ON);
         let new = Host { mac: [2, 0, 0, 0, 1, 1], ip: [10, 0, 9, 90] };
         for from in [new, H, I, B, C] {
             let packet = udp(from, C, 6000, b"x");
@@ -104,8 +104,8 @@ fn a_source_nobody_has_is_noted_and_a_known_one_is_heard() {
 
 #[test]
 fn flows_have_source_ports_of_their_own() {
-    let fixture = Fixture::new(ON);
-    let port = |to_port| {
+    let mut fixture = Fixture::new(ON);
+    let mut port = |to_port| {
         let run = fixture.run_xdp_of("port_xdp", &udp(H, C, to_port, b"x"));
         [run.output[34], run.output[35]]
     };

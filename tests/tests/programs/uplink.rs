@@ -85,7 +85,7 @@ pub fn check_xdp(cases: impl IntoIterator<Item = Case>, inner: usize) {
 #[test]
 fn an_endpoint_with_redirects_gets_the_bare_inner_frame() {
     let setup = Setup { redirect: Redirect::On, ..with_xdp(Setup::default()) };
-    let fixture = delivered_to(setup, XDP_REDIRECT, |_| true, <[u8]>::to_vec);
+    let mut fixture = delivered_to(setup, XDP_REDIRECT, |_| true, <[u8]>::to_vec);
     let broadcast = udp(C, Host { ip: [10, 0, 9, 255], ..ALL }, 6000, b"all");
     let run = fixture.run_xdp(&vxlan(THERE, HERE, VNI, &broadcast));
     assert_eq!(run.action, XDP_PASS, "a broadcast is tc's to copy");
@@ -125,7 +125,7 @@ fn delivered_to(
 #[test]
 fn tc_behind_xdp_counts_nothing_twice() {
     let setup = with_xdp(Setup::default());
-    let fixture = Fixture::new(setup);
+    let mut fixture = Fixture::new(setup);
     let run = fixture.run_tc("uplink_in", &udp(STRANGER, HERE, 53, b"x"), setup);
     assert_eq!(run.action, TC_UNSPEC);
     assert_eq!(fixture.count(Hook::Uplink, Outcome::Received), 0);

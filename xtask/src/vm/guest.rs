@@ -142,11 +142,14 @@ fn modules_in_order(root: &Path, release: &str) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Builds test programs and says where they are, in the order of their names.
+/// Builds test programs and says where they are; behind each, by commas, which of its tests to run.
 ///
 /// # Errors
 /// If one does not build.
-pub fn build_tests(names: &[&str]) -> Result<Vec<PathBuf>> {
+pub fn build_tests(suite: &[(&str, &[&str])]) -> Result<Vec<String>> {
+    if suite.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut command = workspace::cargo();
     command.args([
         "test",
@@ -155,7 +158,7 @@ pub fn build_tests(names: &[&str]) -> Result<Vec<PathBuf>> {
         "--package",
         "overlay-tests",
     ]);
-    for name in names {
+    for (name, _) in suite {
         command.args(["--test", name]);
     }
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
@@ -164,12 +167,13 @@ pub fn build_tests(names: &[&str]) -> Result<Vec<PathBuf>> {
     }
     let messages = String::from_utf8_lossy(&output.stdout);
     let built: Vec<Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let find = |name: &&str| {
-        let found = built.iter().find(|message| message["target"]["name"] == **name);
+    let find = |(name, tests): &(&str, &[&str])| {
+        let found = built.iter().find(|message| message["target"]["name"] == *name);
         let path = found.and_then(|message| message["executable"].as_str());
-        path.map(PathBuf::from).with_context(|| format!("cargo does not tell where the test {name} is"))
+        let path = path.with_context(|| format!("cargo does not tell where the test {name} is"))?;
+        Ok([&[path], *tests].concat().join(","))
     };
-    names.iter().map(find).collect()
+    suite.iter().map(find).collect()
 }
 
 /// The program that runs in a guest.

@@ -18,6 +18,8 @@ use super::{
 /// A network card.
 #[derive(Clone, Copy)]
 pub struct Card {
+    /// What it is called.
+    pub name: &'static str,
     /// The wire it is on.
     pub wire: &'static str,
     /// QEMU's name for its kind.
@@ -31,22 +33,22 @@ pub struct Card {
 impl Card {
     /// By which guests reach each other whatever becomes of the other cards.
     pub const fn control(number: u8) -> Self {
-        Self { wire: "control", model: "virtio-net-pci", queues: 1, number }
+        Self { name: "control", wire: "control", model: "virtio-net-pci", queues: 1, number }
     }
 
     /// With native XDP: a pair of queues for each CPU, and as many for XDP to send by.
     pub const fn virtio(number: u8) -> Self {
-        Self { wire: "virtio", model: "virtio-net-pci", queues: 2 * CPUS, number }
+        Self { name: "virtio", wire: "underlay", model: "virtio-net-pci", queues: 2 * CPUS, number }
     }
 
     /// Without native XDP.
     pub const fn e1000(number: u8) -> Self {
-        Self { wire: "e1000", model: "e1000", queues: 1, number }
+        Self { name: "e1000", wire: "underlay", model: "e1000", queues: 1, number }
     }
 
     /// Tells guests which card is which.
     fn mac(self) -> String {
-        let kind = match self.wire {
+        let kind = match self.name {
             "control" => 1,
             "virtio" => 2,
             _ => 3,
@@ -115,8 +117,12 @@ impl Machine {
             guest.modules.display(),
             script.display()
         );
+        // Two virtual CPUs that share one of ours wait for each other's locks while the other does not run; one
+        // thread for both changes over there.
+        let shared = thread::available_parallelism().is_ok_and(|cpus| cpus.get() < usize::from(CPUS));
+        let accelerator = if shared { "tcg,thread=single" } else { "tcg,thread=multi" };
         command
-            .args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024"])
+            .args(["-M", "q35", "-accel", accelerator, "-cpu", "max", "-m", "1024"])
             .args(["-smp", &CPUS.to_string(), "-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", &format!("file:{}", console.display())])
             .args(["-serial", &format!("file:{}", results.display())])

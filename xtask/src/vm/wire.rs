@@ -32,7 +32,7 @@ impl Wire {
     /// # Errors
     /// If the kernel refuses.
     pub fn plug(&self, card: Card) -> Result<Plugged> {
-        let (bridge, tap) = (card.wire, format!("{}{}", card.wire, card.number));
+        let (bridge, tap) = (card.wire, format!("{}{}", card.name, card.number));
         let inside = |words: &[&str]| ip(&[&["-n", &self.netns], words].concat());
         if inside(&["link", "show", bridge]).is_err() {
             inside(&["link", "add", bridge, "type", "bridge", "mcast_snooping", "0"])?;

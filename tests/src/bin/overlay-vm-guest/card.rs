@@ -5,8 +5,8 @@ use std::{fs, process::Command};
 use anyhow::{Context as _, Result, bail};
 use overlay_tests::exec;
 
-/// Which card: the fifth byte of its MAC address, and the third of its IP address.
-#[derive(Clone, Copy, Debug)]
+/// Which card: the fifth byte of its MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Card {
     /// By which the nodes reach the store.
     Control = 1,
@@ -33,7 +33,8 @@ impl Card {
 
     /// An address on its wire.
     pub fn address(self, number: u8) -> String {
-        format!("10.77.{}.{number}", self as u8)
+        let wire = if matches!(self, Self::Control) { 1 } else { 2 };
+        format!("10.77.{wire}.{number}")
     }
 
     /// Sets it up with its address.

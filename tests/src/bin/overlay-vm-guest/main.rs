@@ -35,7 +35,7 @@ enum Role {
 
 fn main() -> ExitCode {
     let role = Arguments::parse().role;
-    let mut report = match Report::open() {
+    let report = match Report::open() {
         Ok(report) => report,
         Err(error) => {
             eprintln!("{error:#}");
@@ -43,8 +43,8 @@ fn main() -> ExitCode {
         }
     };
     let result = match role {
-        Role::Suite { test } => suite::run(&test, &mut report),
-        Role::Node { number } => node::run(number, &mut report),
+        Role::Suite { test } => suite::run(&test, &report),
+        Role::Node { number } => node::run(number, &report),
     };
     if let Err(error) = result {
         report.result("guest", Err(error));

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -33,34 +33,51 @@ const PINGS: u32 = 400;
 /// What a round is about.
 struct Round {
     name: &'static str,
-    card: Card,
+    /// Each node's card.
+    cards: [Card; 2],
     vlan: bool,
-    /// The data path that must be chosen.
-    mode: &'static str,
-    /// What the reason must say.
-    reason: &'static str,
 }
 
 const ROUNDS: [Round; 3] = [
-    Round { name: "virtio-net", card: Card::Virtio, vlan: false, mode: "xdp", reason: "native XDP works" },
-    Round { name: "e1000", card: Card::E1000, vlan: false, mode: "tc", reason: "no native XDP" },
-    Round { name: "e1000, VLAN", card: Card::E1000, vlan: true, mode: "tc", reason: "no native XDP" },
+    Round { name: "virtio-net", cards: [Card::Virtio; 2], vlan: false },
+    Round { name: "virtio-net to e1000", cards: [Card::Virtio, Card::E1000], vlan: false },
+    Round { name: "e1000, VLAN", cards: [Card::E1000; 2], vlan: true },
 ];
 
+/// The data path that must be chosen on a card, and what the reason must say.
+const fn expected(card: Card) -> (&'static str, &'static str) {
+    match card {
+        Card::E1000 => ("tc", "no native XDP"),
+        Card::Control | Card::Virtio => ("xdp", "native XDP works"),
+    }
+}
+
+impl Round {
+    /// The name without spaces.
+    fn identifier(&self) -> String {
+        self.name.replace(", ", "-").replace(' ', "-")
+    }
+}
+
 /// Goes through all rounds; one that fails is reported, and the next begins.
-pub fn run(number: u8, report: &mut Report) -> Result<()> {
+pub fn run(number: u8, report: &Report) -> Result<()> {
     exec::output(Command::new("modprobe").args(["-a", "virtio_net", "e1000", "8021q"]))?;
     ip("link set lo up")?;
     eventually(PATIENCE, || Card::Control.set_up(number))?;
     let _etcd = if number == 1 { Some(etcd()?) } else { None };
     for round in &ROUNDS {
         report.progress(round.name);
-        let result =
-            Side { number, round, dir: PathBuf::from("/tmp").join(round.name.replace(", ", "-")) }.run();
+        let begin = Instant::now();
+        let dir = PathBuf::from("/tmp").join(round.identifier());
+        let result = Side { number, round, dir, report }.run();
+        let result = result.map(|text| format!("{text}; in {} s", begin.elapsed().as_secs()));
         // The other one must not wait for what does not come.
         let failed = result.is_err();
-        if number == 1 || failed {
+        let [first, second] = round.cards;
+        if number == 1 {
             report.result(round.name, result);
+        } else if failed || first != second {
+            report.result(&format!("{}, other end", round.name), result);
         }
     }
     meet(number, "over")
@@ -71,6 +88,7 @@ struct Side<'a> {
     number: u8,
     round: &'a Round,
     dir: PathBuf,
+    report: &'a Report,
 }
 
 impl Side<'_> {
@@ -97,10 +115,10 @@ impl Side<'_> {
         let status = self.status()?;
         let path = &status["datapath"];
         let (mode, reason) = (path["mode"].as_str().unwrap_or("?"), path["reason"].as_str().unwrap_or("?"));
+        let (wanted, why) = expected(self.card());
         ensure!(
-            mode == self.round.mode && reason.contains(self.round.reason),
-            "the data path on {uplink} is {mode}, not {}: {reason}",
-            self.round.mode
+            mode == wanted && reason.contains(why),
+            "the data path on {uplink} is {mode}, not {wanted}: {reason}"
         );
         if self.number == 1 {
             self.ctl(&["network", "create", NETWORK, "--subnet", "10.10.0.0/24"])?;
@@ -117,12 +135,12 @@ impl Side<'_> {
         let mut server = container("iperf3");
         let _server = Process::spawn(server.args(["--server", "--json"]).stdout(self.log("iperf3")?))?;
         self.meet("serving")?;
-        let text = if self.number == 1 { self.measure(&mut daemon)? } else { String::new() };
+        let text = if self.number == 1 { format!("; {}", self.measure(&mut daemon)?) } else { String::new() };
         self.meet("measured")?;
         let counters = self.status()?;
         let fast = [count(&counters, "endpoint", "encapsulated"), count(&counters, "uplink", "delivered")];
         ensure!(fast.iter().all(|packets| *packets > 1000), "not the fast path carried it: {counters}");
-        Ok(format!("{mode} ({reason}); {text}"))
+        Ok(format!("{mode} ({reason}){text}"))
     }
 
     /// From the first node: ping, TCP both ways, and a daemon that is killed and comes back.
@@ -156,14 +174,21 @@ impl Side<'_> {
         ))
     }
 
-    /// The interface to tunnel from.
+    fn card(&self) -> Card {
+        self.round.cards[usize::from(self.number) - 1]
+    }
+
+    /// The interface to tunnel from, set up.
     fn uplink(&self) -> Result<String> {
-        let Round { card, vlan, .. } = *self.round;
+        let card = self.card();
         let device = card.device(self.number)?;
-        if !vlan {
+        // On its wire are the other round's cards too.
+        for other in [Card::Virtio, Card::E1000] {
+            ip(&format!("address flush dev {}", other.device(self.number)?))?;
+        }
+        if !self.round.vlan {
             return card.set_up(self.number);
         }
-        ip(&format!("address flush dev {device}"))?;
         ip(&format!("link set {device} up"))?;
         let tagged = format!("{device}.{VLAN}");
         ip(&format!("link add link {device} name {tagged} type vlan id {VLAN}"))?;
@@ -173,13 +198,12 @@ impl Side<'_> {
     }
 
     fn overlayd(&self) -> Result<Command> {
-        let Round { card, vlan, .. } = *self.round;
-        let device = card.device(self.number)?;
-        let uplink = if vlan { format!("{device}.{VLAN}") } else { device };
+        let device = self.card().device(self.number)?;
+        let uplink = if self.round.vlan { format!("{device}.{VLAN}") } else { device };
         let mut command = Command::new(program("overlayd")?);
         command
             .args(["--etcd", &store(), "--node", &format!("n{}", self.number), "--underlay", &uplink])
-            .args(["--cluster", &self.round.name.replace(", ", "-")])
+            .args(["--cluster", &self.round.identifier()])
             .arg("--run-dir")
             .arg(self.dir.join("run"))
             .arg("--state-dir")
@@ -216,7 +240,11 @@ impl Side<'_> {
         Ok(serde_json::from_str(&self.ctl(&["-o", "json", "status"])?)?)
     }
 
+    /// Waits for the other node at a step of this round.
     fn meet(&self, what: &str) -> Result<()> {
+        if self.number == 1 {
+            self.report.progress(&format!("{}: {what}", self.round.name));
+        }
         meet(self.number, &format!("{}/{what}", self.round.name))
     }
 }

@@ -18,12 +18,12 @@ impl Report {
     }
 
     /// Says what is done now.
-    pub fn progress(&mut self, what: &str) {
+    pub fn progress(&self, what: &str) {
         self.line(&["progress", what]);
     }
 
     /// What a part came to.
-    pub fn result(&mut self, part: &str, result: Result<String>) {
+    pub fn result(&self, part: &str, result: Result<String>) {
         match result {
             Ok(detail) => self.line(&["result", part, "ok", &detail]),
             Err(error) => self.line(&["result", part, "FAILED", &format!("{error:#}")]),
@@ -31,18 +31,18 @@ impl Report {
     }
 
     /// How many instructions of a program the verifier processed.
-    pub fn verified(&mut self, program: &str, count: &str) {
+    pub fn verified(&self, program: &str, count: &str) {
         self.line(&["verified", program, count]);
     }
 
     /// That all is done.
-    pub fn end(&mut self) {
+    pub fn end(&self) {
         self.line(&["end"]);
     }
 
-    fn line(&mut self, fields: &[&str]) {
+    fn line(&self, fields: &[&str]) {
         let fields: Vec<_> = fields.iter().map(|field| field.replace(['\t', '\n', '\r'], " ")).collect();
-        let _ = writeln!(self.0, "{}", fields.join("\t"));
-        let _ = self.0.flush();
+        let _ = writeln!(&self.0, "{}", fields.join("\t"));
+        let _ = (&self.0).flush();
     }
 }

@@ -12,7 +12,7 @@ use overlay_tests::exec;
 use crate::report::Report;
 
 /// Runs test programs, each with the names of its tests behind commas.
-pub fn run(tests: &[PathBuf], report: &mut Report) -> Result<()> {
+pub fn run(tests: &[PathBuf], report: &Report) -> Result<()> {
     exec::output(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     for test in tests {
         let words = test.to_string_lossy();
@@ -36,7 +36,7 @@ fn name(program: &Path) -> String {
     name.rsplit_once('-').map_or_else(|| name.to_string(), |(name, _)| name.to_owned())
 }
 
-fn one(program: &Path, filters: &[&str], report: &mut Report) -> Result<String> {
+fn one(program: &Path, filters: &[&str], report: &Report) -> Result<String> {
     let mut command = Command::new(program);
     command.args(["--test-threads", "1", "--show-output"]).args(filters).env("RUST_BACKTRACE", "0");
     let output = exec::run(&mut command)?;
