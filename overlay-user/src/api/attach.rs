@@ -141,10 +141,7 @@ impl Attempt {
             mac: mac.to_string(),
             addresses: addresses.iter().map(IpNet::addr).collect(),
             names: names.iter().map(ToString::to_string).collect(),
-            container: match &self.request.netns {
-                Namespace::Path(path) => path.display().to_string(),
-                Namespace::Pid(pid) => format!("pid {pid}"),
-            },
+            container: self.netns.word(),
             ifname: ifname.to_string(),
             generation: 0,
             delivery: delivery.word().to_owned(),

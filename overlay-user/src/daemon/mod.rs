@@ -23,6 +23,7 @@ use crate::{
     api::{self, ControlSocket, SocketError},
     config::Config,
     datapath::{DatapathError, Underlay},
+    device,
     store::{Store, StoreError},
     underlay::{UnderlayError, UnderlayFollower},
 };
@@ -99,6 +100,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         counter_requests,
         sighting_requests,
         applied,
+        mtus: device::Mtus::default(),
         unrouted: false,
     };
     tasks.spawn(reconciler.run(cancel.clone()));

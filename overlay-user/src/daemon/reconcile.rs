@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{CounterRequest, Known, Progress, SightingRequest, Source, pace::Pace};
 use crate::{
     datapath::{Applied, Datapath, Underlay},
+    device::Mtus,
     plan::{Plan, plan},
     state::{NodeName, State},
     underlay::UnderlayFollower,
@@ -32,6 +33,8 @@ pub struct Reconciler {
     pub sighting_requests: mpsc::Receiver<SightingRequest>,
     /// Where every state goes that was applied.
     pub applied: watch::Sender<Arc<State>>,
+    /// What endpoints' interfaces were brought to.
+    pub mtus: Mtus,
     /// The last plan's nodes could not be looked up: said once.
     pub unrouted: bool,
 }
@@ -110,7 +113,10 @@ impl Reconciler {
         };
         let took = start.elapsed();
         match outcome {
-            Ok(Applied { changed, problems }) => {
+            Ok(Applied { changed, mut problems }) => {
+                if *source == Source::Store {
+                    problems.extend(self.mtus.bring_to(state, plan, underlay).await);
+                }
                 let revision = state.revision;
                 if changed > 0 {
                     tracing::debug!(revision, changed, ?took, "data path brought up to date");

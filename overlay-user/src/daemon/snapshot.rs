@@ -226,13 +226,13 @@ fn node_record(node: &Node, port: u16) -> NodeRecord {
 }
 
 fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
-    let Endpoint { node, mac, addresses, names, delivery } = endpoint.clone();
+    let Endpoint { node, mac, addresses, names, delivery, container } = endpoint.clone();
     EndpointRecord {
         node,
         mac: mac.to_string(),
         addresses: addresses.into_iter().collect(),
         names,
-        container: String::new(),
+        container,
         ifname: String::new(),
         generation: 0,
         delivery: delivery.word().to_owned(),

@@ -3,6 +3,7 @@
 
 mod gro;
 mod inside;
+mod mtu;
 mod netns;
 
 use std::{fs::File, os::fd::AsRawFd as _, path::PathBuf};
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use netlink_packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
+pub use self::mtu::Mtus;
 use crate::{
     MacAddr,
     netlink::{self, Connection, Link, into_io, ipv6},
@@ -24,6 +26,24 @@ pub enum Netns {
     Path(PathBuf),
     /// That of a process.
     Pid(u32),
+}
+
+impl Netns {
+    /// As it is written in an endpoint's record.
+    #[must_use]
+    pub fn word(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            Self::Pid(pid) => format!("pid {pid}"),
+        }
+    }
+
+    /// The inverse of [`Self::word`].
+    #[must_use]
+    pub fn of_word(word: &str) -> Self {
+        let pid = word.strip_prefix("pid ").and_then(|pid| pid.parse().ok());
+        pid.map_or_else(|| Self::Path(word.into()), Self::Pid)
+    }
 }
 
 /// An endpoint's interface as it should be.
@@ -144,4 +164,16 @@ fn connect() -> Result<Connection, DeviceError> {
 async fn link(kernel: &Connection, name: &str) -> Result<Option<Link>, DeviceError> {
     let found = netlink::link_named(kernel, name).await;
     found.map_err(|error| DeviceError::Failed(format!("look up interface {name}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_read_as_it_is_written() {
+        for netns in [Netns::Pid(7), Netns::Path("/run/netns/web".into()), Netns::Path("/pid 7".into())] {
+            assert_eq!(Netns::of_word(&netns.word()), netns);
+        }
+    }
 }

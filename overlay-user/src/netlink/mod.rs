@@ -37,6 +37,8 @@ pub struct Link {
     pub kind: Option<InfoKind>,
     /// Attributes of its kind.
     pub data: Option<InfoData>,
+    /// Index of a veth's other end, in whatever namespace that is.
+    pub other_end: Option<u32>,
     /// Index of the bridge (or other controller) it is a port of.
     pub controller: Option<u32>,
     /// Its attributes as a bridge port.
@@ -155,6 +157,7 @@ impl From<LinkMessage> for Link {
             name: String::new(),
             kind: None,
             data: None,
+            other_end: None,
             controller: None,
             port: Vec::new(),
             mtu: 0,
@@ -168,6 +171,7 @@ impl From<LinkMessage> for Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Link(index) => link.other_end = Some(index),
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
                 LinkAttribute::Stats64(stats) => link.stats = stats,

@@ -38,6 +38,7 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
             addresses: [IpAddr::from([10, 0, 9, *n])].into(),
             names: Vec::new(),
             delivery: Delivery::Tc,
+            container: String::new(),
         };
         let key = (name(&format!("net{network}")), name(&format!("{network:06x}{n:06x}")));
         state.endpoints.insert(key, endpoint);

@@ -28,6 +28,8 @@ pub struct Endpoint {
     pub names: Vec<String>,
     /// How frames from the wire reach it.
     pub delivery: Delivery,
+    /// The network namespace it was attached in, as its node knew it: a path, or `pid` and a number.
+    pub container: String,
 }
 
 /// How frames from the wire reach an endpoint.
@@ -86,6 +88,7 @@ impl Endpoint {
             addresses: record.addresses.iter().copied().collect(),
             names: record.names.clone(),
             delivery: Delivery::of_word(&record.delivery),
+            container: record.container.clone(),
         })
     }
 }
