@@ -47,7 +47,11 @@ fn a_sender_learns_of_a_path_that_became_smaller() {
                 // The programs answer packets without DF too.
                 let discover = if by_program { "dont" } else { "want" };
                 let echo = ping(&from.netns, address, 3, &["-M", discover, "-s", "1400"])?;
-                ensure!(echo.received > 0, "no answer to large packets from {} to {address}: {echo}", from.name);
+                ensure!(
+                    echo.received > 0,
+                    "no answer to large packets from {} to {address}: {echo}",
+                    from.name
+                );
                 let seen = learned(from, address)?;
                 ensure!(seen == Some(1350), "{} knows of an MTU of {seen:?} to {address}", from.name);
                 transfer(&from.netns, &to.netns, address, 1 << 20)?;

@@ -20,8 +20,8 @@ const BOUNDS: [(&str, u32); 7] = [
     ("port_xdp", 80_000),
     ("probe_decap", 1_000),
     ("slowpath_in", 60_000),
-    ("uplink_in", 250_000),
-    ("uplink_xdp", 80_000),
+    ("uplink_in", 400_000),
+    ("uplink_xdp", 180_000),
 ];
 
 #[test]

@@ -246,6 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn an_address_stands_for_one_ipv4_address_at_most() {
+        let v4 = [192, 0, 2, 2];
+        assert!(Addr::from_v4(v4).is_v4(v4) && !Addr::from_v4(v4).is_v4([192, 0, 2, 3]));
+        for at in 0..12 {
+            let mut other = Addr::from_v4(v4);
+            other.0[at] ^= 1;
+            assert!(!other.is_v4(v4), "{other:?}");
+        }
+    }
+
+    #[test]
     fn addresses_of_both_families_survive_the_map_form() {
         for ip in ["10.0.9.2", "::1", "fd00::9:2"] {
             let ip: IpAddr = ip.parse().unwrap();

@@ -58,7 +58,6 @@ pub struct FdbEntry {
 /// The bucket of a key among `mask + 1`, a power of two.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
 pub const fn index(vni: u32, mac: MacAddr, mask: u32) -> u32 {
     // Odd factors with their bits spread evenly; the first is 2^64 divided by the golden ratio.
     let key = bits(mac) ^ (vni as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -90,7 +89,6 @@ impl FdbEntry {
     /// The row in `vteps` of the node it is on; `None` if that is this one.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "14 bits")]
     pub const fn vtep(self) -> Option<u32> {
         if self.station & LOCAL == 0 { Some((self.station >> 48 & INDEX) as u32) } else { None }
     }
@@ -98,7 +96,6 @@ impl FdbEntry {
     /// Its slot on this node, if it is on this one: its row in `locals`.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "14 bits")]
     pub const fn slot(self) -> Option<u32> {
         if self.station & LOCAL == 0 { None } else { Some((self.station >> 48 & INDEX) as u32) }
     }
@@ -106,7 +103,6 @@ impl FdbEntry {
     /// Its first IPv4 address, or zero.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
     pub const fn addr4(self) -> [u8; 4] {
         ((self.place >> 32) as u32).to_le_bytes()
     }
@@ -143,6 +139,7 @@ impl FdbBucket {
     /// wait for the cache line before it goes on with the packet.
     #[inline(always)]
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     pub fn find(&self, vni: u32, mac: MacAddr) -> Option<FdbEntry> {
         let wanted = bits(mac);
         let mut found = FdbEntry::default();
@@ -274,7 +271,7 @@ mod tests {
     #[test]
     fn endpoints_are_spread_over_the_buckets() {
         const BUCKETS: u32 = 1 << 12;
-        let (mut lengths, mut without) = ([0; BUCKETS as usize], 0);
+        let (mut lengths, mut without) = (vec![0; BUCKETS as usize], 0);
         for n in 0..BUCKETS * PER_BUCKET {
             let length = &mut lengths[index(1 + n % 16, mac(n / 16), BUCKETS - 1) as usize];
             *length += 1;

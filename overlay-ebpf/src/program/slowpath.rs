@@ -10,7 +10,7 @@ use overlay_ebpf::{
 use super::{
     Step, Verdict, config,
     count::{self, Direction},
-    deliver, dropped, maps, network, packet, tunnel,
+    deliver, dropped, fdb, maps, network, packet, tunnel,
 };
 
 /// Delivers one packet.
@@ -41,7 +41,7 @@ fn forward(ctx: &TcContext) -> Step<Verdict> {
     let vni = vni.ok_or(Outcome::Unbound)?;
     let destination = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?.destination;
     let config = config().ok_or(Outcome::Unbound)?;
-    if let Some(endpoint) = tunnel::target(config, vni, destination)? {
+    if let Some(endpoint) = tunnel::target(fdb::find(config, vni, destination), vni, destination)? {
         count::endpoint(u32::from(endpoint.slot), Direction::Rx, ctx.len());
         Ok(Verdict {
             outcome: Outcome::Delivered,

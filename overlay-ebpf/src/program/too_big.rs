@@ -1,5 +1,7 @@
 //! A packet that is too large for its path is turned into the ICMP error about it, and sent back.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     helpers::generated::{bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes},
@@ -75,12 +77,14 @@ fn path_mtu(port: &Port, eth: &Ethernet) -> Step<u16> {
 
 #[inline(always)]
 fn quote(ctx: &TcContext) -> Step<Quote> {
-    let mut quote = Quote([0; QUOTED]);
+    // Not zeroed before: that would be a call, whose stack frame this function has no room for.
+    let mut quote = MaybeUninit::<Quote>::uninit();
     // SAFETY: the buffer has `QUOTED` bytes.
     let copied = unsafe {
-        bpf_skb_load_bytes(ctx.skb.skb.cast(), ETH_LEN as u32, quote.0.as_mut_ptr().cast(), QUOTED as u32)
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), ETH_LEN as u32, quote.as_mut_ptr().cast(), QUOTED as u32)
     };
-    if copied == 0 { Ok(quote) } else { Err(Outcome::TooBig) }
+    // SAFETY: the helper wrote all of it (net/core/filter.c, `bpf_skb_load_bytes`).
+    if copied == 0 { Ok(unsafe { quote.assume_init() }) } else { Err(Outcome::TooBig) }
 }
 
 #[inline(always)]

@@ -8,8 +8,8 @@ use network_types::{
 };
 use overlay_ebpf::{
     abi::{
-        Addr, Config, ENDPOINT_PORT, Endpoint, MacAddr, MemberKey, NETWORK_TRUNK, OUTER_LEN_V6, Outcome,
-        RESERVED_BITS_IGNORE, UDP6_ZERO_CHECKSUM,
+        Addr, Config, ENDPOINT_PORT, Endpoint, FdbEntry, MacAddr, MemberKey, NETWORK_TRUNK, OUTER_LEN_V6,
+        Outcome, RESERVED_BITS_IGNORE, UDP6_ZERO_CHECKSUM,
     },
     wire::{
         ETH_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN, ecn,
@@ -84,7 +84,7 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config, bytes: u32
     outer::validate(extent, udp, vxlan, bytes, ignore).map_err(|flaw| if_ours(vni, flaw))?;
     let summed = udp.check != [0; 2];
     let unsummed = over_ipv6 && !summed && config.flags & UDP6_ZERO_CHECKSUM == 0;
-    let target = target(config, vni, destination);
+    let to = fdb::find(config, vni, destination);
     let found = fdb::find(config, vni, source);
     let (sender, vtep) = match found.and_then(|entry| Some((entry, entry.vtep()?))) {
         Some((entry, vtep)) if !unsummed && is_from::<N>(packet, vtep) => (entry, vtep),
@@ -99,7 +99,8 @@ pub fn inspect<const N: usize>(packet: &impl Packet, config: &Config, bytes: u32
         inner::Kind::Ipv4 | inner::Kind::Ipv6 => ecn::merged(honest.class, outer_tos)?,
         inner::Kind::Arp | inner::Kind::Tagged | inner::Kind::Other => None,
     };
-    Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target: target? })
+    let target = target(to, vni, destination)?;
+    Ok(Arrival { vni, vtep, kind, ecn, summed, trailer, target })
 }
 
 /// What is wrong with a packet if its network is one of ours. Other VXLAN devices on the same port have
@@ -228,10 +229,11 @@ pub fn goes_on<const N: usize>(packet: &impl Packet, arrival: &Arrival, endpoint
     }
 }
 
-/// Where a frame to `destination` goes on this node. What came from the overlay never leaves again.
+/// Where a frame to `destination`, which has this entry, goes on this node. What came from the overlay never
+/// leaves again.
 #[inline(always)]
-pub fn target(config: &Config, vni: u32, destination: MacAddr) -> Step<Target> {
-    let Some(entry) = fdb::find(config, vni, destination) else {
+pub fn target(entry: Option<FdbEntry>, vni: u32, destination: MacAddr) -> Step<Target> {
+    let Some(entry) = entry else {
         flooding::allowed(&network(vni)?, destination)?;
         return Ok(None);
     };

@@ -54,6 +54,7 @@ pub struct Case {
 }
 
 /// What a case changes in the network of the fixtures.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that may be so or not")]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Setup {
     /// Settings in `config`.

@@ -36,6 +36,8 @@ const THERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const THERE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 /// Row of the other node.
 const VTEP: u32 = 1;
+/// How often a sample with losses is taken again.
+const ATTEMPTS: usize = 3;
 const PORTS: (u16, u16) = (0x4000, 9);
 
 /// The node, the wire's end of its uplink, and a container.
@@ -164,7 +166,16 @@ impl Fixture {
         for (program, device) in attached {
             object::attach(&mut self.ebpf, program, &self.node, device)?;
         }
-        let measured = self.bursts(job, options, |fixture| object::run_time(&fixture.ebpf, job.program()));
+        let mut measured =
+            self.bursts(job, options, |fixture| object::run_time(&fixture.ebpf, job.program()));
+        for _ in 0..ATTEMPTS {
+            // Somebody else's packet can have an interface polled on another core, and the generator then
+            // outruns it.
+            if matches!(measured, Ok((_, 0)) | Err(_)) {
+                break;
+            }
+            measured = self.bursts(job, options, |fixture| object::run_time(&fixture.ebpf, job.program()));
+        }
         for (program, _) in attached {
             object::detach(&mut self.ebpf, program)?;
         }
