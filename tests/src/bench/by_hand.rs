@@ -96,7 +96,7 @@ fn attach(kind: Kind, half: &Half, side: &Side) -> Result<()> {
 }
 
 /// Joins the container of node `i` to the other.
-fn join(kind: Kind, nodes: &[Half; 2], sides: &[Side; 2], i: usize) -> Result<Option<Object>> {
+fn join(kind: Kind, nodes: &[Half; 2], sides: &[Side; 2], i: usize) -> Result<Vec<Object>> {
     let (Half { node, port }, there) = (&nodes[i], &nodes[1 - i].port);
     let (own, other) = (port.addr, there.addr);
     let (here_mac, there_mac) = (sides[i].mac, sides[1 - i].mac);
@@ -120,18 +120,24 @@ fn join(kind: Kind, nodes: &[Half; 2], sides: &[Side; 2], i: usize) -> Result<Op
             exec(format!("bridge fdb append 00:00:00:00:00:00 dev vx dst {other} self permanent"))?;
         }
         Kind::Flannel => flannel(nodes, &sides[i], i)?,
-        Kind::Cilium => return cilium(nodes, sides, i).map(Some),
+        Kind::Cilium => return Ok(vec![cilium(nodes, sides, i)?]),
         Kind::Redirect => {
-            let mut object = Object::load()?;
-            object.redirect_to(node, HOST)?;
-            object.attach("redirect", node, UPLINK)?;
+            let mut objects = Vec::new();
+            for (from, to) in [(UPLINK, HOST), (HOST, UPLINK)] {
+                let mut object = Object::load()?;
+                object.redirect_to(node, to)?;
+                object.attach("redirect", node, from)?;
+                objects.push(object);
+            }
             // What XDP redirects into a veth is taken up there only with GRO on (veth_xdp_xmit).
             sides[i].container.exec(&format!("ethtool -K {CONTAINER} gro on"))?;
-            return Ok(Some(object));
+            return Ok(objects);
         }
-        Kind::Docker | Kind::Ours(_) | Kind::Redirected => unreachable!("set up by its daemons"),
+        Kind::Docker | Kind::Ours(_) | Kind::Redirected | Kind::GatewayPort => {
+            unreachable!("set up by its daemons")
+        }
     }
-    Ok(None)
+    Ok(Vec::new())
 }
 
 /// A subnet for each node, routed by way of the VXLAN device.

@@ -1,6 +1,6 @@
 //! The contenders: two containers on two nodes, joined in different ways.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_ebpf::abi::{Class, MacAddr, OUTCOMES};
@@ -9,6 +9,7 @@ use super::{by_hand::ByHand, docker::Docker};
 use crate::{
     cluster::{Cluster, Network},
     container::Container,
+    exec::eventually,
     netns::Netns,
     node::{Datapath, Node},
     wire::{Port, UPLINK},
@@ -16,6 +17,8 @@ use crate::{
 
 /// The network of all contenders.
 pub const VNI: u32 = 77;
+/// The host behind a gateway port.
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 250);
 const OURS: Network<'_> = Network { name: "bench", vni: VNI, subnet: "10.77.0.0/24" };
 
 /// How two containers are joined.
@@ -37,6 +40,8 @@ pub enum Kind {
     Ours(Datapath),
     /// Ours by XDP, with endpoints that frames are redirected to (`--deliver xdp`).
     Redirected,
+    /// Ours by XDP, with a host behind a gateway port in place of the client's container.
+    GatewayPort,
 }
 
 /// What the wire does with large packets.
@@ -86,6 +91,7 @@ impl fmt::Display for Kind {
             Self::Redirect => f.pad("bare XDP redirect"),
             Self::Ours(datapath) => f.pad(&format!("overlay, {datapath}")),
             Self::Redirected => f.pad("overlay, xdp redirect"),
+            Self::GatewayPort => f.pad("overlay, gateway port"),
         }
     }
 }
@@ -107,6 +113,7 @@ impl Contender {
         let contender = match kind {
             Kind::Ours(datapath) => Self::ours(kind, datapath, carries, &[])?,
             Kind::Redirected => Self::ours(kind, Datapath::Xdp, carries, &["--deliver", "xdp"])?,
+            Kind::GatewayPort => Self::ours(kind, Datapath::Xdp, carries, &[])?,
             Kind::Docker => {
                 let (docker, [client, server]) = Docker::start(carries)?;
                 Self { kind, client, server, under: Under::Docker(docker) }
@@ -118,7 +125,9 @@ impl Contender {
         };
         if kind != Kind::Redirect {
             let ping = format!("ping -c 3 -i 0.2 -W 2 {}", contender.server.addr);
-            contender.client.container.exec(&ping).context("the containers do not reach each other")?;
+            // Who is behind a gateway port is known to others a moment after it first spoke.
+            eventually(Duration::from_secs(10), || contender.client.container.exec(&ping))
+                .context("the containers do not reach each other")?;
         }
         Ok(contender)
     }
@@ -134,7 +143,11 @@ impl Contender {
             let Container { netns: container, addr, mac, host_device, .. } = attached;
             Ok(Side { container, interface: crate::container::IFNAME.into(), addr, mac, host_device })
         };
-        let (client, server) = (attach(&cluster.nodes[0], "client")?, attach(&cluster.nodes[1], "server")?);
+        let client = match kind {
+            Kind::GatewayPort => behind_port(&cluster)?,
+            _ => attach(&cluster.nodes[0], "client")?,
+        };
+        let server = attach(&cluster.nodes[1], "server")?;
         Ok(Self { kind, client, server, under: Under::Ours(cluster) })
     }
 
@@ -194,6 +207,26 @@ impl Contender {
         }
         Ok(Some((forwarded, slow)))
     }
+}
+
+/// A host behind a gateway port of the first node, whose frames XDP carries.
+fn behind_port(cluster: &Cluster) -> Result<Side> {
+    let (node, interface, host_device) = (&cluster.nodes[0], "eth0", "gw0");
+    let container = Netns::new("host")?;
+    let add = format!("ip link add {host_device} type veth peer name {interface} netns {}", container.name());
+    node.netns().exec(&add)?;
+    for line in [
+        format!("ip link set {interface} mtu 1450 up"),
+        format!("ip addr add {GUEST}/24 dev {interface}"),
+        // As behind a wire: checksums filled in; and redirected frames are taken up.
+        format!("ethtool -K {interface} tx off gro on"),
+    ] {
+        container.exec(&line)?;
+    }
+    cluster.wire.netns().exec(&format!("ethtool -K {} gro on", node.port().name))?;
+    node.ctl(&["port", "attach", OURS.name, "--dev", host_device, "--datapath", "xdp"])?;
+    let mac = container.mac(interface)?;
+    Ok(Side { container, interface: interface.into(), addr: GUEST, mac, host_device: host_device.into() })
 }
 
 /// Gives both ends of a node's cable the offloads of the wire.

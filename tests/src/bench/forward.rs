@@ -42,6 +42,8 @@ enum Way {
     InToXdp,
     /// From a container to the wire.
     Out,
+    /// From a host behind a gateway port to the wire, by XDP alone.
+    OutOfPort,
 }
 
 /// One contender on one way.
@@ -69,6 +71,7 @@ pub fn run(options: &Options) -> Result<()> {
         Kind::Ours(Datapath::Xdp),
         Kind::Ours(Datapath::Tc),
         Kind::Redirected,
+        Kind::GatewayPort,
     ];
     let _core = OneCore::take()?;
     let mut contenders = Vec::new();
@@ -77,7 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
         contenders
             .push(Contender::set_up(kind, Carries::Gso).with_context(|| format!("cannot set up {kind}"))?);
     }
-    for way in [Way::In, Way::InToXdp, Way::Out] {
+    for way in [Way::In, Way::InToXdp, Way::Out, Way::OutOfPort] {
         measure(options, way, &contenders).with_context(|| way.section())?;
     }
     Ok(())
@@ -151,6 +154,7 @@ impl Way {
             Self::In => "forward-in",
             Self::InToXdp => "forward-in-xdp",
             Self::Out => "forward-out",
+            Self::OutOfPort => "forward-gateway",
         }
     }
 
@@ -159,26 +163,28 @@ impl Way {
             Self::In => "wire to container",
             Self::InToXdp => "wire to container with XDP",
             Self::Out => "container to wire",
+            Self::OutOfPort => "gateway port to wire",
         }
     }
 
     const fn frame_len(self) -> usize {
         match self {
             Self::In | Self::InToXdp => 114,
-            Self::Out => 64,
+            Self::Out | Self::OutOfPort => 64,
         }
     }
 
     fn is_for(self, kind: Kind) -> bool {
         match self {
             // What comes in without an overlay is not VXLAN.
-            Self::In => kind != Kind::Bare,
+            Self::In => ![Kind::Bare, Kind::GatewayPort].contains(&kind),
             // What is delivered by redirect_peer has passed the interface that XDP is on.
             Self::InToXdp => [Kind::KernelVxlan, Kind::Redirect, Kind::Redirected].contains(&kind),
             // Which way in our data path has makes no difference to the way out.
             Self::Out => {
                 [Kind::Bare, Kind::KernelVxlan, Kind::Cilium, Kind::Ours(Datapath::Tc)].contains(&kind)
             }
+            Self::OutOfPort => [Kind::Redirect, Kind::GatewayPort].contains(&kind),
         }
     }
 }
@@ -198,10 +204,11 @@ impl<'a> Lane<'a> {
                 object.attach(sink, &server.container, &server.interface)?;
                 (vxlan(contender)?, contender.wire().ifindex(&contender.port(1).name)?)
             }
-            Way::Out => {
+            Way::Out | Way::OutOfPort => {
                 let node = contender.node(0);
                 node.exec(&format!("ethtool -K {} gro on", client.host_device))?;
-                object.attach("sink", contender.wire(), &contender.port(0).name)?;
+                let sink = if way == Way::Out { "sink" } else { "sink_xdp" };
+                object.attach(sink, contender.wire(), &contender.port(0).name)?;
                 (inner(contender), client.container.ifindex(&client.interface)?)
             }
         };
@@ -250,14 +257,14 @@ impl<'a> Lane<'a> {
     const fn generator(&self) -> &'static str {
         match self.way {
             Way::In | Way::InToXdp => "generate_in",
-            Way::Out => "generate_out",
+            Way::Out | Way::OutOfPort => "generate_out",
         }
     }
 
     fn sender(&self) -> &Netns {
         match self.way {
             Way::In | Way::InToXdp => self.contender.wire(),
-            Way::Out => &self.contender.client.container,
+            Way::Out | Way::OutOfPort => &self.contender.client.container,
         }
     }
 
@@ -266,6 +273,7 @@ impl<'a> Lane<'a> {
         let (index, hook, outcome) = match self.way {
             Way::In | Way::InToXdp => (1, "uplink", "delivered"),
             Way::Out => (0, "endpoint", "encapsulated"),
+            Way::OutOfPort => (0, "port", "encapsulated"),
         };
         let Some(node) = self.contender.with_programs(index) else { return Ok(None) };
         let status = node.status()?;

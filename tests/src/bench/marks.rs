@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     contender::{
         Kind,
-        Kind::{Bare, Cilium, Docker, KernelVxlan, Ours, Redirect},
+        Kind::{Bare, Cilium, Docker, GatewayPort, KernelVxlan, Ours, Redirect, Redirected},
     },
     programs::Job,
     report::Report,
@@ -101,7 +101,7 @@ fn marks() -> Vec<Mark> {
         "forward in: XDP path, endpoint with XDP",
         "forward-in-xdp",
         "Mpps",
-        xdp(),
+        Redirected.to_string(),
         vec![at_least(Redirect, 0.90)],
     );
     add(
@@ -115,7 +115,7 @@ fn marks() -> Vec<Mark> {
         "forward out: gateway port",
         "forward-gateway",
         "Mpps",
-        "overlay, gateway port".into(),
+        GatewayPort.to_string(),
         vec![at_least(Redirect, 0.85)],
     );
     for (job, limit) in [(Job::Encapsulate, 150.0), (Job::StripXdp, 80.0)] {
