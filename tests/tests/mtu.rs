@@ -1,7 +1,5 @@
 //! How large packets may be: by the way to a node, and by what a network's owner decides.
 
-#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod endpoint;
+mod fdb;
 mod fixture;
 mod frames;
 mod ipv6;
