@@ -6,7 +6,7 @@
 //! for what they do not find here: this table makes them faster, not right.
 //!
 //! The daemon writes while the programs read, an entry as two words of which either alone is no entry
-//! ([`Bucket::set`]).
+//! ([`FdbBucket::set`]).
 
 use core::cell::UnsafeCell;
 #[cfg(not(target_arch = "bpf"))]

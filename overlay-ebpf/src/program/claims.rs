@@ -38,8 +38,9 @@ pub struct Sender {
 
 /// A packet whose claims hold up.
 ///
-/// It and what the functions here return have no field that is not always set (see
-/// [`super::tunnel::Target`]).
+/// It and what the functions here return have no field that is not always set: what one variant of an enum has
+/// not, is undefined in the other, and the compiler may read that from the stack and not use it. The verifier
+/// refuses such reads before Linux 6.3.
 pub struct Honest {
     /// The traffic class of IP; else 0.
     pub class: u8,
