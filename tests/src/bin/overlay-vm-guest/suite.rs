@@ -11,9 +11,15 @@ use overlay_tests::exec;
 
 use crate::report::Report;
 
+const MODULES: [&str; 8] =
+    ["veth", "bridge", "vxlan", "nf_tables", "nf_tables_set", "nft_counter", "nft_limit", "nft_objref"];
+
 /// Runs test programs, each with the names of its tests behind commas.
 pub fn run(tests: &[PathBuf], report: &Report) -> Result<()> {
     exec::output(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    // What a daemon would else wait for while somebody waits for it: from another machine's disk, emulated, a
+    // module takes seconds. Not every kernel has each of them.
+    exec::run(Command::new("modprobe").args(["-aq"]).args(MODULES))?;
     for test in tests {
         let words = test.to_string_lossy();
         let mut words = words.split(',');
