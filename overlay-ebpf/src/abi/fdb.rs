@@ -159,16 +159,12 @@ impl FdbBucket {
 /// What the daemon does with a bucket. One writer at a time.
 #[cfg(not(target_arch = "bpf"))]
 impl FdbBucket {
-    /// All entries.
-    pub fn entries(&self) -> impl Iterator<Item = FdbEntry> {
-        self.ways.iter().map(FdbCell::load).filter(|entry| entry.key().is_some())
-    }
-
     /// Writes an entry over the one with its key, or where there is room; `false` if there is none. A MAC
     /// address that two networks have is in a bucket once: see [`Self::find`].
     ///
     /// A program that reads meanwhile finds the old entry, the new one, none, or of one key the old word
-    /// and the new. The word with the VNI is zero while the other changes its MAC address.
+    /// and the new. The word with the MAC address comes last, and goes first: where it is not zero, the other
+    /// is its own, also after a daemon that was killed in between.
     #[must_use]
     pub fn set(&self, entry: FdbEntry) -> bool {
         let Some(key) = entry.key() else { return false };
@@ -177,18 +173,24 @@ impl FdbBucket {
         if cell.load().key().is_some_and(|other| other != key) {
             return false;
         }
-        write(&cell.station, entry.station);
         write(&cell.place, entry.place);
+        write(&cell.station, entry.station);
         true
     }
 
     /// Removes the entry of a key; `false` if there is none.
     pub fn remove(&self, key: EndpointKey) -> bool {
-        let cell = self.ways.iter().find(|cell| cell.load().key() == Some(key));
-        if let Some(cell) = cell {
+        self.retain(|entry| entry.key() != Some(key)) > 0
+    }
+
+    /// Clears what is in the bucket and not to be kept, be it an entry or not; returns how much.
+    pub fn retain(&self, keep: impl Fn(FdbEntry) -> bool) -> usize {
+        let used = self.ways.iter().filter(|cell| cell.load() != FdbEntry::default());
+        let cleared = used.filter(|cell| !keep(cell.load())).map(|cell| {
+            write(&cell.station, 0);
             write(&cell.place, 0);
-        }
-        cell.is_some()
+        });
+        cleared.count()
     }
 }
 
@@ -253,10 +255,21 @@ mod tests {
         assert_eq!(bucket.find(8, mac(2)), None);
         assert!(bucket.remove(EndpointKey::new(7, mac(2))) && !bucket.remove(EndpointKey::new(7, mac(2))));
         assert_eq!(bucket.find(7, mac(2)), None);
-        assert_eq!(bucket.entries().count(), 3);
         assert!(bucket.set(FdbEntry::new(8, mac(5), &remote(5))));
         assert_eq!(bucket.find(8, mac(5)).and_then(FdbEntry::vtep), Some(5));
         assert_eq!(bucket.find(7, mac(0)).and_then(FdbEntry::vtep), Some(1));
+    }
+
+    #[test]
+    fn what_was_removed_leaves_nothing_that_a_later_entry_is_mixed_with() {
+        let bucket = FdbBucket::default();
+        for n in 0..2 {
+            assert!(bucket.set(FdbEntry::new(7, mac(n), &remote(1))));
+        }
+        assert!(bucket.remove(EndpointKey::new(7, mac(1))) && bucket.remove(EndpointKey::new(7, mac(0))));
+        // In the place that the other had.
+        assert!(bucket.set(FdbEntry::new(7, mac(1), &remote(2))));
+        assert_eq!(bucket.find(7, mac(1)).and_then(FdbEntry::vtep), Some(2));
     }
 
     #[test]

@@ -80,15 +80,12 @@ impl Fdb {
     pub fn repair(&mut self, endpoints: &BTreeMap<EndpointKey, Endpoint>) -> usize {
         let mut wrong = 0;
         for bucket in self.all() {
-            for entry in bucket.entries() {
-                let Some(key) = entry.key() else { continue };
-                let right = endpoints.get(&key).map(|row| FdbEntry::new(key.vni, key.mac, row));
-                let misplaced = !std::ptr::eq(self.bucket(&key), bucket);
-                if misplaced || right != Some(entry) {
-                    bucket.remove(key);
-                    wrong += 1;
-                }
-            }
+            wrong += bucket.retain(|entry| {
+                entry.key().is_some_and(|key| {
+                    let right = endpoints.get(&key).map(|row| FdbEntry::new(key.vni, key.mac, row));
+                    right == Some(entry) && std::ptr::eq(self.bucket(&key), bucket)
+                })
+            });
         }
         for (key, row) in endpoints {
             let bucket = self.bucket(key);
