@@ -12,7 +12,7 @@ use super::{CounterRequest, Known, Progress, SightingRequest, Source, pace::Pace
 use crate::{
     datapath::{Applied, Datapath, Underlay},
     device::Mtus,
-    plan::{Plan, plan},
+    plan::{Plan, Planner},
     state::{NodeName, State},
     underlay::UnderlayFollower,
 };
@@ -51,6 +51,7 @@ impl Reconciler {
     /// Runs until `cancel`. The data path is left as it is.
     pub async fn run(mut self, cancel: CancellationToken) {
         let mut pace = Pace::default();
+        let mut planner = Planner::new(self.node.clone());
         // What it was last brought to, if that went well.
         let mut reached: Option<Target> = None;
         // Until there is a state there is nothing to do.
@@ -75,7 +76,7 @@ impl Reconciler {
             if state.revision == 0 {
                 continue;
             }
-            let plan = plan(&state, &self.node);
+            let plan = planner.plan(&state);
             let underlay = self.routed(&plan).await;
             let target = Target { source, plan, underlay };
             if reached.as_ref() == Some(&target) {
@@ -115,7 +116,7 @@ impl Reconciler {
         match outcome {
             Ok(Applied { changed, mut problems }) => {
                 if *source == Source::Store {
-                    problems.extend(self.mtus.bring_to(state, plan, underlay).await);
+                    problems.extend(self.mtus.bring_to(plan, underlay).await);
                 }
                 let revision = state.revision;
                 if changed > 0 {
