@@ -62,9 +62,6 @@ use crate::{
     state::{EndpointId, NodeName},
 };
 
-/// How often the maps are read back and compared in full, and the links updated.
-const VERIFY: Duration = Duration::from_secs(30);
-
 /// Settings of the BPF data path.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,6 +69,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Endpoints the maps have room for.
     pub max_endpoints: u32,
+    /// How often the maps are read back and compared in full, and the links updated.
+    pub verify_every: Duration,
     /// Reserved bits of the VXLAN header are ignored on receipt instead of refused.
     pub ignore_reserved_bits: bool,
     /// What the kernel has: [`Features::probe`] finds it.
@@ -359,7 +358,7 @@ impl EbpfDatapath {
     ) -> Result<Applied, DatapathError> {
         let mut applied = Applied::default();
         applied.problems.extend(underlay.of_other_family(plan));
-        if self.verified.elapsed() > VERIFY {
+        if self.verified.elapsed() >= self.options.verify_every {
             self.tables.reread()?;
             // Links too are what they should be only if looked at again.
             self.attached.clear();
