@@ -1,7 +1,5 @@
 //! The kernel data path: forwarding, reconciliation and its guard.
 
-use std::collections::BTreeMap;
-
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},

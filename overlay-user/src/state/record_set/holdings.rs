@@ -78,13 +78,10 @@ impl Holdings {
         self.remove(&network, &endpoint.id, changes);
         let held = Held { network, endpoint: Arc::new(endpoint), verdict: Verdict::Open };
         let hashes: Vec<u32> = held.claims().map(|claim| self.hash(claim)).collect();
-        let at = match self.free.pop() {
-            Some(at) => at,
-            None => {
-                self.slots.push(None);
-                u32::try_from(self.slots.len() - 1).expect("no store holds four thousand million records")
-            }
-        };
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).expect("no store holds four thousand million records")
+        });
         self.slots[at as usize] = Some(held);
         for hash in hashes {
             self.index.insert_unique(spread(hash), Entry { hash, at }, |entry| spread(entry.hash));
