@@ -4,6 +4,7 @@
 //! opens the same maps, updates the links to its own programs and goes on from the rows it finds.
 
 mod array;
+mod audit;
 mod counters;
 mod devices;
 mod endpoints;
@@ -13,6 +14,7 @@ mod filters;
 mod index;
 mod learned;
 mod links;
+mod names;
 mod object;
 mod pins;
 mod ports;
@@ -40,6 +42,7 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
+    audit::PinnedMaps,
     counters::CounterMaps,
     index::Indices,
     learned::{Heard, LearnedMap},
@@ -55,7 +58,10 @@ pub use self::{
     features::Features,
     object::{OBJECT, loader, object_for},
 };
-use super::{Applied, Counters, Datapath, DatapathError, Mode, PortStatus, Sighting, Underlay, vxlan_device};
+use super::{
+    Applied, Counters, Datapath, DatapathError, Differences, Mode, PortStatus, Sighting, Underlay,
+    vxlan_device,
+};
 use crate::{
     Vni, netlink,
     plan::{Location, Plan},
@@ -93,6 +99,7 @@ pub struct EbpfDatapath {
     options: Options,
     pins: Pins,
     ebpf: Ebpf,
+    maps: PinnedMaps,
     tables: Tables,
     counters: CounterMaps,
     learned: LearnedMap,
@@ -110,7 +117,10 @@ pub struct EbpfDatapath {
     /// Passes on what the programs log.
     _log: Option<AbortOnDropHandle<()>>,
     adopted: bool,
-    verified: Instant,
+    /// Interfaces that gateway ports redirect to on the way to other nodes.
+    ways_out: BTreeSet<u32>,
+    /// When everything was last compared with the kernel; `None`: it is due.
+    verified: Option<Instant>,
 }
 
 impl EbpfDatapath {
@@ -130,6 +140,7 @@ impl EbpfDatapath {
         let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
         let log_level = if verbose { log::Level::Debug as u8 } else { 0 };
         let mut ebpf = object::load(&pins, &options, log_level, programs)?;
+        let maps = PinnedMaps::read(&pins, object::pinned_maps(&ebpf))?;
         let log = if verbose { forward_log(&mut ebpf) } else { None };
         let tables = Tables::open(&mut ebpf)?;
         let counters = CounterMaps::open(&mut ebpf)?;
@@ -141,6 +152,7 @@ impl EbpfDatapath {
             options,
             pins,
             ebpf,
+            maps,
             tables,
             counters,
             learned,
@@ -153,7 +165,8 @@ impl EbpfDatapath {
             netlink: connect()?,
             _log: log,
             adopted: false,
-            verified: Instant::now(),
+            ways_out: BTreeSet::new(),
+            verified: Some(Instant::now()),
         };
         datapath.attach_uplink(underlay)?;
         Ok(datapath)
@@ -351,6 +364,31 @@ impl EbpfDatapath {
         Ok(changed)
     }
 
+    /// What the maps should have.
+    fn rows(
+        &self,
+        plan: &Plan,
+        underlay: &Underlay,
+        devices: &BTreeMap<EndpointId, u32>,
+        redirected: &BTreeSet<u32>,
+        slow: &BTreeMap<Vni, u32>,
+    ) -> Rows {
+        let local = Local {
+            mode: self.mode,
+            ignore_reserved_bits: self.options.ignore_reserved_bits,
+            decap_clears_tunnel: self.decap_clears_tunnel,
+            devices,
+            redirected,
+            ports: &self.ports,
+            ways_out: &self.ways_out,
+            slow,
+            fdb_mask: self.tables.endpoints.fdb_mask(),
+            vteps: &self.vteps,
+            slots: &self.slots,
+        };
+        Rows::of(plan, underlay, &local)
+    }
+
     async fn bring_to(
         &mut self,
         plan: &Plan,
@@ -359,11 +397,13 @@ impl EbpfDatapath {
     ) -> Result<Applied, DatapathError> {
         let mut applied = Applied::default();
         applied.problems.extend(underlay.of_other_family(plan));
-        if self.verified.elapsed() > VERIFY {
+        if self.verified.is_none_or(|verified| verified.elapsed() > VERIFY) {
             self.tables.reread()?;
             // Links too are what they should be only if looked at again.
             self.attached.clear();
-            self.verified = Instant::now();
+            applied.changed += self.maps.repair(&self.pins, &mut applied.problems);
+            applied.changed += self.repair_program_pins(&mut applied.problems);
+            self.verified = Some(Instant::now());
         }
         let devices = local_devices(plan, &mut applied.problems);
         self.redirected = match self.mode {
@@ -373,32 +413,18 @@ impl EbpfDatapath {
         let redirected = redirect::taking(&self.netlink, &self.redirected, &mut applied.problems).await;
         self.ports = ports::local(&self.netlink, plan, underlay.ifindex, &mut applied.problems).await;
         let by_xdp = self.ports.values().any(|port| port.status.mode == Mode::Xdp);
-        let ways_out = if by_xdp { ports::ways_out(underlay, &mut self.ports) } else { BTreeSet::new() };
+        self.ways_out = if by_xdp { ports::ways_out(underlay, &mut self.ports) } else { BTreeSet::new() };
         let mut slotted = devices.clone();
         slotted.extend(self.ports.iter().map(|(id, port)| (id.clone(), port.ifindex)));
         if !self.adopted {
             self.adopt(plan, &slotted);
         }
         self.assign_indices(plan, &slotted, &mut applied.problems);
-        self.attach_uplink(underlay)?;
+        if let Err(error) = self.attach_uplink(underlay) {
+            applied.problems.push(error.to_string());
+        }
         let slow = self.slow_path(plan, underlay, extent, &mut applied).await?;
-        let rows = Rows::of(
-            plan,
-            underlay,
-            &Local {
-                mode: self.mode,
-                ignore_reserved_bits: self.options.ignore_reserved_bits,
-                decap_clears_tunnel: self.decap_clears_tunnel,
-                devices: &devices,
-                redirected: &redirected,
-                ports: &self.ports,
-                ways_out: &ways_out,
-                slow: &slow,
-                fdb_mask: self.tables.endpoints.fdb_mask(),
-                vteps: &self.vteps,
-                slots: &self.slots,
-            },
-        );
+        let rows = self.rows(plan, underlay, &devices, &redirected, &slow);
         applied.problems.extend(plan.capped());
         for (vni, network) in rows.networks.iter().filter(|(_, n)| n.flood_ports > MAX_FLOOD_PORTS) {
             applied.problems.push(format!(
@@ -441,6 +467,14 @@ impl Datapath for EbpfDatapath {
 
     async fn restore(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
         self.bring_to(plan, underlay, Extent::Missing).await
+    }
+
+    async fn audit(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Differences, DatapathError> {
+        self.differences(plan, underlay).await
+    }
+
+    fn distrust(&mut self) {
+        self.verified = None;
     }
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
