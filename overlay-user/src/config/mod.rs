@@ -65,6 +65,8 @@ pub struct Config {
     pub log: String,
     /// Room for endpoints in the maps.
     pub max_endpoints: u32,
+    /// The schema of the maps: this version's, whatever the operator says.
+    pub map_schema: u32,
 }
 
 /// A setting that cannot be used: one line that names the flag and the cure.
@@ -159,6 +161,7 @@ impl Config {
             bpffs: options.bpffs.unwrap_or_else(|| "/sys/fs/bpf/overlay".into()),
             log: options.log.unwrap_or_else(|| "info".to_owned()),
             max_endpoints,
+            map_schema: overlay_ebpf::abi::SCHEMA,
         })
     }
 

@@ -6,7 +6,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use overlay_user::{
     datapath::{
         Counters, Datapath as _, Mode, Underlay,
-        ebpf::{self, EbpfDatapath, Features, Options},
+        ebpf::{self, EbpfDatapath, Features, Options, SCHEMA},
     },
     plan::Plan,
 };
@@ -30,6 +30,7 @@ impl Bpffs {
             max_endpoints: 64,
             ignore_reserved_bits: false,
             features: Features::probe(),
+            schema: SCHEMA,
         }
     }
 }

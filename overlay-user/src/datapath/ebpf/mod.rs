@@ -22,6 +22,7 @@ mod rows;
 mod slow_path;
 mod table;
 mod tables;
+mod upgrade;
 
 use std::{
     borrow::Cow,
@@ -34,6 +35,7 @@ use async_trait::async_trait;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use nix::net::if_::{if_indextoname, if_nametoindex};
+pub use overlay_ebpf::abi::SCHEMA;
 use overlay_ebpf::abi::{Addr, DECAP_L4_UDP, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
 use rtnetlink::LinkUnspec;
 use tokio::io::unix::AsyncFd;
@@ -54,6 +56,7 @@ pub use self::{
     fdb::{Fdb, buckets},
     features::Features,
     object::{OBJECT, loader, object_for},
+    upgrade::{check_schema, is_under_way},
 };
 use super::{Applied, Counters, Datapath, DatapathError, Mode, PortStatus, Sighting, Underlay, vxlan_device};
 use crate::{
@@ -76,6 +79,8 @@ pub struct Options {
     pub ignore_reserved_bits: bool,
     /// What the kernel has: [`Features::probe`] finds it.
     pub features: Features,
+    /// The schema of the maps: [`SCHEMA`].
+    pub schema: u32,
 }
 
 /// How far the kernel is brought to a plan.
@@ -92,6 +97,8 @@ pub struct EbpfDatapath {
     mode: Mode,
     options: Options,
     pins: Pins,
+    /// Pins of daemons with an older schema whose programs forward until our maps are filled.
+    former: Vec<Pins>,
     ebpf: Ebpf,
     tables: Tables,
     counters: CounterMaps,
@@ -114,7 +121,9 @@ pub struct EbpfDatapath {
 }
 
 impl EbpfDatapath {
-    /// Loads the programs and puts them on the uplink. `mode` is [`Mode::Xdp`] or [`Mode::Tc`].
+    /// Loads the programs and puts them on the uplink, unless programs of an older schema are there: those
+    /// are replaced when the maps have what [`Datapath::apply`] is given first. `mode` is [`Mode::Xdp`] or
+    /// [`Mode::Tc`].
     ///
     /// # Errors
     /// If the kernel or the uplink's driver refuses; what a former daemon left goes on undisturbed.
@@ -126,7 +135,8 @@ impl EbpfDatapath {
                 return Err(DatapathError::Unsupported("the kernel data path has no programs".into()));
             }
         };
-        let pins = Pins::open(&options.bpffs)?;
+        let former = upgrade::former(&options.bpffs, options.schema)?;
+        let pins = Pins::open(&options.bpffs, options.schema)?;
         let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
         let log_level = if verbose { log::Level::Debug as u8 } else { 0 };
         let mut ebpf = object::load(&pins, &options, log_level, programs)?;
@@ -140,6 +150,7 @@ impl EbpfDatapath {
             mode,
             options,
             pins,
+            former,
             ebpf,
             tables,
             counters,
@@ -173,15 +184,23 @@ impl EbpfDatapath {
     fn attach_uplink(&mut self, underlay: &Underlay) -> Result<(), DatapathError> {
         let Underlay { ifindex, name, .. } = underlay;
         self.attach(UPLINK_IN, name, *ifindex)?;
-        if self.mode == Mode::Xdp && !self.attached.contains(&(UPLINK_XDP, *ifindex)) {
-            links::attach_xdp(&mut self.ebpf, &self.pins, UPLINK_XDP, name, *ifindex)?;
-            self.attached.insert((UPLINK_XDP, *ifindex));
+        if self.mode == Mode::Xdp && self.former.is_empty() {
+            self.attach_xdp(UPLINK_XDP, name, *ifindex)?;
+        }
+        Ok(())
+    }
+
+    fn attach_xdp(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
+        if !self.attached.contains(&(program, ifindex)) {
+            links::attach_xdp(&mut self.ebpf, &self.pins, program, device, ifindex)?;
+            self.attached.insert((program, ifindex));
         }
         Ok(())
     }
 
     fn attach(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
-        if !self.attached.contains(&(program, ifindex)) {
+        let by_former = self.former.iter().any(|former| former.has(program, ifindex));
+        if !by_former && !self.attached.contains(&(program, ifindex)) {
             let tcx = self.options.features.tcx;
             links::attach_tc(&mut self.ebpf, &self.pins, tcx, program, device, ifindex)?;
             self.attached.insert((program, ifindex));
@@ -298,9 +317,9 @@ impl EbpfDatapath {
                 problems.push(format!("port {id}: {error}"));
                 continue;
             }
-            if status.mode == Mode::Xdp && !self.attached.contains(&(PORT_XDP, *ifindex)) {
-                match links::attach_xdp(&mut self.ebpf, &self.pins, PORT_XDP, device, *ifindex) {
-                    Ok(()) => drop(self.attached.insert((PORT_XDP, *ifindex))),
+            if status.mode == Mode::Xdp {
+                match self.attach_xdp(PORT_XDP, device, *ifindex) {
+                    Ok(()) => {}
                     Err(error) if port.xdp_demanded => problems.push(format!("port {id}: {error}")),
                     Err(error) => *status = PortStatus { mode: Mode::Tc, reason: error.to_string() },
                 }
@@ -358,6 +377,10 @@ impl EbpfDatapath {
         extent: Extent,
     ) -> Result<Applied, DatapathError> {
         let mut applied = Applied::default();
+        if extent == Extent::Missing && !self.former.is_empty() {
+            // The former daemon's programs know more than what was kept.
+            return Ok(applied);
+        }
         applied.problems.extend(underlay.of_other_family(plan));
         if self.verified.elapsed() > VERIFY {
             self.tables.reread()?;
@@ -407,10 +430,15 @@ impl EbpfDatapath {
                 network.flood_ports
             ));
         }
+        let problems = applied.problems.len();
         applied.changed += match extent {
             Extent::All => self.tables.add(&rows, &mut applied.problems),
             Extent::Missing => self.tables.add_missing(&rows, &mut applied.problems),
         };
+        if applied.problems.len() == problems {
+            applied.changed += self.take_over()?;
+            self.attach_uplink(underlay)?;
+        }
         self.guard_endpoints(&devices, &mut applied.problems).await;
         self.guard_ports(&mut applied.problems).await;
         if extent == Extent::Missing {
@@ -482,18 +510,20 @@ impl Datapath for EbpfDatapath {
 /// # Errors
 /// If something is left.
 pub async fn leave(bpffs: &Path) -> Result<(), DatapathError> {
-    let Some(pins) = Pins::existing(bpffs) else { return Ok(()) };
     let netlink = connect()?;
-    for (program, ifindex) in pins.attached()? {
-        if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && if_indextoname(ifindex).is_ok() {
-            let down = LinkUnspec::new_with_index(ifindex).down().build();
-            netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
-                what: format!("cannot set interface {ifindex} down"),
-                cause,
-            })?;
+    for pins in Pins::existing(bpffs)? {
+        for (program, ifindex) in pins.attached()? {
+            if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && if_indextoname(ifindex).is_ok() {
+                let down = LinkUnspec::new_with_index(ifindex).down().build();
+                netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
+                    what: format!("cannot set interface {ifindex} down"),
+                    cause,
+                })?;
+            }
         }
+        pins.remove_all()?;
     }
-    pins.remove_all()
+    Ok(())
 }
 
 /// Takes everything of the BPF data path out of the kernel, whether or not a daemon runs.
