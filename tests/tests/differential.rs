@@ -271,6 +271,7 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, tunnel: Tunnel, ds
             let options = Options {
                 bpffs,
                 max_endpoints: 64,
+                verify_every: Duration::from_secs(30),
                 ignore_reserved_bits: false,
                 features: Features::probe(),
                 schema: SCHEMA,

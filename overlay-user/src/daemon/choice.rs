@@ -75,6 +75,7 @@ async fn bpf(
     let options = ebpf::Options {
         bpffs: config.bpffs.clone(),
         max_endpoints: config.max_endpoints,
+        verify_every: config.verify_every,
         ignore_reserved_bits: config.reserved_bits == ReservedBits::Ignore,
         features: Features::probe(),
         schema: config.map_schema,

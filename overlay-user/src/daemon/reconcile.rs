@@ -37,6 +37,8 @@ pub struct Reconciler {
     pub mtus: Mtus,
     /// The last plan's nodes could not be looked up: said once.
     pub unrouted: bool,
+    /// When to try again.
+    pub pace: Pace,
 }
 
 /// What the data path is brought to.
@@ -50,7 +52,6 @@ struct Target {
 impl Reconciler {
     /// Runs until `cancel`. The data path is left as it is.
     pub async fn run(mut self, cancel: CancellationToken) {
-        let mut pace = Pace::default();
         // What it was last brought to, if that went well.
         let mut reached: Option<Target> = None;
         // Until there is a state there is nothing to do.
@@ -84,7 +85,7 @@ impl Reconciler {
             }
             let well = self.apply(&state, &target).await;
             reached = well.then_some(target);
-            let wait = if well { pace.after_success() } else { pace.after_failure() };
+            let wait = if well { self.pace.after_success() } else { self.pace.after_failure() };
             due = Some(Instant::now() + wait);
         }
     }

@@ -28,6 +28,7 @@ impl Bpffs {
         Options {
             bpffs: self.0.clone(),
             max_endpoints: 64,
+            verify_every: Duration::from_secs(30),
             ignore_reserved_bits: false,
             features: Features::probe(),
             schema: SCHEMA,

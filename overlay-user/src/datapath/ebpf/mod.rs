@@ -4,6 +4,7 @@
 //! opens the same maps, updates the links to its own programs and goes on from the rows it finds.
 
 mod array;
+mod attachments;
 mod counters;
 mod devices;
 mod endpoints;
@@ -18,6 +19,7 @@ mod pins;
 mod ports;
 pub mod probe;
 mod redirect;
+mod row;
 mod rows;
 mod slow_path;
 mod table;
@@ -25,7 +27,6 @@ mod tables;
 mod upgrade;
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -45,7 +46,7 @@ use self::{
     counters::CounterMaps,
     index::Indices,
     learned::{Heard, LearnedMap},
-    links::{ENDPOINT_IN, PORT_IN, PORT_XDP, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
+    links::{ENDPOINT_IN, SLOWPATH_IN},
     object::Programs,
     pins::Pins,
     ports::LocalPort,
@@ -58,15 +59,12 @@ pub use self::{
     object::{OBJECT, loader, object_for},
     upgrade::{check_schema, is_under_way},
 };
-use super::{Applied, Counters, Datapath, DatapathError, Mode, PortStatus, Sighting, Underlay, vxlan_device};
+use super::{Applied, Counters, Datapath, DatapathError, Mode, Sighting, Underlay};
 use crate::{
-    Vni, netlink,
+    netlink,
     plan::{Location, Plan},
     state::{EndpointId, NodeName},
 };
-
-/// How often the maps are read back and compared in full, and the links updated.
-const VERIFY: Duration = Duration::from_secs(30);
 
 /// Settings of the BPF data path.
 #[derive(Clone, Debug)]
@@ -75,6 +73,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Endpoints the maps have room for.
     pub max_endpoints: u32,
+    /// How often the maps are read back and compared in full, and the links updated.
+    pub verify_every: Duration,
     /// Reserved bits of the VXLAN header are ignored on receipt instead of refused.
     pub ignore_reserved_bits: bool,
     /// What the kernel has: [`Features::probe`] finds it.
@@ -180,34 +180,6 @@ impl EbpfDatapath {
         missing
     }
 
-    /// tc first: without it, what XDP strips would go to the host's stack.
-    fn attach_uplink(&mut self, underlay: &Underlay) -> Result<(), DatapathError> {
-        let Underlay { ifindex, name, .. } = underlay;
-        self.attach(UPLINK_IN, name, *ifindex)?;
-        if self.mode == Mode::Xdp && self.former.is_empty() {
-            self.attach_xdp(UPLINK_XDP, name, *ifindex)?;
-        }
-        Ok(())
-    }
-
-    fn attach_xdp(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
-        if !self.attached.contains(&(program, ifindex)) {
-            links::attach_xdp(&mut self.ebpf, &self.pins, program, device, ifindex)?;
-            self.attached.insert((program, ifindex));
-        }
-        Ok(())
-    }
-
-    fn attach(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
-        let by_former = self.former.iter().any(|former| former.has(program, ifindex));
-        if !by_former && !self.attached.contains(&(program, ifindex)) {
-            let tcx = self.options.features.tcx;
-            links::attach_tc(&mut self.ebpf, &self.pins, tcx, program, device, ifindex)?;
-            self.attached.insert((program, ifindex));
-        }
-        Ok(())
-    }
-
     /// Takes over the numbers that rows of a former daemon have, so that they need not change.
     fn adopt(&mut self, plan: &Plan, devices: &BTreeMap<EndpointId, u32>) {
         let nodes: BTreeMap<Addr, _> =
@@ -251,125 +223,6 @@ impl EbpfDatapath {
         }
     }
 
-    /// The kernel's VXLAN device of each network, with our program on it.
-    async fn slow_path(
-        &mut self,
-        plan: &Plan,
-        underlay: &Underlay,
-        extent: Extent,
-        applied: &mut Applied,
-    ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
-        let mut devices = BTreeMap::new();
-        let mut wanted = Cow::Borrowed(plan);
-        if extent == Extent::Missing {
-            let wanted = wanted.to_mut();
-            for (vni, ifindex) in vxlan_device::list_ours(&self.netlink).await? {
-                if wanted.networks.remove(&vni).is_some() {
-                    self.attach(SLOWPATH_IN, &vxlan_device::name(vni), ifindex)?;
-                    devices.insert(vni, ifindex);
-                }
-            }
-        }
-        for (vni, device) in slow_path::ensure(&self.netlink, &wanted, underlay, applied).await? {
-            if let Err(error) = self.attach(SLOWPATH_IN, &vxlan_device::name(vni), device.ifindex) {
-                applied.problems.push(error.to_string());
-                if device.up {
-                    // It would take packets from anybody.
-                    self.set_link(device.ifindex, false, &mut applied.problems).await;
-                }
-                continue;
-            }
-            match vxlan_device::set_up(&self.netlink, underlay, vni, device).await {
-                Ok(changed) => {
-                    applied.changed += changed;
-                    devices.insert(vni, device.ifindex);
-                }
-                Err(error) => applied.problems.push(error.to_string()),
-            }
-        }
-        if extent == Extent::All {
-            applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
-        }
-        Ok(devices)
-    }
-
-    /// Our program on the interface of each endpoint of this node, and the interface up behind it.
-    async fn guard_endpoints(&mut self, devices: &BTreeMap<EndpointId, u32>, problems: &mut Vec<String>) {
-        for (id, ifindex) in devices {
-            if self.attached.contains(&(ENDPOINT_IN, *ifindex)) {
-                continue;
-            }
-            if let Err(error) = self.attach(ENDPOINT_IN, &id.host_device(), *ifindex) {
-                problems.push(format!("endpoint {id}: {error}"));
-                continue;
-            }
-            self.set_link(*ifindex, true, problems).await;
-        }
-    }
-
-    /// Our programs on the interface of each gateway port of this node; tc first, which takes what XDP
-    /// leaves.
-    async fn guard_ports(&mut self, problems: &mut Vec<String>) {
-        let mut ports = std::mem::take(&mut self.ports);
-        for (id, port) in &mut ports {
-            let LocalPort { ifindex, device, status, .. } = port;
-            if let Err(error) = self.attach(PORT_IN, device, *ifindex) {
-                problems.push(format!("port {id}: {error}"));
-                continue;
-            }
-            if status.mode == Mode::Xdp {
-                match self.attach_xdp(PORT_XDP, device, *ifindex) {
-                    Ok(()) => {}
-                    Err(error) if port.xdp_demanded => problems.push(format!("port {id}: {error}")),
-                    Err(error) => *status = PortStatus { mode: Mode::Tc, reason: error.to_string() },
-                }
-            }
-            if let Err(error) = ports::open(&self.netlink, *ifindex, true).await {
-                problems.push(format!("port {id}: cannot open {device} for all MAC addresses: {error}"));
-            }
-        }
-        self.ports = ports;
-    }
-
-    async fn set_link(&self, ifindex: u32, up: bool, problems: &mut Vec<String>) {
-        let message = LinkUnspec::new_with_index(ifindex);
-        let message = if up { message.up() } else { message.down() };
-        if let Err(error) = self.netlink.link().change(message.build()).execute().await {
-            let way = if up { "up" } else { "down" };
-            problems.push(format!("cannot set interface {ifindex} {way}: {error}"));
-        }
-    }
-
-    /// Takes our programs off interfaces that no longer need them. An endpoint's that is there still
-    /// keeps its own: bound to nothing, it drops everything, which would else go to the host's stack.
-    async fn detach_others(&mut self, underlay: &Underlay, rows: &Rows) -> Result<usize, DatapathError> {
-        let mut changed = 0;
-        for (program, ifindex) in self.pins.attached()? {
-            let needed = match program.as_str() {
-                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || if_indextoname(ifindex).is_ok(),
-                SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
-                UPLINK_IN => ifindex == underlay.ifindex,
-                UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
-                PORT_IN => self.ports.values().any(|port| port.ifindex == ifindex),
-                PORT_XDP => {
-                    let by_xdp = |port: &LocalPort| port.ifindex == ifindex && port.status.mode == Mode::Xdp;
-                    self.ports.values().any(by_xdp)
-                }
-                _ => false,
-            };
-            if !needed {
-                if program == PORT_IN && if_indextoname(ifindex).is_ok() {
-                    // It is its owner's again; what fails is gone.
-                    let _ = ports::open(&self.netlink, ifindex, false).await;
-                }
-                self.pins.detach(&program, ifindex)?;
-                self.attached.retain(|(name, index)| *name != program || *index != ifindex);
-                changed += 1;
-            }
-        }
-        Ok(changed)
-    }
-
     async fn bring_to(
         &mut self,
         plan: &Plan,
@@ -382,7 +235,7 @@ impl EbpfDatapath {
             return Ok(applied);
         }
         applied.problems.extend(underlay.of_other_family(plan));
-        if self.verified.elapsed() > VERIFY {
+        if self.verified.elapsed() >= self.options.verify_every {
             self.tables.reread()?;
             // Links too are what they should be only if looked at again.
             self.attached.clear();
