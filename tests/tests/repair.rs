@@ -14,11 +14,14 @@ use overlay_tests::{
         Node,
     },
     probe::{ping_all, reach},
-    wire::UPLINK,
+    wire::{Card, UPLINK},
 };
 use serde_json::Value;
 
 const BLUE: Network<'_> = Network { name: "blue", vni: 4242, subnet: "10.1.0.0/24" };
+
+/// Seconds after which the daemon looks by itself: when a test is over.
+const LATER: &str = "600";
 
 /// The kernel's devices of network blue.
 const VXLAN: &str = "ovv1092";
@@ -34,8 +37,12 @@ struct Scene {
 type Damage = (&'static str, fn(&Scene) -> Result<()>, &'static str);
 
 impl Scene {
-    fn new(datapath: Datapath) -> Self {
-        let cluster = Cluster::start(&[datapath, datapath]).unwrap();
+    fn new(datapath: Datapath, verify_every: &str) -> Self {
+        let mut cluster = Cluster::empty().unwrap();
+        for name in ["n1", "n2"] {
+            cluster.add(name, Card::Veth, datapath, &["--verify-every", verify_every]).unwrap();
+        }
+        cluster.wait_ready().unwrap();
         cluster.create_network(BLUE).unwrap();
         let containers = cluster.attach_each(BLUE).unwrap();
         let scene = Self { cluster, containers };
@@ -66,14 +73,9 @@ impl Scene {
 
     /// Does damage, has it named, repaired and named no longer.
     fn heals(&self, (what, damage, says): Damage) {
-        // What the daemon repairs by itself before anybody looks is broken again.
-        eventually(Duration::from_secs(10), || {
-            damage(self).with_context(|| what.to_owned())?;
-            let findings = self.node().doctor(&[])?;
-            ensure!(findings.iter().any(|finding| finding.what.contains(says)), "{what}: {findings:?}");
-            Ok(())
-        })
-        .unwrap();
+        damage(self).with_context(|| what.to_owned()).unwrap();
+        let findings = self.node().doctor(&[]).unwrap();
+        assert!(findings.iter().any(|finding| finding.what.contains(says)), "{what}: {findings:?}");
         let left = self.node().doctor(&["--fix"]).unwrap();
         assert_eq!(left, [], "{what}");
         self.forwards();
@@ -107,7 +109,10 @@ impl Scene {
     fn zero(&self, map: &str) -> Result<()> {
         for (key, length) in self.rows(map)?.into_iter().take(4) {
             let value = vec!["00"; length].join(" ");
-            self.exec(&format!("bpftool map update pinned {} key hex {key} value hex {value}", self.pin(map)))?;
+            self.exec(&format!(
+                "bpftool map update pinned {} key hex {key} value hex {value}",
+                self.pin(map)
+            ))?;
         }
         Ok(())
     }
@@ -115,7 +120,8 @@ impl Scene {
     /// Detaches the link of a program to an interface of the node.
     fn detach_link(&self, program: &str, device: &str) -> Result<()> {
         let link = self.link(program, device)?;
-        exec::output(std::process::Command::new("bpftool").args(["link", "detach", "pinned", &link])).map(drop)
+        exec::output(std::process::Command::new("bpftool").args(["link", "detach", "pinned", &link]))
+            .map(drop)
     }
 
     fn link(&self, program: &str, device: &str) -> Result<String> {
@@ -132,7 +138,11 @@ const MAPS: [Damage; 12] = [
     ("networks emptied", |s| s.empty("networks"), "map networks: network blue is missing"),
     ("ports emptied", |s| s.empty("ports"), "map ports: interface ov"),
     ("flood_vteps emptied", |s| s.empty("flood_vteps"), "map flood_vteps: network blue, broadcast to node 0"),
-    ("flood_ports emptied", |s| s.empty("flood_ports"), "map flood_ports: network blue, broadcast to interface 0"),
+    (
+        "flood_ports emptied",
+        |s| s.empty("flood_ports"),
+        "map flood_ports: network blue, broadcast to interface 0",
+    ),
     ("slow_devices emptied", |s| s.empty("slow_devices"), "map slow_devices: interface ovv1092 is missing"),
     ("bum_buckets emptied", |s| s.empty("bum_buckets"), "map bum_buckets: network blue is missing"),
     ("vteps zeroed", |s| s.zero("vteps"), "map vteps: node n2 is missing"),
@@ -149,11 +159,7 @@ const OBJECTS: [Damage; 10] = [
         },
         "map neighbours: network blue, address 10.1.0.99 should not be there",
     ),
-    (
-        "a map's pin removed",
-        |s| Ok(fs::remove_file(s.pin("endpoints"))?),
-        "pins: map endpoints",
-    ),
+    ("a map's pin removed", |s| Ok(fs::remove_file(s.pin("endpoints"))?), "pins: map endpoints"),
     (
         "a program's pin removed",
         |s| Ok(fs::remove_file(s.pin("programs/endpoint_in"))?),
@@ -165,8 +171,16 @@ const OBJECTS: [Damage; 10] = [
         |s| s.detach_link("endpoint_in", s.device()),
         "program endpoint_in is missing",
     ),
-    ("a link's pin removed", |s| Ok(fs::remove_file(s.link("uplink_in", UPLINK)?)?), "program uplink_in is missing"),
-    ("the slow path's device deleted", |s| s.exec("ip link del ovv1092"), "the VXLAN device of VNI 4242 is missing"),
+    (
+        "a link's pin removed",
+        |s| Ok(fs::remove_file(s.link("uplink_in", UPLINK)?)?),
+        "program uplink_in is missing",
+    ),
+    (
+        "the slow path's device deleted",
+        |s| s.exec("ip link del ovv1092"),
+        "the VXLAN device of VNI 4242 is missing",
+    ),
     ("the slow path's device down", |s| s.exec("ip link set ovv1092 down"), "ovv1092: that it is set up"),
     (
         "the slow path's FDB emptied",
@@ -208,7 +222,11 @@ const KERNEL: [Damage; 11] = [
     ),
     ("the guard flushed", |s| s.exec("nft flush table netdev overlay_guard"), "table overlay_guard"),
     ("the guard deleted", |s| s.exec("nft delete table netdev overlay_guard"), "table overlay_guard"),
-    ("the VXLAN device deleted", |s| s.exec("ip link del ovv1092"), "the VXLAN device of VNI 4242 is missing"),
+    (
+        "the VXLAN device deleted",
+        |s| s.exec("ip link del ovv1092"),
+        "the VXLAN device of VNI 4242 is missing",
+    ),
     ("the bridge deleted", |s| s.exec("ip link del ovb1092"), "the bridge of VNI 4242 is missing"),
     ("the bridge down", |s| s.exec("ip link set ovb1092 down"), "ovb1092: that it is set up"),
     (
@@ -220,19 +238,23 @@ const KERNEL: [Damage; 11] = [
 
 #[test]
 fn every_map_is_compared_row_by_row_and_repaired() {
-    let scene = Scene::new(Tc);
-    MAPS.into_iter().for_each(|damage| scene.heals(damage));
+    let scene = Scene::new(Tc, LATER);
+    for damage in MAPS {
+        scene.heals(damage);
+    }
 }
 
 #[test]
 fn programs_pins_and_devices_are_compared_and_repaired() {
-    let scene = Scene::new(Tc);
-    OBJECTS.into_iter().for_each(|damage| scene.heals(damage));
+    let scene = Scene::new(Tc, LATER);
+    for damage in OBJECTS {
+        scene.heals(damage);
+    }
 }
 
 #[test]
 fn xdp_that_is_detached_comes_back() {
-    let scene = Scene::new(Xdp);
+    let scene = Scene::new(Xdp, LATER);
     scene.heals((
         "XDP detached",
         |s| s.detach_link("uplink_xdp", UPLINK),
@@ -247,27 +269,26 @@ fn xdp_that_is_detached_comes_back() {
 
 #[test]
 fn the_kernels_own_objects_are_compared_and_repaired() {
-    let scene = Scene::new(Kernel);
-    KERNEL.into_iter().for_each(|damage| scene.heals(damage));
+    let scene = Scene::new(Kernel, LATER);
+    for damage in KERNEL {
+        scene.heals(damage);
+    }
 }
 
 /// Without anybody asking, by the comparison that runs anyway.
 #[test]
 fn what_somebody_else_changed_is_repaired_in_the_background() {
     for datapath in [Tc, Kernel] {
-        let scene = Scene::new(datapath);
-        match datapath {
-            Kernel => {
-                scene.exec(&format!("bridge fdb del {} dev {VXLAN} self", scene.containers[1].mac)).unwrap();
-                scene.exec("nft flush table netdev overlay_guard").unwrap();
-            }
-            _ => {
-                scene.empty("endpoints").unwrap();
-                scene.zero("vteps").unwrap();
-                scene.detach_link("uplink_in", UPLINK).unwrap();
-            }
+        let scene = Scene::new(datapath, "2");
+        if datapath == Kernel {
+            scene.exec(&format!("bridge fdb del {} dev {VXLAN} self", scene.containers[1].mac)).unwrap();
+            scene.exec("nft flush table netdev overlay_guard").unwrap();
+        } else {
+            scene.empty("endpoints").unwrap();
+            scene.zero("vteps").unwrap();
+            scene.detach_link("uplink_in", UPLINK).unwrap();
         }
-        eventually(Duration::from_secs(60), || {
+        eventually(Duration::from_mins(1), || {
             reach(&scene.containers[0], &scene.containers[1])?;
             let findings = scene.node().doctor(&[])?;
             ensure!(findings.is_empty(), "{findings:?}");

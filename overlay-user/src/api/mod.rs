@@ -45,7 +45,7 @@ const HANDLER_DEADLINE: Duration = Duration::from_secs(9);
 const CLIENT_DEADLINE: Duration = Duration::from_millis(9500);
 
 /// How long a client waits for what compares everything with everything.
-const EXAMINATION_DEADLINE: Duration = Duration::from_secs(300);
+const EXAMINATION_DEADLINE: Duration = Duration::from_mins(5);
 
 /// The largest request body in bytes.
 const MAX_BODY: usize = 64 * 1024;

@@ -104,6 +104,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         applied,
         mtus: device::Mtus::default(),
         unrouted: false,
+        pace: pace::Pace::new(config.verify_every),
     };
     tasks.spawn(reconciler.run(cancel.clone()));
     let member = membership::Member {

@@ -38,6 +38,8 @@ pub struct Reconciler {
     pub mtus: Mtus,
     /// The last plan's nodes could not be looked up: said once.
     pub unrouted: bool,
+    /// When to try again.
+    pub pace: Pace,
 }
 
 /// What the data path is brought to.
@@ -51,7 +53,6 @@ struct Target {
 impl Reconciler {
     /// Runs until `cancel`. The data path is left as it is.
     pub async fn run(mut self, cancel: CancellationToken) {
-        let mut pace = Pace::default();
         // What it was last brought to, and whether that went well.
         let mut last: Option<(Target, bool)> = None;
         // Until there is a state there is nothing to do.
@@ -98,7 +99,7 @@ impl Reconciler {
                 }
                 let well = self.apply(&state, &target, same && was_well).await;
                 last = Some((target, well));
-                let wait = if well { pace.after_success() } else { pace.after_failure() };
+                let wait = if well { self.pace.after_success() } else { self.pace.after_failure() };
                 due = Some(Instant::now() + wait);
             }
             if let Some(reply) = asked {
@@ -156,11 +157,13 @@ impl Reconciler {
                     tracing::debug!(revision, changed, ?took, "data path brought up to date");
                 }
                 let well = problems.is_empty();
+                let changed_before = self.progress.borrow().changed;
                 self.publish(Progress {
                     applied: Some(revision),
                     problems,
                     last_error: None,
                     took: Some(took),
+                    changed: changed_before + changed as u64,
                 });
                 self.applied.send_replace(Arc::clone(state));
                 well

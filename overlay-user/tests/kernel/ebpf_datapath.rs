@@ -6,7 +6,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use overlay_user::{
     datapath::{
         Counters, Datapath as _, Mode, Underlay,
-        ebpf::{self, EbpfDatapath, Features, Options},
+        ebpf::{self, EbpfDatapath, Features, Options, SCHEMA},
     },
     plan::Plan,
 };
@@ -28,8 +28,10 @@ impl Bpffs {
         Options {
             bpffs: self.0.clone(),
             max_endpoints: 64,
+            verify_every: Duration::from_secs(30),
             ignore_reserved_bits: false,
             features: Features::probe(),
+            schema: SCHEMA,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long the store may take to be read: in pages, each with a deadline of its own.
-const STORE_PATIENCE: Duration = Duration::from_secs(60);
+const STORE_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks for an examination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -46,10 +46,7 @@ pub fn attach_tc(
     device: &str,
     ifindex: u32,
 ) -> Result<(), DatapathError> {
-    let program: &mut SchedClassifier = program(ebpf, name)?;
-    if program.fd().is_err() {
-        object::load_tc(pins, name, program)?;
-    }
+    let program: &mut SchedClassifier = loaded(ebpf, pins, name)?;
     if tcx {
         attach_tcx(program, pins, name, device, ifindex)
     } else {
@@ -99,10 +96,7 @@ pub fn attach_xdp(
     device: &str,
     ifindex: u32,
 ) -> Result<(), DatapathError> {
-    let program: &mut Xdp = program(ebpf, name)?;
-    if program.fd().is_err() {
-        object::load_xdp(pins, name, program)?;
-    }
+    let program: &mut Xdp = loaded(ebpf, pins, name)?;
     let pin = pins.link(name, ifindex);
     if let Ok(pinned) = PinnedLink::from_pin(&pin) {
         let link: Option<XdpLink> = FdLink::from(pinned).try_into().ok();
@@ -130,14 +124,18 @@ pub fn attach_xdp(
     Ok(())
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, DatapathError>
+/// The program, loaded now if it was not needed at first.
+fn loaded<'a, P>(ebpf: &'a mut Ebpf, pins: &Pins, name: &str) -> Result<&'a mut P, DatapathError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
-    ebpf.program_mut(name)
-        .ok_or_else(|| DatapathError::Unsupported(format!("the BPF object has no program {name}")))?
-        .try_into()
-        .map_err(|e| failed(&format!("program {name} is of another kind"), e))
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| DatapathError::Unsupported(format!("the BPF object has no program {name}")))?;
+    if program.fd().is_err() {
+        object::load_one(pins, name, program)?;
+    }
+    program.try_into().map_err(|e| failed(&format!("program {name} is of another kind"), e))
 }
 
 fn errno(error: &ProgramError) -> Option<i32> {

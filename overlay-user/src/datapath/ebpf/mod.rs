@@ -4,6 +4,7 @@
 //! opens the same maps, updates the links to its own programs and goes on from the rows it finds.
 
 mod array;
+mod attachments;
 mod audit;
 mod counters;
 mod devices;
@@ -20,13 +21,14 @@ mod pins;
 mod ports;
 pub mod probe;
 mod redirect;
+mod row;
 mod rows;
 mod slow_path;
 mod table;
 mod tables;
+mod upgrade;
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -36,6 +38,7 @@ use async_trait::async_trait;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use nix::net::if_::{if_indextoname, if_nametoindex};
+pub use overlay_ebpf::abi::SCHEMA;
 use overlay_ebpf::abi::{Addr, DECAP_L4_UDP, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
 use rtnetlink::LinkUnspec;
 use tokio::io::unix::AsyncFd;
@@ -46,7 +49,7 @@ use self::{
     counters::CounterMaps,
     index::Indices,
     learned::{Heard, LearnedMap},
-    links::{ENDPOINT_IN, PORT_IN, PORT_XDP, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
+    links::{ENDPOINT_IN, SLOWPATH_IN},
     object::Programs,
     pins::Pins,
     ports::LocalPort,
@@ -57,19 +60,14 @@ pub use self::{
     fdb::{Fdb, buckets},
     features::Features,
     object::{OBJECT, loader, object_for},
+    upgrade::{check_schema, is_under_way},
 };
-use super::{
-    Applied, Counters, Datapath, DatapathError, Differences, Mode, PortStatus, Sighting, Underlay,
-    vxlan_device,
-};
+use super::{Applied, Counters, Datapath, DatapathError, Differences, Mode, Sighting, Underlay};
 use crate::{
     Vni, netlink,
     plan::{Location, Plan},
     state::{EndpointId, NodeName},
 };
-
-/// How often the maps are read back and compared in full, and the links updated.
-const VERIFY: Duration = Duration::from_secs(30);
 
 /// Settings of the BPF data path.
 #[derive(Clone, Debug)]
@@ -78,10 +76,14 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Endpoints the maps have room for.
     pub max_endpoints: u32,
+    /// How often the maps are read back and compared in full, and the links updated.
+    pub verify_every: Duration,
     /// Reserved bits of the VXLAN header are ignored on receipt instead of refused.
     pub ignore_reserved_bits: bool,
     /// What the kernel has: [`Features::probe`] finds it.
     pub features: Features,
+    /// The schema of the maps: [`SCHEMA`].
+    pub schema: u32,
 }
 
 /// How far the kernel is brought to a plan.
@@ -98,6 +100,8 @@ pub struct EbpfDatapath {
     mode: Mode,
     options: Options,
     pins: Pins,
+    /// Pins of daemons with an older schema whose programs forward until our maps are filled.
+    former: Vec<Pins>,
     ebpf: Ebpf,
     maps: PinnedMaps,
     tables: Tables,
@@ -124,7 +128,9 @@ pub struct EbpfDatapath {
 }
 
 impl EbpfDatapath {
-    /// Loads the programs and puts them on the uplink. `mode` is [`Mode::Xdp`] or [`Mode::Tc`].
+    /// Loads the programs and puts them on the uplink, unless programs of an older schema are there: those
+    /// are replaced when the maps have what [`Datapath::apply`] is given first. `mode` is [`Mode::Xdp`] or
+    /// [`Mode::Tc`].
     ///
     /// # Errors
     /// If the kernel or the uplink's driver refuses; what a former daemon left goes on undisturbed.
@@ -136,7 +142,8 @@ impl EbpfDatapath {
                 return Err(DatapathError::Unsupported("the kernel data path has no programs".into()));
             }
         };
-        let pins = Pins::open(&options.bpffs)?;
+        let former = upgrade::former(&options.bpffs, options.schema)?;
+        let pins = Pins::open(&options.bpffs, options.schema)?;
         let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
         let log_level = if verbose { log::Level::Debug as u8 } else { 0 };
         let mut ebpf = object::load(&pins, &options, log_level, programs)?;
@@ -151,6 +158,7 @@ impl EbpfDatapath {
             mode,
             options,
             pins,
+            former,
             ebpf,
             maps,
             tables,
@@ -180,26 +188,6 @@ impl EbpfDatapath {
             missing.push("no stripping across IP versions: IPv6 inside takes the kernel's VXLAN device");
         }
         missing
-    }
-
-    /// tc first: without it, what XDP strips would go to the host's stack.
-    fn attach_uplink(&mut self, underlay: &Underlay) -> Result<(), DatapathError> {
-        let Underlay { ifindex, name, .. } = underlay;
-        self.attach(UPLINK_IN, name, *ifindex)?;
-        if self.mode == Mode::Xdp && !self.attached.contains(&(UPLINK_XDP, *ifindex)) {
-            links::attach_xdp(&mut self.ebpf, &self.pins, UPLINK_XDP, name, *ifindex)?;
-            self.attached.insert((UPLINK_XDP, *ifindex));
-        }
-        Ok(())
-    }
-
-    fn attach(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
-        if !self.attached.contains(&(program, ifindex)) {
-            let tcx = self.options.features.tcx;
-            links::attach_tc(&mut self.ebpf, &self.pins, tcx, program, device, ifindex)?;
-            self.attached.insert((program, ifindex));
-        }
-        Ok(())
     }
 
     /// Takes over the numbers that rows of a former daemon have, so that they need not change.
@@ -245,125 +233,6 @@ impl EbpfDatapath {
         }
     }
 
-    /// The kernel's VXLAN device of each network, with our program on it.
-    async fn slow_path(
-        &mut self,
-        plan: &Plan,
-        underlay: &Underlay,
-        extent: Extent,
-        applied: &mut Applied,
-    ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
-        let mut devices = BTreeMap::new();
-        let mut wanted = Cow::Borrowed(plan);
-        if extent == Extent::Missing {
-            let wanted = wanted.to_mut();
-            for (vni, ifindex) in vxlan_device::list_ours(&self.netlink).await? {
-                if wanted.networks.remove(&vni).is_some() {
-                    self.attach(SLOWPATH_IN, &vxlan_device::name(vni), ifindex)?;
-                    devices.insert(vni, ifindex);
-                }
-            }
-        }
-        for (vni, device) in slow_path::ensure(&self.netlink, &wanted, underlay, applied).await? {
-            if let Err(error) = self.attach(SLOWPATH_IN, &vxlan_device::name(vni), device.ifindex) {
-                applied.problems.push(error.to_string());
-                if device.up {
-                    // It would take packets from anybody.
-                    self.set_link(device.ifindex, false, &mut applied.problems).await;
-                }
-                continue;
-            }
-            match vxlan_device::set_up(&self.netlink, underlay, vni, device).await {
-                Ok(changed) => {
-                    applied.changed += changed;
-                    devices.insert(vni, device.ifindex);
-                }
-                Err(error) => applied.problems.push(error.to_string()),
-            }
-        }
-        if extent == Extent::All {
-            applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
-        }
-        Ok(devices)
-    }
-
-    /// Our program on the interface of each endpoint of this node, and the interface up behind it.
-    async fn guard_endpoints(&mut self, devices: &BTreeMap<EndpointId, u32>, problems: &mut Vec<String>) {
-        for (id, ifindex) in devices {
-            if self.attached.contains(&(ENDPOINT_IN, *ifindex)) {
-                continue;
-            }
-            if let Err(error) = self.attach(ENDPOINT_IN, &id.host_device(), *ifindex) {
-                problems.push(format!("endpoint {id}: {error}"));
-                continue;
-            }
-            self.set_link(*ifindex, true, problems).await;
-        }
-    }
-
-    /// Our programs on the interface of each gateway port of this node; tc first, which takes what XDP
-    /// leaves.
-    async fn guard_ports(&mut self, problems: &mut Vec<String>) {
-        let mut ports = std::mem::take(&mut self.ports);
-        for (id, port) in &mut ports {
-            let LocalPort { ifindex, device, status, .. } = port;
-            if let Err(error) = self.attach(PORT_IN, device, *ifindex) {
-                problems.push(format!("port {id}: {error}"));
-                continue;
-            }
-            if status.mode == Mode::Xdp && !self.attached.contains(&(PORT_XDP, *ifindex)) {
-                match links::attach_xdp(&mut self.ebpf, &self.pins, PORT_XDP, device, *ifindex) {
-                    Ok(()) => drop(self.attached.insert((PORT_XDP, *ifindex))),
-                    Err(error) if port.xdp_demanded => problems.push(format!("port {id}: {error}")),
-                    Err(error) => *status = PortStatus { mode: Mode::Tc, reason: error.to_string() },
-                }
-            }
-            if let Err(error) = ports::open(&self.netlink, *ifindex, true).await {
-                problems.push(format!("port {id}: cannot open {device} for all MAC addresses: {error}"));
-            }
-        }
-        self.ports = ports;
-    }
-
-    async fn set_link(&self, ifindex: u32, up: bool, problems: &mut Vec<String>) {
-        let message = LinkUnspec::new_with_index(ifindex);
-        let message = if up { message.up() } else { message.down() };
-        if let Err(error) = self.netlink.link().change(message.build()).execute().await {
-            let way = if up { "up" } else { "down" };
-            problems.push(format!("cannot set interface {ifindex} {way}: {error}"));
-        }
-    }
-
-    /// Takes our programs off interfaces that no longer need them. An endpoint's that is there still
-    /// keeps its own: bound to nothing, it drops everything, which would else go to the host's stack.
-    async fn detach_others(&mut self, underlay: &Underlay, rows: &Rows) -> Result<usize, DatapathError> {
-        let mut changed = 0;
-        for (program, ifindex) in self.pins.attached()? {
-            let needed = match program.as_str() {
-                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || if_indextoname(ifindex).is_ok(),
-                SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
-                UPLINK_IN => ifindex == underlay.ifindex,
-                UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
-                PORT_IN => self.ports.values().any(|port| port.ifindex == ifindex),
-                PORT_XDP => {
-                    let by_xdp = |port: &LocalPort| port.ifindex == ifindex && port.status.mode == Mode::Xdp;
-                    self.ports.values().any(by_xdp)
-                }
-                _ => false,
-            };
-            if !needed {
-                if program == PORT_IN && if_indextoname(ifindex).is_ok() {
-                    // It is its owner's again; what fails is gone.
-                    let _ = ports::open(&self.netlink, ifindex, false).await;
-                }
-                self.pins.detach(&program, ifindex)?;
-                self.attached.retain(|(name, index)| *name != program || *index != ifindex);
-                changed += 1;
-            }
-        }
-        Ok(changed)
-    }
-
     /// What the maps should have.
     fn rows(
         &self,
@@ -396,8 +265,13 @@ impl EbpfDatapath {
         extent: Extent,
     ) -> Result<Applied, DatapathError> {
         let mut applied = Applied::default();
+        if extent == Extent::Missing && !self.former.is_empty() {
+            // The former daemon's programs know more than what was kept.
+            return Ok(applied);
+        }
         applied.problems.extend(underlay.of_other_family(plan));
-        if self.verified.is_none_or(|verified| verified.elapsed() > VERIFY) {
+        let verify_every = self.options.verify_every;
+        if self.verified.is_none_or(|verified| verified.elapsed() >= verify_every) {
             self.tables.reread()?;
             // Links too are what they should be only if looked at again.
             self.attached.clear();
@@ -420,9 +294,8 @@ impl EbpfDatapath {
             self.adopt(plan, &slotted);
         }
         self.assign_indices(plan, &slotted, &mut applied.problems);
-        if let Err(error) = self.attach_uplink(underlay) {
-            applied.problems.push(error.to_string());
-        }
+        // An uplink that is away keeps nothing else from being done.
+        applied.problems.extend(self.attach_uplink(underlay).err().map(|error| error.to_string()));
         let slow = self.slow_path(plan, underlay, extent, &mut applied).await?;
         let rows = self.rows(plan, underlay, &devices, &redirected, &slow);
         applied.problems.extend(plan.capped());
@@ -433,10 +306,16 @@ impl EbpfDatapath {
                 network.flood_ports
             ));
         }
+        let problems = applied.problems.len();
         applied.changed += match extent {
             Extent::All => self.tables.add(&rows, &mut applied.problems),
             Extent::Missing => self.tables.add_missing(&rows, &mut applied.problems),
         };
+        if applied.problems.len() == problems {
+            applied.changed += self.take_over()?;
+            applied.problems.extend(self.attach_uplink(underlay).err().map(|error| error.to_string()));
+            applied.problems.dedup();
+        }
         self.guard_endpoints(&devices, &mut applied.problems).await;
         self.guard_ports(&mut applied.problems).await;
         if extent == Extent::Missing {
@@ -516,18 +395,20 @@ impl Datapath for EbpfDatapath {
 /// # Errors
 /// If something is left.
 pub async fn leave(bpffs: &Path) -> Result<(), DatapathError> {
-    let Some(pins) = Pins::existing(bpffs) else { return Ok(()) };
     let netlink = connect()?;
-    for (program, ifindex) in pins.attached()? {
-        if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && if_indextoname(ifindex).is_ok() {
-            let down = LinkUnspec::new_with_index(ifindex).down().build();
-            netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
-                what: format!("cannot set interface {ifindex} down"),
-                cause,
-            })?;
+    for pins in Pins::existing(bpffs)? {
+        for (program, ifindex) in pins.attached()? {
+            if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && if_indextoname(ifindex).is_ok() {
+                let down = LinkUnspec::new_with_index(ifindex).down().build();
+                netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
+                    what: format!("cannot set interface {ifindex} down"),
+                    cause,
+                })?;
+            }
         }
+        pins.remove_all()?;
     }
-    pins.remove_all()
+    Ok(())
 }
 
 /// Takes everything of the BPF data path out of the kernel, whether or not a daemon runs.

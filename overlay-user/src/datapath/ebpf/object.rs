@@ -2,11 +2,7 @@
 
 use std::{borrow::Cow, error::Error};
 
-use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::MapInfo,
-    programs::{Program, SchedClassifier, Xdp},
-};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
 use aya_obj::Object;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
@@ -112,19 +108,16 @@ pub fn load(
     for (name, program) in ebpf.programs_mut() {
         match program {
             // Those of gateway ports when there is one.
-            Program::SchedClassifier(_) if name == PORT_IN => continue,
-            Program::SchedClassifier(program) => program.load().map_err(|e| refused(name, e))?,
-            Program::Xdp(program) if programs == Programs::All && name == UPLINK_XDP => {
-                program.load().map_err(|e| refused(name, e))?;
+            Program::SchedClassifier(_) if name == PORT_IN => {}
+            Program::SchedClassifier(probe) if name == probe::DECAP => {
+                probe.load().map_err(|e| refused(name, e))?;
             }
-            _ => continue,
+            Program::SchedClassifier(_) => load_one(pins, name, program)?,
+            Program::Xdp(_) if programs == Programs::All && name == UPLINK_XDP => {
+                load_one(pins, name, program)?;
+            }
+            _ => {}
         }
-        if name == probe::DECAP {
-            continue;
-        }
-        let path = pins.program(name);
-        remove_file(&path)?;
-        program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))?;
     }
     Ok(ebpf)
 }
@@ -135,23 +128,17 @@ pub fn pinned_maps(ebpf: &Ebpf) -> Vec<String> {
     ebpf.maps().map(|(name, _)| name).filter(shared).map(str::to_owned).collect()
 }
 
-/// Loads and pins a tc program that was not needed at first.
+/// Loads and pins one program.
 ///
 /// # Errors
 /// If the kernel refuses it.
-pub fn load_tc(pins: &Pins, name: &str, program: &mut SchedClassifier) -> Result<(), DatapathError> {
-    program.load().map_err(|e| refused(name, e))?;
-    let path = pins.program(name);
-    remove_file(&path)?;
-    program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))
-}
-
-/// Loads and pins an XDP program that was not needed at first.
-///
-/// # Errors
-/// If the kernel refuses it.
-pub fn load_xdp(pins: &Pins, name: &str, program: &mut Xdp) -> Result<(), DatapathError> {
-    program.load().map_err(|e| refused(name, e))?;
+pub fn load_one(pins: &Pins, name: &str, program: &mut Program) -> Result<(), DatapathError> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Ok(()),
+    }
+    .map_err(|e| refused(name, e))?;
     let path = pins.program(name);
     remove_file(&path)?;
     program.pin(&path).map_err(|e| failed(&format!("cannot pin program {name}"), e))

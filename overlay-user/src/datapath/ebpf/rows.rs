@@ -1,27 +1,23 @@
 //! The rows of every map for a plan: a pure function, so that what the programs will see can be
 //! tested without a kernel.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_ebpf::{
     abi::{
-        Addr, Bucket, Config, DECAP_CLEARS_TUNNEL, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT,
-        Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey, NETWORK_DROPS_BROADCAST,
-        NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN, NETWORK_HAS_PORTS, NETWORK_TRUNK, Neighbour,
-        NeighbourKey, Network, OVERHEAD, OVERHEAD_V6, PORT_FULL, Port, RESERVED_BITS_IGNORE, SELF_VTEP,
-        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        Addr, Bucket, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member,
+        MemberKey, NETWORK_DROPS_BROADCAST, NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN,
+        NETWORK_HAS_PORTS, NETWORK_TRUNK, Neighbour, NeighbourKey, Network, PORT_FULL, Port, SELF_VTEP,
+        VTEP_RESOLVED, VTEP_V6, Vtep,
     },
-    wire::{ecn::OuterClass, encap},
+    wire::ecn::OuterClass,
 };
 
-use super::{index::Indices, ports::LocalPort};
+use super::{index::Indices, ports::LocalPort, row};
 use crate::{
     Vni,
-    datapath::{Mode, Route, Underlay},
-    plan::{self, Location, Plan},
+    datapath::{Mode, Underlay},
+    plan::{self, Plan},
     state::{Dscp, EndpointId, Flooding, NodeName, Vlan},
 };
 
@@ -86,14 +82,14 @@ impl Rows {
     /// Computes all rows.
     #[must_use]
     pub fn of(plan: &Plan, underlay: &Underlay, local: &Local<'_>) -> Self {
-        let mut rows = Self { config: config(underlay, local), ..Self::default() };
+        let mut rows = Self { config: row::config(underlay, local), ..Self::default() };
         for addr in &plan.protected {
             rows.vtep_addrs.insert((*addr).into(), Member { vtep: SELF_VTEP });
         }
         for (node, vtep) in &plan.vteps {
             let Some(index) = local.vteps.get(node) else { continue };
             rows.vtep_addrs.insert(vtep.addr.into(), Member { vtep: index });
-            rows.vteps.insert(index, vtep_row(vtep.addr, underlay));
+            rows.vteps.insert(index, row::vtep(vtep.addr, underlay));
         }
         for (vni, network) in &plan.networks {
             rows.add_network(*vni, network, plan, local);
@@ -113,7 +109,7 @@ impl Rows {
         };
         let mut ports = BTreeSet::new();
         for (mac, endpoint) in &network.endpoints {
-            let Some(row) = endpoint_row(endpoint, local) else { continue };
+            let Some(row) = row::endpoint(endpoint, local) else { continue };
             self.endpoints.insert(EndpointKey::new(vni.get(), *mac), row);
             for address in &endpoint.addresses {
                 let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
@@ -209,112 +205,17 @@ fn len(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
-    let mut flags = 0;
-    if local.ignore_reserved_bits {
-        flags |= RESERVED_BITS_IGNORE;
-    }
-    if local.decap_clears_tunnel {
-        flags |= DECAP_CLEARS_TUNNEL;
-    }
-    if local.mode == Mode::Xdp {
-        flags |= XDP_ATTACHED;
-    }
-    let addr4 = match underlay.addr {
-        IpAddr::V4(addr) => addr.octets(),
-        IpAddr::V6(_) => {
-            flags |= UNDERLAY_V6;
-            [0; 4]
-        }
-    };
-    if underlay.udp6_zero_checksum {
-        flags |= UDP6_ZERO_CHECKSUM;
-    }
-    Config {
-        addr: underlay.addr.into(),
-        addr4,
-        uplink: underlay.ifindex,
-        port: underlay.port,
-        mtu: underlay.mtu,
-        flags,
-        fdb_mask: local.fdb_mask,
-        mac: underlay.mac,
-        ..Config::default()
-    }
-}
-
-/// Without an interface, as here where there is no route, the programs drop with the reason `no_route`.
-fn vtep_row(addr: IpAddr, underlay: &Underlay) -> Vtep {
-    let row = Vtep { addr: addr.into(), ..Vtep::default() };
-    let Some(Route { ifindex, source_mac, next_hop, neighbour, mtu }) = underlay.routes.get(&addr) else {
-        return row;
-    };
-    let macs = (*source_mac, neighbour.unwrap_or_default());
-    let mut flags = if neighbour.is_some() { VTEP_RESOLVED } else { 0 };
-    let header = match (underlay.addr, addr) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => encap::in_row(encap::template(macs, (from, to), underlay.port)),
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            flags |= VTEP_V6;
-            if !underlay.udp6_zero_checksum {
-                flags |= VTEP_CHECKSUM;
-            }
-            encap::template_v6(macs, (from, to), underlay.port)
-        }
-        _ => return row,
-    };
-    let overhead = if addr.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD };
-    let mtu = u32::from(mtu.saturating_sub(overhead));
-    Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu, ..row }
-}
-
-/// `None` for a local endpoint without a device, and for one behind a node without a row.
-fn endpoint_row(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint> {
-    let (mut addr4, mut addr6) = ([0; 4], [0; 16]);
-    // The first of each family: the last that is written.
-    for address in endpoint.addresses.iter().rev() {
-        match address {
-            IpAddr::V4(v4) => addr4 = v4.octets(),
-            IpAddr::V6(v6) => addr6 = v6.octets(),
-        }
-    }
-    match &endpoint.location {
-        Location::Local => {
-            let ifindex = *local.devices.get(&endpoint.id)?;
-            Some(Endpoint {
-                vtep: SELF_VTEP,
-                ifindex,
-                slot: u16::try_from(local.slots.get(&endpoint.id)?).ok()?,
-                flags: if local.redirected.contains(&ifindex) { ENDPOINT_REDIRECT } else { 0 },
-                addr4,
-                addr6,
-            })
-        }
-        Location::Port(id) => {
-            let port = local.ports.get(id)?;
-            let redirect = if port.takes_redirects { ENDPOINT_REDIRECT } else { 0 };
-            Some(Endpoint {
-                vtep: SELF_VTEP,
-                ifindex: port.ifindex,
-                slot: u16::try_from(local.slots.get(id)?).ok()?,
-                flags: ENDPOINT_LEARNED | ENDPOINT_PORT | redirect,
-                addr4,
-                addr6,
-            })
-        }
-        Location::Remote(node) => {
-            let flags = if endpoint.learned { ENDPOINT_LEARNED } else { 0 };
-            Some(Endpoint { vtep: local.vteps.get(node)?, addr4, addr6, flags, ..Endpoint::default() })
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use overlay_ebpf::abi::{UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM};
 
     use super::*;
     use crate::{
         MacAddr,
-        plan::Network as PlanNetwork,
+        datapath::Route,
+        plan::{Location, Network as PlanNetwork},
         state::{Delivery, Policy},
     };
 

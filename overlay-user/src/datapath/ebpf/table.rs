@@ -58,7 +58,7 @@ where
     ) -> Result<(), DatapathError> {
         let place = format!("map {}", self.name);
         let mut there = 0;
-        for row in self.map.iter() {
+        for row in &self.map {
             let (key, value) = row.map_err(|e| self.failed("read", e))?;
             let wanted = want.get(&key);
             there += usize::from(wanted.is_some());

@@ -1,0 +1,188 @@
+//! Which interfaces have our programs: the uplink, endpoints, gateway ports, the kernel's VXLAN devices.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use nix::net::if_::if_indextoname;
+use rtnetlink::LinkUnspec;
+
+use super::{
+    EbpfDatapath, Extent,
+    links::{self, ENDPOINT_IN, PORT_IN, PORT_XDP, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
+    ports::{self, LocalPort},
+    rows::Rows,
+    slow_path,
+};
+use crate::{
+    Vni,
+    datapath::{Applied, DatapathError, Mode, PortStatus, Underlay, vxlan_device},
+    plan::Plan,
+    state::EndpointId,
+};
+
+impl EbpfDatapath {
+    /// tc first: without it, what XDP strips would go to the host's stack.
+    pub(super) fn attach_uplink(&mut self, underlay: &Underlay) -> Result<(), DatapathError> {
+        let Underlay { ifindex, name, .. } = underlay;
+        self.attach(UPLINK_IN, name, *ifindex)?;
+        if self.mode == Mode::Xdp && self.former.is_empty() {
+            self.attach_xdp(UPLINK_XDP, name, *ifindex)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn attach_xdp(
+        &mut self,
+        program: &'static str,
+        device: &str,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
+        if !self.attached.contains(&(program, ifindex)) {
+            links::attach_xdp(&mut self.ebpf, &self.pins, program, device, ifindex)?;
+            self.attached.insert((program, ifindex));
+        }
+        Ok(())
+    }
+
+    /// Leaves what an older daemon's program does to that.
+    pub(super) fn attach(
+        &mut self,
+        program: &'static str,
+        device: &str,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
+        let by_former = self.former.iter().any(|former| former.has(program, ifindex));
+        if !by_former && !self.attached.contains(&(program, ifindex)) {
+            let tcx = self.options.features.tcx;
+            links::attach_tc(&mut self.ebpf, &self.pins, tcx, program, device, ifindex)?;
+            self.attached.insert((program, ifindex));
+        }
+        Ok(())
+    }
+
+    /// The kernel's VXLAN device of each network, with our program on it.
+    pub(super) async fn slow_path(
+        &mut self,
+        plan: &Plan,
+        underlay: &Underlay,
+        extent: Extent,
+        applied: &mut Applied,
+    ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
+        let mut devices = BTreeMap::new();
+        let mut wanted = Cow::Borrowed(plan);
+        if extent == Extent::Missing {
+            let wanted = wanted.to_mut();
+            for (vni, ifindex) in vxlan_device::list_ours(&self.netlink).await? {
+                if wanted.networks.remove(&vni).is_some() {
+                    self.attach(SLOWPATH_IN, &vxlan_device::name(vni), ifindex)?;
+                    devices.insert(vni, ifindex);
+                }
+            }
+        }
+        for (vni, device) in slow_path::ensure(&self.netlink, &wanted, underlay, applied).await? {
+            if let Err(error) = self.attach(SLOWPATH_IN, &vxlan_device::name(vni), device.ifindex) {
+                applied.problems.push(error.to_string());
+                if device.up {
+                    // It would take packets from anybody.
+                    self.set_link(device.ifindex, false, &mut applied.problems).await;
+                }
+                continue;
+            }
+            match vxlan_device::set_up(&self.netlink, underlay, vni, device).await {
+                Ok(changed) => {
+                    applied.changed += changed;
+                    devices.insert(vni, device.ifindex);
+                }
+                Err(error) => applied.problems.push(error.to_string()),
+            }
+        }
+        if extent == Extent::All {
+            applied.changed += slow_path::remove_others(&self.netlink, plan).await?;
+        }
+        Ok(devices)
+    }
+
+    /// Our program on the interface of each endpoint of this node, and the interface up behind it.
+    pub(super) async fn guard_endpoints(
+        &mut self,
+        devices: &BTreeMap<EndpointId, u32>,
+        problems: &mut Vec<String>,
+    ) {
+        for (id, ifindex) in devices {
+            if self.attached.contains(&(ENDPOINT_IN, *ifindex)) {
+                continue;
+            }
+            if let Err(error) = self.attach(ENDPOINT_IN, &id.host_device(), *ifindex) {
+                problems.push(format!("endpoint {id}: {error}"));
+                continue;
+            }
+            self.set_link(*ifindex, true, problems).await;
+        }
+    }
+
+    /// Our programs on the interface of each gateway port of this node; tc first, which takes what XDP
+    /// leaves.
+    pub(super) async fn guard_ports(&mut self, problems: &mut Vec<String>) {
+        let mut ports = std::mem::take(&mut self.ports);
+        for (id, port) in &mut ports {
+            let LocalPort { ifindex, device, status, .. } = port;
+            if let Err(error) = self.attach(PORT_IN, device, *ifindex) {
+                problems.push(format!("port {id}: {error}"));
+                continue;
+            }
+            if status.mode == Mode::Xdp {
+                match self.attach_xdp(PORT_XDP, device, *ifindex) {
+                    Ok(()) => {}
+                    Err(error) if port.xdp_demanded => problems.push(format!("port {id}: {error}")),
+                    Err(error) => *status = PortStatus { mode: Mode::Tc, reason: error.to_string() },
+                }
+            }
+            if let Err(error) = ports::open(&self.netlink, *ifindex, true).await {
+                problems.push(format!("port {id}: cannot open {device} for all MAC addresses: {error}"));
+            }
+        }
+        self.ports = ports;
+    }
+
+    async fn set_link(&self, ifindex: u32, up: bool, problems: &mut Vec<String>) {
+        let message = LinkUnspec::new_with_index(ifindex);
+        let message = if up { message.up() } else { message.down() };
+        if let Err(error) = self.netlink.link().change(message.build()).execute().await {
+            let way = if up { "up" } else { "down" };
+            problems.push(format!("cannot set interface {ifindex} {way}: {error}"));
+        }
+    }
+
+    /// Takes our programs off interfaces that no longer need them. An endpoint's that is there still
+    /// keeps its own: bound to nothing, it drops everything, which would else go to the host's stack.
+    pub(super) async fn detach_others(
+        &mut self,
+        underlay: &Underlay,
+        rows: &Rows,
+    ) -> Result<usize, DatapathError> {
+        let mut changed = 0;
+        for (program, ifindex) in self.pins.attached()? {
+            let needed = match program.as_str() {
+                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || if_indextoname(ifindex).is_ok(),
+                SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
+                UPLINK_IN => ifindex == underlay.ifindex,
+                UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
+                PORT_IN => self.ports.values().any(|port| port.ifindex == ifindex),
+                PORT_XDP => {
+                    let by_xdp = |port: &LocalPort| port.ifindex == ifindex && port.status.mode == Mode::Xdp;
+                    self.ports.values().any(by_xdp)
+                }
+                _ => false,
+            };
+            if !needed {
+                if program == PORT_IN && if_indextoname(ifindex).is_ok() {
+                    // It is its owner's again; what fails is gone.
+                    let _ = ports::open(&self.netlink, ifindex, false).await;
+                }
+                self.pins.detach(&program, ifindex)?;
+                self.attached.retain(|(name, index)| *name != program || *index != ifindex);
+                changed += 1;
+            }
+        }
+        Ok(changed)
+    }
+}
