@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use super::{Endpoint, NetworkName, NodeName};
 use crate::MacAddr;
@@ -65,6 +65,32 @@ impl Endpoints {
     /// All, by network and MAC address.
     pub fn iter(&self) -> impl Iterator<Item = (&NetworkName, &Arc<Endpoint>)> {
         self.segments.iter().flat_map(|(network, segment)| segment.iter().map(move |e| (network, e)))
+    }
+
+    /// Tells `each` what differs in `other`, by network: what is here, and what is there in its place. Costs
+    /// as much as there are differences.
+    pub fn compare(
+        &self,
+        other: &Self,
+        mut each: impl FnMut(&NetworkName, Option<&Arc<Endpoint>>, Option<&Arc<Endpoint>>),
+    ) {
+        let nobody = Segment::default();
+        for item in self.segments.diff(&other.segments) {
+            let (network, here, there) = match item {
+                DiffItem::Add(network, there) => (network, &nobody, there),
+                DiffItem::Remove(network, here) => (network, here, &nobody),
+                DiffItem::Update { old: (network, here), new: (_, there) } => (network, here, there),
+            };
+            for item in here.endpoints.diff(&there.endpoints) {
+                match item {
+                    DiffItem::Add(_, there) => each(network, None, Some(there)),
+                    DiffItem::Remove(_, here) => each(network, Some(here), None),
+                    DiffItem::Update { old: (_, here), new: (_, there) } => {
+                        each(network, Some(here), Some(there));
+                    }
+                }
+            }
+        }
     }
 
     /// How many each node has.
