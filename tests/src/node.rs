@@ -49,6 +49,7 @@ pub struct Node {
     port: Port,
     daemon: Option<Process>,
     datapath: Datapath,
+    program: &'static str,
     arguments: Vec<String>,
     dir: PathBuf,
     bpffs: PathBuf,
@@ -92,6 +93,7 @@ impl Node {
             port,
             daemon: None,
             datapath,
+            program: "overlayd",
             arguments,
             dir,
             bpffs,
@@ -168,6 +170,12 @@ impl Node {
         self.datapath = datapath;
     }
 
+    /// Takes another program for the daemon from the next start on: `overlayd-next` is one whose maps have
+    /// the next schema.
+    pub const fn run_by(&mut self, program: &'static str) {
+        self.program = program;
+    }
+
     /// Runs `overlayd --purge` for this node.
     pub fn purge(&self) -> Result<()> {
         exec::output(self.overlayd(&[])?.arg("--purge")).map(|_| ())
@@ -175,7 +183,7 @@ impl Node {
 
     /// The daemon's command line, behind `wrapper`.
     pub fn overlayd(&self, wrapper: &[&str]) -> Result<Command> {
-        let overlayd = program("overlayd")?;
+        let overlayd = program(self.program)?;
         let mut words = wrapper.iter().map(AsRef::as_ref).chain([overlayd.as_os_str()]);
         let mut command = self.netns.command(words.next().unwrap_or_default());
         command.args(words).args(["--datapath", &self.datapath.to_string()]).args(&self.arguments);

@@ -19,7 +19,7 @@ use overlay_user::{
     MacAddr, Vni,
     datapath::{
         Datapath as _, Mode, Route, Underlay,
-        ebpf::{EbpfDatapath, Features, Options},
+        ebpf::{EbpfDatapath, Features, Options, SCHEMA},
     },
     device::{self, EndpointDevice},
     plan::{Endpoint, Location, Network, Plan, Vtep},
@@ -274,6 +274,7 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, tunnel: Tunnel, ds
                 verify_every: Duration::from_secs(30),
                 ignore_reserved_bits: false,
                 features: Features::probe(),
+                schema: SCHEMA,
             };
             let mut datapath = EbpfDatapath::start(options, Mode::Tc, &underlay)?;
             let applied = datapath.apply(&plan(tunnel, id, dscp)?, &underlay).await?;

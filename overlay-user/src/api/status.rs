@@ -68,6 +68,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
             mode: context.mode,
             reason: context.reason.clone(),
             apply_ms: progress.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            rows_changed: progress.changed,
         },
         store,
         networks: state.networks.len(),

@@ -46,6 +46,8 @@ pub struct Progress {
     pub last_error: Option<String>,
     /// How long the last attempt took.
     pub took: Option<Duration>,
+    /// Rows and kernel objects changed since the start.
+    pub changed: u64,
 }
 
 /// Whether this node is in the cluster.

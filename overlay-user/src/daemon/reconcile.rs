@@ -123,11 +123,13 @@ impl Reconciler {
                     tracing::debug!(revision, changed, ?took, "data path brought up to date");
                 }
                 let well = problems.is_empty();
+                let changed_before = self.progress.borrow().changed;
                 self.publish(Progress {
                     applied: Some(revision),
                     problems,
                     last_error: None,
                     took: Some(took),
+                    changed: changed_before + changed as u64,
                 });
                 self.applied.send_replace(Arc::clone(state));
                 well

@@ -24,6 +24,7 @@ mod rows;
 mod slow_path;
 mod table;
 mod tables;
+mod upgrade;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +36,7 @@ use async_trait::async_trait;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
+pub use overlay_ebpf::abi::SCHEMA;
 use overlay_ebpf::abi::{Addr, DECAP_L4_UDP, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
 use rtnetlink::LinkUnspec;
 use tokio::io::unix::AsyncFd;
@@ -55,6 +57,7 @@ pub use self::{
     fdb::{Fdb, buckets},
     features::Features,
     object::{OBJECT, loader, object_for},
+    upgrade::{check_schema, is_under_way},
 };
 use super::{Applied, Counters, Datapath, DatapathError, Mode, Sighting, Underlay};
 use crate::{
@@ -76,6 +79,8 @@ pub struct Options {
     pub ignore_reserved_bits: bool,
     /// What the kernel has: [`Features::probe`] finds it.
     pub features: Features,
+    /// The schema of the maps: [`SCHEMA`].
+    pub schema: u32,
 }
 
 /// How far the kernel is brought to a plan.
@@ -92,6 +97,8 @@ pub struct EbpfDatapath {
     mode: Mode,
     options: Options,
     pins: Pins,
+    /// Pins of daemons with an older schema whose programs forward until our maps are filled.
+    former: Vec<Pins>,
     ebpf: Ebpf,
     tables: Tables,
     counters: CounterMaps,
@@ -114,7 +121,9 @@ pub struct EbpfDatapath {
 }
 
 impl EbpfDatapath {
-    /// Loads the programs and puts them on the uplink. `mode` is [`Mode::Xdp`] or [`Mode::Tc`].
+    /// Loads the programs and puts them on the uplink, unless programs of an older schema are there: those
+    /// are replaced when the maps have what [`Datapath::apply`] is given first. `mode` is [`Mode::Xdp`] or
+    /// [`Mode::Tc`].
     ///
     /// # Errors
     /// If the kernel or the uplink's driver refuses; what a former daemon left goes on undisturbed.
@@ -126,7 +135,8 @@ impl EbpfDatapath {
                 return Err(DatapathError::Unsupported("the kernel data path has no programs".into()));
             }
         };
-        let pins = Pins::open(&options.bpffs)?;
+        let former = upgrade::former(&options.bpffs, options.schema)?;
+        let pins = Pins::open(&options.bpffs, options.schema)?;
         let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
         let log_level = if verbose { log::Level::Debug as u8 } else { 0 };
         let mut ebpf = object::load(&pins, &options, log_level, programs)?;
@@ -140,6 +150,7 @@ impl EbpfDatapath {
             mode,
             options,
             pins,
+            former,
             ebpf,
             tables,
             counters,
@@ -219,6 +230,10 @@ impl EbpfDatapath {
         extent: Extent,
     ) -> Result<Applied, DatapathError> {
         let mut applied = Applied::default();
+        if extent == Extent::Missing && !self.former.is_empty() {
+            // The former daemon's programs know more than what was kept.
+            return Ok(applied);
+        }
         applied.problems.extend(underlay.of_other_family(plan));
         if self.verified.elapsed() >= self.options.verify_every {
             self.tables.reread()?;
@@ -268,10 +283,15 @@ impl EbpfDatapath {
                 network.flood_ports
             ));
         }
+        let problems = applied.problems.len();
         applied.changed += match extent {
             Extent::All => self.tables.add(&rows, &mut applied.problems),
             Extent::Missing => self.tables.add_missing(&rows, &mut applied.problems),
         };
+        if applied.problems.len() == problems {
+            applied.changed += self.take_over()?;
+            self.attach_uplink(underlay)?;
+        }
         self.guard_endpoints(&devices, &mut applied.problems).await;
         self.guard_ports(&mut applied.problems).await;
         if extent == Extent::Missing {
@@ -343,18 +363,20 @@ impl Datapath for EbpfDatapath {
 /// # Errors
 /// If something is left.
 pub async fn leave(bpffs: &Path) -> Result<(), DatapathError> {
-    let Some(pins) = Pins::existing(bpffs) else { return Ok(()) };
     let netlink = connect()?;
-    for (program, ifindex) in pins.attached()? {
-        if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && netlink::name_at(ifindex).is_some() {
-            let down = LinkUnspec::new_with_index(ifindex).down().build();
-            netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
-                what: format!("cannot set interface {ifindex} down"),
-                cause,
-            })?;
+    for pins in Pins::existing(bpffs)? {
+        for (program, ifindex) in pins.attached()? {
+            if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && netlink::name_at(ifindex).is_some() {
+                let down = LinkUnspec::new_with_index(ifindex).down().build();
+                netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
+                    what: format!("cannot set interface {ifindex} down"),
+                    cause,
+                })?;
+            }
         }
+        pins.remove_all()?;
     }
-    pins.remove_all()
+    Ok(())
 }
 
 /// Takes everything of the BPF data path out of the kernel, whether or not a daemon runs.
