@@ -109,6 +109,7 @@ impl Daemon {
             progress: progress_seen,
             membership: membership_seen,
             counters,
+            audits: mpsc::channel(1).0,
             mode: Mode::Kernel,
             reason: "--datapath kernel".to_owned(),
         };

@@ -88,6 +88,7 @@ impl Daemon {
             progress: progress_seen,
             membership: watch::channel(Membership::Joined(1)).1,
             counters: mpsc::channel(1).0,
+            audits: mpsc::channel(1).0,
             mode: Mode::Kernel,
             reason: "test".to_owned(),
         };

@@ -9,6 +9,7 @@
 //!
 //! What the kernel would accept and must not (see [`guard`]) is dropped by nftables.
 
+mod audit;
 mod bridge;
 mod counters;
 mod guard;
@@ -26,7 +27,7 @@ use rtnetlink::{Handle, LinkUnspec};
 
 use self::guard::{Guard, Ruleset};
 use super::{
-    Applied, Counters, Datapath, DatapathError, Mode, Underlay,
+    Applied, Counters, Datapath, DatapathError, Differences, Mode, Underlay,
     vxlan_device::{self, Fdb, Reconciled, Wanted},
 };
 use crate::{
@@ -196,7 +197,7 @@ impl Datapath for KernelDatapath {
         // The bridges, then the guard, then what makes packets flow: nothing passes unguarded.
         let mut bridges = BTreeMap::new();
         for (vni, network) in &plan.networks {
-            let mtu = network.mtu.unwrap_or(underlay.inner_mtu()).max(SMALLEST_MTU);
+            let mtu = mtu(network, underlay);
             match bridge::ensure(&kernel, &links, *vni, mtu).await {
                 Ok(bridge) => {
                     done.changed += bridge.changed;
@@ -252,6 +253,13 @@ impl Datapath for KernelDatapath {
         Ok(Applied { changed: 0, problems: problems.collect() })
     }
 
+    async fn audit(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Differences, DatapathError> {
+        self.differences(plan, underlay).await
+    }
+
+    /// Nothing is ever taken for granted here: each apply looks at everything.
+    fn distrust(&mut self) {}
+
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let kernel = connect()?;
         let links = list(&kernel).await?;
@@ -291,6 +299,11 @@ fn refused_ports(plan: &Plan) -> impl Iterator<Item = String> {
             )
         })
     })
+}
+
+/// MTU of a network's devices in bytes.
+fn mtu(network: &Network, underlay: &Underlay) -> u16 {
+    network.mtu.unwrap_or(underlay.inner_mtu()).max(SMALLEST_MTU)
 }
 
 /// The endpoints of a network on this node: their MAC addresses and host side interfaces.
