@@ -89,6 +89,7 @@ pub async fn links(handle: &Handle) -> io::Result<Vec<Link>> {
 
 /// The name of an interface of the caller's namespace, if there is such an interface.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "what is wrong with it is seen to here")]
 pub fn name_at(ifindex: u32) -> Option<String> {
     // nix 0.31 does not see that the C library found none, and has an empty name then.
     let name = if_indextoname(ifindex).ok()?.into_string().ok()?;

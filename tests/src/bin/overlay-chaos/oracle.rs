@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use overlay_user::api::{Attached, Health, Liveness, StoreState};
+use overlay_user::api::{Attached, Examine, Health, Liveness, StoreState};
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep},
@@ -97,6 +97,12 @@ async fn look(stage: &Stage, expected: &Expected, round: u32) -> Result<usize> {
         let devices: BTreeSet<_> = own().map(|(_, endpoint)| endpoint.host_device.clone()).collect();
         let vnis: BTreeSet<_> = own().map(|(_, endpoint)| endpoint.vni).collect();
         leaks::check(stage.node(at), datapath, &devices, &vnis)?;
+    }
+    for (at, client) in stage.clients.iter().enumerate() {
+        let found = client.examine(&Examine { fix: false }).await?.findings;
+        let found: Vec<_> =
+            found.iter().map(|finding| format!("{} ({})", finding.what, finding.cause)).collect();
+        ensure!(found.is_empty(), "the doctor of n{} found {}", at + 1, found.join("; "));
     }
     // One for each node and container, and the wire's.
     let namespaces = leaks::namespaces()?;
