@@ -89,7 +89,7 @@ impl Guest {
     pub async fn detach(&mut self, client: &Client) -> Result<String> {
         let Some(endpoint) = &self.endpoint else { return Ok("is not attached".to_owned()) };
         self.leaving = true;
-        let said = match client.detach(&endpoint.id.as_str().parse()?).await {
+        let said = match client.detach(&endpoint.id.to_string().parse()?).await {
             Ok(_) => {
                 (self.endpoint, self.leaving) = (None, false);
                 "detached".to_owned()

@@ -113,10 +113,10 @@ pub struct Expected<'a> {
 
 /// Compares what is there with what should be.
 pub fn check(keys: &[Key], expected: &Expected<'_>) -> Result<()> {
-    let endpoints: BTreeMap<&str, _> = expected
+    let endpoints: BTreeMap<String, _> = expected
         .endpoints
         .iter()
-        .map(|(endpoint, node)| (endpoint.id.as_str(), (*endpoint, *node)))
+        .map(|(endpoint, node)| (endpoint.id.to_string(), (*endpoint, *node)))
         .collect();
     let mut missing = all_of(expected);
     let mut seen = Seen::default();
@@ -167,7 +167,7 @@ fn digits(address: std::net::IpAddr) -> String {
 fn known(
     key: &Key,
     expected: &Expected<'_>,
-    endpoints: &BTreeMap<&str, (&Attached, &str)>,
+    endpoints: &BTreeMap<String, (&Attached, &str)>,
     seen: &mut Seen,
 ) -> Result<()> {
     let parts: Vec<_> = key.name.split('/').collect();
@@ -208,9 +208,9 @@ fn known(
 }
 
 /// An address is bound to an endpoint for good, or kept for a while.
-fn address(key: &Key, number: &str, endpoints: &BTreeMap<&str, (&Attached, &str)>) -> Result<()> {
+fn address(key: &Key, number: &str, endpoints: &BTreeMap<String, (&Attached, &str)>) -> Result<()> {
     let record: AddressRecord = serde_json::from_slice(&key.value)?;
-    let owner = endpoints.get(record.endpoint.as_str());
+    let owner = endpoints.get(&record.endpoint.to_string());
     let is_its =
         owner.is_some_and(|(endpoint, _)| endpoint.addresses.iter().any(|own| digits(own.addr()) == number));
     match record.state {

@@ -369,7 +369,7 @@ impl Stage {
             let node = client.status().await?.node;
             for endpoint in client.endpoints(None).await? {
                 if endpoint.node == node && !known.contains(&endpoint.id) {
-                    client.detach(&endpoint.id.as_str().parse()?).await?;
+                    client.detach(&endpoint.id.to_string().parse()?).await?;
                 }
             }
         }
