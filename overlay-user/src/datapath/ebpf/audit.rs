@@ -6,7 +6,6 @@ use aya::{
     maps::{MapData, MapInfo},
     programs::{Program, ProgramInfo, SchedClassifier, TcAttachType, Xdp},
 };
-use nix::net::if_::if_indextoname;
 
 use super::{
     EbpfDatapath, filters,
@@ -249,7 +248,7 @@ impl EbpfDatapath {
 }
 
 fn is_in_tcx(ifindex: u32, program: u32) -> bool {
-    let device = if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    let device = netlink::name_at(ifindex);
     device.is_some_and(|device| {
         let there = SchedClassifier::query_tcx(&device, TcAttachType::Ingress);
         there.is_ok_and(|(_, programs)| programs.iter().any(|there| there.id() == program))

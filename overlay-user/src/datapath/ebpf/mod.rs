@@ -38,7 +38,7 @@ use std::{
 use async_trait::async_trait;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 pub use overlay_ebpf::abi::SCHEMA;
 use overlay_ebpf::abi::{Addr, DECAP_L4_UDP, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
 use rtnetlink::LinkUnspec;
@@ -441,7 +441,7 @@ pub async fn leave(bpffs: &Path) -> Result<(), DatapathError> {
     let netlink = connect()?;
     for pins in Pins::existing(bpffs)? {
         for (program, ifindex) in pins.attached()? {
-            if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && if_indextoname(ifindex).is_ok() {
+            if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && netlink::name_at(ifindex).is_some() {
                 let down = LinkUnspec::new_with_index(ifindex).down().build();
                 netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
                     what: format!("cannot set interface {ifindex} down"),
