@@ -49,6 +49,10 @@ pub struct RecordSet {
     /// Why records that hold up by themselves are left out, by their kinds.
     left_out: LeftOut,
     stale: Stale,
+    /// The keys that have come since [`Self::begin`], but for those of endpoints.
+    came: HashSet<Vec<u8>>,
+    /// Between [`Self::begin`] and [`Self::end`].
+    is_anew: bool,
 }
 
 /// Keys and reasons.
@@ -74,7 +78,7 @@ struct Stale {
 }
 
 /// A record that holds up by itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Held<T> {
     created: i64,
     record: T,
@@ -118,16 +122,27 @@ impl RecordSet {
     pub fn put(&mut self, raw: RawRecord<'_>) -> bool {
         let RawRecord { key, value, create_revision: created } = raw;
         let decoded = RecordKey::parse(key).map_err(RecordError::from).and_then(|key| decode(key, value));
+        if matches!(&decoded, Ok(record) if !matches!(record, Record::Endpoint(..))) {
+            self.came(key);
+        }
         match decoded {
             Ok(Record::Meta(meta)) => self.meta = Some(meta),
             Ok(Record::Network(name, record)) => {
+                let held = Held { created, record };
+                if self.networks.get(&name) == Some(&held) {
+                    return self.mend(key);
+                }
                 self.stale.networks.insert(name.clone());
-                self.networks.insert(name, Held { created, record });
+                self.networks.insert(name, held);
             }
             Ok(Record::Node(name, record)) => {
+                let held = Held { created, record };
+                if self.nodes.get(&name) == Some(&held) {
+                    return self.mend(key);
+                }
                 self.stale.nodes = true;
                 let name = self.shared(name);
-                self.nodes.insert(name, Held { created, record });
+                self.nodes.insert(name, held);
             }
             Ok(Record::Alive(node, _)) => {
                 let was_bad = self.mend(key);
@@ -138,7 +153,8 @@ impl RecordSet {
                 let network = self.networks.get_key_value(&network).map_or(network, |(name, _)| name.clone());
                 let node = self.shared(endpoint.node.clone());
                 let endpoint = Endpoint { created, node, ..endpoint };
-                self.endpoints.put(network, endpoint, &mut self.stale.endpoints);
+                let changed = self.endpoints.put(network, endpoint, &mut self.stale.endpoints);
+                return self.mend(key) || changed;
             }
             Ok(Record::Port(network, id, record)) => {
                 self.stale.ports = true;
@@ -150,6 +166,7 @@ impl RecordSet {
             }
             Ok(Record::Allocation) => return false,
             Err(error) => {
+                self.came(key);
                 self.delete(key);
                 self.bad.insert(key.to_vec(), error);
                 self.badness_changed(key);
@@ -168,10 +185,43 @@ impl RecordSet {
         was_bad || was_good
     }
 
+    /// All records are taken anew from now on: those that are the same cost nothing later, and those that do
+    /// not come until [`Self::end`] are forgotten then.
+    pub fn begin(&mut self) {
+        self.came.clear();
+        self.is_anew = true;
+        self.endpoints.begin();
+    }
+
+    /// Forgets the records that have not come since [`Self::begin`].
+    pub fn end(&mut self) {
+        self.is_anew = false;
+        let came = mem::take(&mut self.came);
+        self.endpoints.end(&mut self.stale.endpoints);
+        let keys = (self.networks.keys().map(RecordKey::of_network))
+            .chain(self.nodes.keys().map(RecordKey::of_node))
+            .chain(self.state.alive.iter().map(RecordKey::of_alive))
+            .chain(self.ports.keys().map(|(network, id)| RecordKey::of_port(network, id)))
+            .chain(self.learned.keys().map(|(network, mac)| RecordKey::of_learned(network, *mac)))
+            .chain(self.meta.is_some().then(|| "meta".to_owned()))
+            .map(String::into_bytes)
+            .chain(self.bad.keys().cloned());
+        let gone: Vec<_> = keys.filter(|key| !came.contains(key)).collect();
+        for key in gone {
+            self.delete(&key);
+        }
+    }
+
     /// The cluster's own record.
     #[must_use]
     pub fn meta(&self) -> Option<&MetaRecord> {
         self.meta.as_ref()
+    }
+
+    /// How many nodes have records.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
     }
 
     /// The state the records make. Of two that cannot both be, the one made first stands.
@@ -201,6 +251,12 @@ impl RecordSet {
         }
         self.state.revision = revision;
         self.state.clone()
+    }
+
+    fn came(&mut self, key: &[u8]) {
+        if self.is_anew {
+            self.came.insert(key.to_vec());
+        }
     }
 
     fn remove(&mut self, key: &RecordKey) -> bool {

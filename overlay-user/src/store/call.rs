@@ -83,9 +83,19 @@ impl<'a> Call<'a> {
 
     /// Hands on all keys that begin with `prefix`, as they are at one revision, page by page.
     /// Returns that revision.
-    pub async fn pages(&self, prefix: &str, mut take: impl FnMut(Vec<KeyValue>)) -> Result<i64, CallError> {
-        let end = end_of(prefix);
-        let (mut from, mut revision, mut limit) = (prefix.as_bytes().to_vec(), 0, PAGE);
+    pub async fn pages(&self, prefix: &str, take: impl FnMut(Vec<KeyValue>)) -> Result<i64, CallError> {
+        self.pages_in((prefix.as_bytes().to_vec(), end_of(prefix)), 0, take).await
+    }
+
+    /// Hands on all keys from one up to but not including another, as they are at `revision`; 0: at the newest.
+    /// Returns that revision.
+    pub async fn pages_in(
+        &self,
+        (mut from, end): (Vec<u8>, Vec<u8>),
+        mut revision: i64,
+        mut take: impl FnMut(Vec<KeyValue>),
+    ) -> Result<i64, CallError> {
+        let mut limit = PAGE;
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(revision);
             let mut page = match self.range(&from, options).await {

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use etcd_client::{EventType, KeyValue, WatchResponse};
+use etcd_client::{EventType, GetOptions, KeyValue, WatchResponse};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
@@ -14,6 +14,7 @@ use super::{
     Store,
     call::Call,
     connection::Connection,
+    error::CallError,
     left_out::LeftOutLog,
     watch::{Watch, WatchEnd},
 };
@@ -22,6 +23,9 @@ use crate::state::{RawRecord, RecordSet, State};
 /// Everything is read again this often even if nothing seems wrong, with up to a fifth more: etcd
 /// 3.4 is known to lose events.
 const REREAD: Duration = Duration::from_mins(5);
+
+/// But all nodes together read no more than so many bytes a second for it.
+const REREAD_RATE: u64 = 8 << 20;
 
 /// Pauses before trying again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -56,6 +60,8 @@ struct Follower {
     records: RecordSet,
     /// The revision up to which changes are in `records`.
     revision: i64,
+    /// How many bytes reading everything took last.
+    size: u64,
     left_out: LeftOutLog,
 }
 
@@ -84,6 +90,7 @@ impl Store {
             publisher,
             records: RecordSet::default(),
             revision: 0,
+            size: 0,
             left_out: LeftOutLog::default(),
         };
         tokio::spawn(async move { cancel.run_until_cancelled(Box::pin(follower.run())).await });
@@ -143,23 +150,37 @@ impl Follower {
         let keys = self.store.keys();
         let identity = &self.store.inner.identity;
         let floor = identity.seen().revision;
-        let mut records = RecordSet::default();
-        let take = |page: Vec<KeyValue>| {
-            for kv in &page {
-                put(&mut records, keys.relative(kv.key()), kv);
-            }
-        };
-        let read = Call::stepwise(&self.connection).pages(keys.prefix(), take).await;
-        let revision = read.map_err(|error| End::Lost(error.to_string()))?;
-        identity.check(&keys.meta(), records.meta(), revision, floor).map_err(End::Frozen)?;
-        self.records = records;
+        let call = Call::stepwise(&self.connection);
+        let lost = |error: CallError| End::Lost(error.to_string());
+        // Nothing of a store that is not ours goes among the records.
+        let mut answer = call.range(keys.meta(), GetOptions::new()).await.map_err(lost)?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let mut meta = RecordSet::default();
+        for kv in answer.take_kvs() {
+            put(&mut meta, keys.relative(kv.key()), &kv);
+        }
+        identity.check(&keys.meta(), meta.meta(), revision, floor).map_err(End::Frozen)?;
+        self.size = 0;
+        self.records.begin();
+        for range in keys.of_records() {
+            let take = |page: Vec<KeyValue>| {
+                for kv in &page {
+                    self.size += (kv.key().len() + kv.value().len()) as u64;
+                    put(&mut self.records, keys.relative(kv.key()), kv);
+                }
+            };
+            call.pages_in(range, revision, take).await.map_err(lost)?;
+        }
+        self.records.end();
         self.revision = revision;
         Ok(())
     }
 
     /// Follows the changes of a watch.
     async fn follow(&mut self, mut watch: Watch) -> End {
-        let reread = Instant::now() + REREAD.mul_f64(rand::random_range(1.0..1.2));
+        let of_all = self.size * self.records.nodes() as u64;
+        let reread = REREAD.max(Duration::from_secs(of_all / REREAD_RATE));
+        let reread = Instant::now() + reread.mul_f64(rand::random_range(1.0..1.2));
         let store = self.store.clone();
         loop {
             let next = tokio::select! {

@@ -11,6 +11,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::call::end_of;
 use crate::{
     MacAddr, Vni,
     state::{EndpointId, NetworkName, NodeName, RecordKey},
@@ -32,6 +33,17 @@ impl Keys {
     /// What all keys begin with.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// From where up to but not including where there are keys of records. Addresses and MAC addresses, two for
+    /// each endpoint, are allocation's alone.
+    pub fn of_records(&self) -> [(Vec<u8>, Vec<u8>); 3] {
+        let (addresses, macs) = (self.at("addresses/"), self.at("macs/"));
+        [
+            (self.prefix.clone().into_bytes(), addresses.clone().into_bytes()),
+            (end_of(&addresses), macs.clone().into_bytes()),
+            (end_of(&macs), end_of(&self.prefix)),
+        ]
     }
 
     /// A key of this cluster without the prefix.

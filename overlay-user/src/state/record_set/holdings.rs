@@ -24,6 +24,8 @@ pub struct Holdings {
     hasher: RandomState,
     /// Those to be judged, anew or for the first time.
     due: BTreeSet<u32>,
+    /// Raised when all records are taken anew.
+    round: u32,
 }
 
 /// One record.
@@ -32,6 +34,8 @@ struct Held {
     network: NetworkName,
     endpoint: Arc<Endpoint>,
     verdict: Verdict,
+    /// The round it was last taken in.
+    round: u32,
 }
 
 /// What was found of a record.
@@ -73,10 +77,18 @@ pub enum Change {
 // === impl Holdings ===
 
 impl Holdings {
-    /// Takes a record that is new or was changed. What that makes of it, [`Self::judge`] tells.
-    pub fn put(&mut self, network: NetworkName, endpoint: Endpoint, changes: &mut Vec<Change>) {
+    /// Takes a record that may be new or changed. What that makes of it, [`Self::judge`] tells. Returns whether
+    /// it is.
+    pub fn put(&mut self, network: NetworkName, endpoint: Endpoint, changes: &mut Vec<Change>) -> bool {
+        let round = self.round;
+        if let Some(at) = self.find(&network, &endpoint.id)
+            && let Some(held) = self.slots[at as usize].as_mut().filter(|held| *held.endpoint == endpoint)
+        {
+            held.round = round;
+            return false;
+        }
         self.remove(&network, &endpoint.id, changes);
-        let held = Held { network, endpoint: Arc::new(endpoint), verdict: Verdict::Open };
+        let held = Held { network, endpoint: Arc::new(endpoint), verdict: Verdict::Open, round };
         let hashes: Vec<u32> = held.claims().map(|claim| self.hash(claim)).collect();
         let at = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -87,13 +99,31 @@ impl Holdings {
             self.index.insert_unique(spread(hash), Entry { hash, at }, |entry| spread(entry.hash));
         }
         self.due.insert(at);
+        true
+    }
+
+    /// All records are taken anew from now on, until [`Self::end`].
+    pub fn begin(&mut self) {
+        self.round = self.round.wrapping_add(1);
+    }
+
+    /// Forgets the records that were not taken since [`Self::begin`].
+    pub fn end(&mut self, changes: &mut Vec<Change>) {
+        let gone = self.slots.iter().flatten().filter(|held| held.round != self.round);
+        let gone: Vec<_> = gone.map(|held| (held.network.clone(), held.endpoint.id.clone())).collect();
+        for (network, id) in gone {
+            self.remove(&network, &id, changes);
+        }
+    }
+
+    fn find(&self, network: &NetworkName, id: &EndpointId) -> Option<u32> {
+        let is_it = |at: &u32| self.held(*at).is_some_and(|held| held.network == *network);
+        self.who_claim(Claim::Identity(id)).find(is_it)
     }
 
     /// Forgets a record. Returns whether it was there.
     pub fn remove(&mut self, network: &NetworkName, id: &EndpointId, changes: &mut Vec<Change>) -> bool {
-        let claim = Claim::Identity(id);
-        let is_it = |at: &u32| self.held(*at).is_some_and(|held| held.network == *network);
-        let Some(at) = self.who_claim(claim).find(is_it) else { return false };
+        let Some(at) = self.find(network, id) else { return false };
         let Some(held) = self.slots[at as usize].take() else { return false };
         for claim in held.claims() {
             let hash = self.hash(claim);
@@ -106,7 +136,7 @@ impl Holdings {
         }
         self.due.remove(&at);
         self.free.push(at);
-        let Held { network, endpoint, verdict } = held;
+        let Held { network, endpoint, verdict, .. } = held;
         match verdict {
             Verdict::Open => {}
             Verdict::Stands => changes.push(Change::Falls(network, endpoint)),

@@ -219,6 +219,7 @@ fn newest(records: Vec<Raw>) -> Vec<Raw> {
 enum Step {
     Put(Raw),
     Delete(String),
+    Anew(Vec<Raw>),
     Look,
 }
 
@@ -228,6 +229,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => any_record().prop_map(Step::Put),
         2 => any_record().prop_map(|(key, ..)| Step::Delete(key)),
         1 => junk.prop_map(|key| Step::Put(raw(key, "{", 3))),
+        1 => prop::collection::vec(any_record(), 0..20).prop_map(|all| Step::Anew(newest(all))),
         3 => Just(Step::Look),
     ]
 }
@@ -246,6 +248,17 @@ proptest! {
                 Step::Delete(key) => {
                     set.delete(key.as_bytes());
                     there.remove(&key);
+                }
+                Step::Anew(records) => {
+                    // Most are as they were.
+                    let mut all: Vec<_> = there.values().skip(1).cloned().collect();
+                    all.extend(records);
+                    set.begin();
+                    there = newest(all).into_iter().map(|record| (record.0.clone(), record)).collect();
+                    for record in there.values() {
+                        put(&mut set, record);
+                    }
+                    set.end();
                 }
                 Step::Look => {
                     let records: Vec<_> = there.values().cloned().collect();
