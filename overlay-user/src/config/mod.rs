@@ -69,6 +69,8 @@ pub struct Config {
     pub log: String,
     /// Room for endpoints in the maps.
     pub max_endpoints: u32,
+    /// The schema of the maps: this version's, whatever the operator says.
+    pub map_schema: u32,
     /// How often everything in the kernel is compared though nothing seems to have changed.
     pub verify_every: Duration,
 }
@@ -169,6 +171,7 @@ impl Config {
             bpffs: options.bpffs.unwrap_or_else(|| "/sys/fs/bpf/overlay".into()),
             log: options.log.unwrap_or_else(|| "info".to_owned()),
             max_endpoints,
+            map_schema: overlay_ebpf::abi::SCHEMA,
             verify_every: Duration::from_secs(verify_every.into()),
         })
     }

@@ -12,7 +12,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-        Stats64,
+        LinkXdp, Stats64, XdpAttached,
     },
 };
 use rtnetlink::Handle;
@@ -49,10 +49,23 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Whether it is set up (`IFF_UP`).
     pub up: bool,
+    /// Whether it has a carrier (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// The XDP program on it.
+    pub xdp: Option<XdpOn>,
     /// Its counters.
     pub stats: Stats64,
     /// The bus and the device on it, of a physical interface.
     pub parent: Option<(String, String)>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpOn {
+    /// The program's id.
+    pub program: u32,
+    /// The driver runs it, not the kernel's stack.
+    pub native: bool,
 }
 
 /// Opens a routing socket.
@@ -163,6 +176,8 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             mac: None,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            xdp: None,
             stats: Stats64::default(),
             parent: None,
         };
@@ -178,11 +193,22 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::ParentDevBusName(name) => bus = Some(name),
                 LinkAttribute::ParentDevName(name) => device = Some(name),
                 LinkAttribute::LinkInfo(infos) => link.take_infos(infos),
+                LinkAttribute::Xdp(xdp) => link.xdp = XdpOn::of(&xdp),
                 _ => {}
             }
         }
         link.parent = bus.zip(device);
         link
+    }
+}
+
+impl XdpOn {
+    fn of(attributes: &[LinkXdp]) -> Option<Self> {
+        let program = attributes.iter().find_map(|attribute| match attribute {
+            LinkXdp::ProgId(id) => Some(*id),
+            _ => None,
+        })?;
+        Some(Self { program, native: attributes.contains(&LinkXdp::Attached(XdpAttached::Driver)) })
     }
 }
 

@@ -6,7 +6,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use overlay_user::{
     datapath::{
         Counters, Datapath as _, Mode, Underlay,
-        ebpf::{self, EbpfDatapath, Features, Options},
+        ebpf::{self, EbpfDatapath, Features, Options, SCHEMA},
     },
     plan::Plan,
 };
@@ -31,6 +31,7 @@ impl Bpffs {
             verify_every: Duration::from_secs(30),
             ignore_reserved_bits: false,
             features: Features::probe(),
+            schema: SCHEMA,
         }
     }
 }
