@@ -41,13 +41,7 @@ const BUSY: u32 = 1_000;
 
 /// Attachments, and records in each round.
 const ATTACHMENTS: usize = 50;
-const RECORDS: usize = 200;
-
-/// The rounds of what is measured more than once.
-const ROUNDS: usize = 3;
-
-/// Changes in a burst.
-const BURST: u64 = 50_000;
+pub const RECORDS: usize = 200;
 
 /// A mebibyte.
 const MIB: f64 = 1_048_576.0;
@@ -72,19 +66,26 @@ pub fn run(options: &Options) -> Result<()> {
             begun.elapsed().as_secs_f32()
         );
         filled = size;
-        let measured =
-            Measurement { scene: &mut scene, size, name, figures: &mut figures, report: &mut report };
+        let measured = Measurement {
+            options,
+            scene: &mut scene,
+            size,
+            name,
+            figures: &mut figures,
+            report: &mut report,
+        };
         measured.run()?;
     }
     figures.into_rows().into_iter().for_each(|row| report.push(row));
     report.options = json!({
-        "endpoints": options.endpoints, "records": RECORDS, "attachments": ATTACHMENTS, "burst": BURST
+        "endpoints": options.endpoints, "records": RECORDS, "attachments": ATTACHMENTS, "changes": options.changes
     });
     report.finish(&options.output)
 }
 
 /// All that is measured with as many endpoints.
 struct Measurement<'a> {
+    options: &'a Options,
     scene: &'a mut Scene,
     size: u32,
     name: &'static str,
@@ -127,12 +128,12 @@ impl Measurement<'_> {
     }
 
     fn propagation(&mut self, maps: &Maps) -> Result<()> {
-        for _ in 0..ROUNDS {
+        for _ in 0..self.options.control_rounds {
             let times = propagation::measure(self.scene, maps, RECORDS)?;
             self.add(Figure::PutP50, at(&times, 50));
             self.add(Figure::PutP99, at(&times, 99));
         }
-        for _ in 0..ROUNDS {
+        for _ in 0..self.options.control_rounds {
             let stream = self.scene.writer.changes(BUSY);
             let times = propagation::measure(self.scene, maps, RECORDS);
             let (_, a_second) = self.scene.writer.stop(stream)?;
@@ -159,7 +160,7 @@ impl Measurement<'_> {
     }
 
     fn cost(&mut self, maps: &Maps) -> Result<()> {
-        for _ in 0..ROUNDS {
+        for _ in 0..self.options.control_rounds {
             let cost = load::of_a_change(self.scene, maps)?;
             self.add(Figure::CpuOfChange, cost.node);
             self.add(Figure::BytesOfChange, cost.bytes);
@@ -171,7 +172,7 @@ impl Measurement<'_> {
     }
 
     fn burst(&mut self, maps: &Maps) -> Result<()> {
-        let (sustained, written) = load::sustained(self.scene, maps, BURST)?;
+        let (sustained, written) = load::sustained(self.scene, maps, self.options.changes)?;
         self.add(Figure::Sustained, sustained);
         self.add(Figure::Written, written);
         Ok(())

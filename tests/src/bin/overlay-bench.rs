@@ -50,6 +50,8 @@ fn main() -> ExitCode {
             bursts: 5,
             frames: 50_000,
             endpoints: 100_000,
+            control_rounds: 1,
+            changes: 10_000,
             output,
         }
     } else {
@@ -61,11 +63,14 @@ fn main() -> ExitCode {
             bursts: 11,
             frames: 100_000,
             endpoints: 1_000_000,
+            control_rounds: 3,
+            changes: 50_000,
             output,
         }
     };
     if let Some(rounds) = rounds {
-        (options.rounds, options.forward_rounds) = (rounds.max(1), rounds.max(1));
+        let rounds = rounds.max(1);
+        (options.rounds, options.forward_rounds, options.control_rounds) = (rounds, rounds, rounds);
     }
     options.endpoints = endpoints.unwrap_or(options.endpoints);
     let result = if render { bench::render(&options.output) } else { bench::run(&options, &section) };

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,7 +11,7 @@ use aya::{
     Pod,
     maps::{HashMap, Map, MapData, MapError},
 };
-use overlay_ebpf::abi::{Addr, Endpoint, EndpointKey, Neighbour, NeighbourKey};
+use overlay_ebpf::abi::{Addr, Endpoint, EndpointKey, Neighbour, NeighbourKey, SCHEMA};
 
 use super::population::Simulated;
 use crate::node::Node;
@@ -28,7 +28,7 @@ pub struct Maps {
 impl Maps {
     /// Opens what a node has pinned.
     pub fn open(node: &Node) -> Result<Self> {
-        let dir = directory(node)?;
+        let dir = directory(node);
         Ok(Self { endpoints: hash(&dir.join("endpoints"))?, neighbours: hash(&dir.join("neighbours"))? })
     }
 
@@ -55,7 +55,7 @@ impl Maps {
 /// Bytes that the kernel has for all maps of a node.
 pub fn memory(node: &Node) -> Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(directory(node)?)? {
+    for entry in fs::read_dir(directory(node))? {
         let path = entry?.path();
         if path.is_file() {
             let map = MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -68,10 +68,9 @@ pub fn memory(node: &Node) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Where a node pins its maps, whatever its schema.
-fn directory(node: &Node) -> Result<std::path::PathBuf> {
-    let found = fs::read_dir(node.bpffs())?.flatten().map(|entry| entry.path()).find(|path| path.is_dir());
-    found.context("nothing is pinned")
+/// Where a node pins its maps.
+fn directory(node: &Node) -> PathBuf {
+    node.bpffs().join(format!("v{SCHEMA}"))
 }
 
 fn hash<K: Pod, V: Pod>(path: &Path) -> Result<HashMap<MapData, K, V>> {
