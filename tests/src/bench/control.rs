@@ -194,7 +194,7 @@ impl Measurement<'_> {
         let begun = Instant::now();
         match measure(self) {
             Ok(()) => {
-                eprintln!("    control, {}: {what} took {:.0} s", self.name, begun.elapsed().as_secs_f32())
+                eprintln!("    control, {}: {what} took {:.0} s", self.name, begun.elapsed().as_secs_f32());
             }
             Err(error) => self.missing(what, &format!("{error:#}")),
         }

@@ -55,8 +55,9 @@ pub struct Options {
     pub frames: u32,
     /// The most endpoints in `control`.
     pub endpoints: u32,
-    /// Rounds of what is measured more than once there, and the changes it has to keep up with.
+    /// Rounds of what is measured more than once there.
     pub control_rounds: usize,
+    /// Changes that a node has to keep up with there.
     pub changes: u64,
     /// Where results go.
     pub output: PathBuf,

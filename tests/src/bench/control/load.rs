@@ -70,7 +70,7 @@ pub fn of_a_change(scene: &Scene, maps: &Maps) -> Result<Cost> {
     ensure!(count > 0, "there was no change");
     #[expect(clippy::cast_precision_loss, reason = "some thousands, some megabytes")]
     let (count, bytes) = (count as f64, (after.2 - before.2) as f64);
-    let micros = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / count;
+    let micros = |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64() * 1e6 / count;
     Ok(Cost { node: micros(before.0, after.0), etcd: micros(before.1, after.1), bytes: bytes / count })
 }
 

@@ -13,7 +13,7 @@ use super::{maps::Maps, scene::Scene, writer::Writer};
 const GUESTS: u32 = 256;
 
 /// How long a record may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A round ends after this, with fewer samples, where each takes long.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -90,7 +90,7 @@ impl Writer {
     pub fn fill(&self, numbers: Range<u32>) -> Result<()> {
         let all = numbers.len();
         let endpoints: Vec<_> = numbers.map(Simulated::settled).collect();
-        let transactions = endpoints.chunks(IN_A_TRANSACTION).map(|endpoints| attached(endpoints));
+        let transactions = endpoints.chunks(IN_A_TRANSACTION).map(attached);
         let mut told = Instant::now();
         self.commit_all(transactions.collect::<Result<Vec<_>>>()?.into_iter(), |done| {
             if told.elapsed() > TELL {
