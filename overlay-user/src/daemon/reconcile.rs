@@ -47,7 +47,7 @@ pub struct Reconciler {
 struct Target {
     source: Source,
     plan: Plan,
-    underlay: Underlay,
+    underlay: Arc<Underlay>,
 }
 
 /// How bringing the data path to a target went.
@@ -71,12 +71,13 @@ impl Reconciler {
         let mut due: Option<Instant> = None;
         loop {
             let mut again = false;
+            let mut moved = false;
             let mut asked = None;
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
                 Ok(()) = self.known.changed() => {}
-                Ok(()) = self.underlay.changed() => {}
+                Ok(()) = self.underlay.changed() => moved = true,
                 Some(reply) = self.counter_requests.recv() => {
                     let _ = reply.send(self.datapath.counters().await);
                     continue;
@@ -99,7 +100,13 @@ impl Reconciler {
             let Known { state, source } = self.known.borrow_and_update().clone();
             if state.revision > 0 {
                 let plan = planner.plan(&state);
-                let underlay = self.routed(&plan).await;
+                let underlay = match &last {
+                    // There may be thousands of nodes, and all to do is to forward to another endpoint.
+                    Some((last, _)) if !moved && !self.unrouted && last.plan.vteps == plan.vteps => {
+                        Arc::clone(&last.underlay)
+                    }
+                    _ => Arc::new(self.routed(&plan).await),
+                };
                 let target = Target { source, plan, underlay };
                 let (same, was_well) = match &last {
                     Some((last, well)) => (*last == target, *well),

@@ -64,7 +64,10 @@ pub use self::{
     object::{OBJECT, loader, object_for},
     upgrade::{check_schema, is_under_way},
 };
-use super::{Applied, Counters, Datapath, DatapathError, Differences, Mode, Sighting, Underlay};
+use super::{
+    Applied, Counters, Datapath, DatapathError, Differences, Mode, Sighting, Underlay,
+    vxlan_device::Reconciled,
+};
 use crate::{netlink, plan::Plan, state::EndpointId};
 
 /// Settings of the BPF data path.
@@ -244,25 +247,29 @@ impl EbpfDatapath {
 
     /// Brings the kernel from one plan to the next if nothing differs but who is on other nodes: at the price
     /// of the difference. `None` if there is more to do.
-    async fn step(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Option<Applied>, DatapathError> {
+    async fn step(&mut self, plan: &Plan, underlay: &Underlay) -> Option<Applied> {
         let (Some((settled, over, rows)), Some(before)) = (&self.settled, &self.filled) else {
-            return Ok(None);
+            return None;
         };
         if over != underlay || !settled.differs_in_stations_only(plan) {
-            return Ok(None);
+            return None;
         }
         let mut applied = Applied::default();
         let task = Task { plan, before: Some(before), only_missing: false, local: &self.local };
         applied.changed += self.tables.stations.add(&task, &rows.locals, &mut applied.problems);
         applied.changed += self.tables.stations.remove(&task, &rows.locals, &mut applied.problems);
-        let (to, devices) = (Forwarding { plan, underlay }, self.local.slow.clone());
-        applied.unfinished = self.fill_slow_path(to, &devices, &mut applied).await?;
+        self.slow_path.follow(before, plan);
+        let mut done = Reconciled::default();
+        let to = Forwarding { plan, underlay };
+        applied.unfinished = !self.slow_path.work(&self.netlink, to, &mut done).await;
+        applied.changed += done.changed;
+        applied.problems.extend(done.problems);
         if applied.problems.is_empty() {
             self.filled = Some(plan.clone());
         } else {
             (self.filled, self.settled) = (None, None);
         }
-        Ok(Some(applied))
+        Some(applied)
     }
 
     /// Reads back what somebody else may have changed, and repairs what depends on no plan.
@@ -299,7 +306,7 @@ impl EbpfDatapath {
         if verifies {
             self.verify(&mut applied)?;
         } else if extent == Extent::All
-            && let Some(applied) = self.step(plan, underlay).await?
+            && let Some(applied) = self.step(plan, underlay).await
         {
             return Ok(applied);
         }

@@ -178,9 +178,8 @@ impl SlowPath {
         Ok(())
     }
 
-    /// Writes what is due, as far as it goes at a time; what the kernel refuses stays due. Returns whether the
-    /// rest is done.
-    pub async fn work(&mut self, netlink: &Handle, to: Forwarding<'_>, done: &mut Reconciled) -> bool {
+    /// Writes who gets the broadcasts of each network.
+    pub async fn flood(&mut self, netlink: &Handle, to: Forwarding<'_>, done: &mut Reconciled) {
         for (vni, (ifindex, floods)) in &mut self.devices {
             let wanted = to.floods(*vni);
             for row in wanted.difference(&floods.clone()) {
@@ -198,6 +197,11 @@ impl SlowPath {
                 done.note(deleted, || format!("remove {row} from the FDB"));
             }
         }
+    }
+
+    /// Writes what is due, as far as it goes at a time; what the kernel refuses stays due. Returns whether the
+    /// rest is done.
+    pub async fn work(&mut self, netlink: &Handle, to: Forwarding<'_>, done: &mut Reconciled) -> bool {
         let mut requests = Vec::new();
         for key in self.due.iter().take(AT_A_TIME).copied().collect::<Vec<_>>() {
             match self.devices.get(&key.0) {
