@@ -40,7 +40,7 @@ pub struct SnapshotFile {
     port: u16,
     store: Store,
     /// What was written last.
-    written: Option<(Option<Uuid>, Arc<State>)>,
+    written: Option<(Option<Uuid>, Vec<NodeName>, Arc<State>)>,
     /// Writing failed: a full disk is worth one line, not thousands.
     complained: bool,
 }
@@ -54,6 +54,11 @@ struct Snapshot {
     /// Which store it is from: another one, or an older copy of it, is not to be believed.
     seen: Seen,
     revision: i64,
+    /// Nodes whose records are not the store's, and the revision since which they are waited for.
+    #[serde(default)]
+    awaited: Vec<NodeName>,
+    #[serde(default)]
+    awaited_since: i64,
     /// By their keys relative to the cluster's prefix.
     records: BTreeMap<String, Value>,
 }
@@ -98,6 +103,7 @@ impl SnapshotFile {
             }
             Ok(snapshot) => {
                 self.store.expect(snapshot.seen);
+                self.store.await_again(snapshot.awaited_since, &snapshot.awaited, &snapshot.records);
                 Some(state(&snapshot))
             }
             Err(error) => {
@@ -133,8 +139,10 @@ impl SnapshotFile {
     /// Keeps `state`, unless what would be kept is the same as before.
     fn keep(&mut self, state: &Arc<State>) {
         let seen = self.store.seen();
-        let same = |(cluster, old): &(Option<Uuid>, Arc<State>)| {
+        let awaited = self.store.awaited();
+        let same = |(cluster, names, old): &(Option<Uuid>, Vec<NodeName>, Arc<State>)| {
             *cluster == seen.cluster
+                && *names == awaited
                 && (&old.networks, &old.nodes, &old.endpoints)
                     == (&state.networks, &state.nodes, &state.endpoints)
         };
@@ -143,7 +151,7 @@ impl SnapshotFile {
         }
         match self.write(state, seen) {
             Ok(()) => {
-                self.written = Some((seen.cluster, Arc::clone(state)));
+                self.written = Some((seen.cluster, awaited, Arc::clone(state)));
                 self.complained = false;
             }
             Err(error) if !self.complained => {
@@ -162,6 +170,8 @@ impl SnapshotFile {
             node: self.node.clone(),
             seen,
             revision: state.revision,
+            awaited: self.store.awaited(),
+            awaited_since: self.store.awaited_since(),
             records: records(state, self.port)?,
         };
         let directory = self.path.parent().unwrap_or(Path::new("/"));
@@ -185,7 +195,8 @@ fn state(snapshot: &Snapshot) -> State {
     records.state(snapshot.revision)
 }
 
-fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Value>> {
+/// The records that a state was made from, by their keys relative to the cluster's prefix. `port` is this node's.
+pub fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Value>> {
     let mut records = BTreeMap::new();
     for (name, network) in &state.networks {
         records.insert(RecordKey::of_network(name), serde_json::to_value(network_record(network))?);

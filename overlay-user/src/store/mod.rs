@@ -5,6 +5,7 @@
 
 mod address;
 mod alive;
+mod awaited;
 mod call;
 mod cluster;
 mod connection;
@@ -21,6 +22,7 @@ mod node;
 mod options;
 mod pool;
 mod port;
+mod republish;
 mod value;
 mod watch;
 mod withdraw;
@@ -34,10 +36,11 @@ pub use follow::{Followed, StoreHealth};
 pub use identity::Seen;
 pub use network::{NetworkChange, NewNetwork};
 pub use options::{StoreOptions, TlsFiles};
+pub use republish::{Knowledge, Republished};
 
 use tokio::sync::Notify;
 
-use self::{call::Call, connection::Connection, identity::Identity, keys::Keys};
+use self::{awaited::Awaited, call::Call, connection::Connection, identity::Identity, keys::Keys};
 
 /// A handle on the store; clones share its connection.
 #[derive(Clone)]
@@ -50,6 +53,7 @@ struct Inner {
     keys: Keys,
     connection: Connection,
     identity: Identity,
+    awaited: Awaited,
     /// Everything is to be read again.
     read_again: Notify,
 }
@@ -62,8 +66,15 @@ impl Store {
         let options = Arc::new(options.checked()?);
         let keys = Keys::new(&options.cluster);
         let connection = Connection::new(Arc::clone(&options));
-        let (identity, read_again) = (Identity::default(), Notify::new());
-        Ok(Self { inner: Arc::new(Inner { options, keys, connection, identity, read_again }) })
+        let inner = Inner {
+            options,
+            keys,
+            connection,
+            identity: Identity::default(),
+            awaited: Awaited::default(),
+            read_again: Notify::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Which cluster was seen in the store and up to which revision, by this process or, if it was

@@ -122,6 +122,14 @@ async fn look(context: &Context, repair: bool) -> Report {
     }
     findings.extend(of_progress(context));
     findings.extend(of_membership(context));
+    findings.extend(context.store.awaited().iter().map(|node| {
+        Finding::warning(
+            Area::Node,
+            format!("{node} has not written its records into the store"),
+            "the store was lost, and what was known of it before stands",
+            format!("overlayctl repair --republish (on {node}), or overlayctl node rm {node}"),
+        )
+    }));
     let examined = match tokio::time::timeout(STORE_PATIENCE, context.store.examine()).await {
         Ok(Ok(examined)) => Some(examined),
         Ok(Err(error)) => {
