@@ -58,9 +58,9 @@ async fn knowledge(context: &Context) -> Result<Knowledge, ApiError> {
         return Err(ApiError::new(Kind::Conflict, error));
     }
     let mut present = BTreeSet::new();
-    for ((_, id), endpoint) in &state.endpoints {
-        if endpoint.node == context.node && device::exists(&id.host_device()).await? {
-            present.insert(id.clone());
+    for (_, endpoint) in state.endpoints.iter().filter(|(_, endpoint)| endpoint.node == context.node) {
+        if device::exists(&endpoint.id.host_device()).await? {
+            present.insert(endpoint.id.clone());
         }
     }
     let incarnation = match &*context.membership.borrow() {

@@ -12,7 +12,7 @@ use super::{AuditRequest, CounterRequest, Known, Progress, SightingRequest, Sour
 use crate::{
     datapath::{Applied, Datapath, DatapathError, Differences, Underlay},
     device::Mtus,
-    plan::{Plan, plan},
+    plan::{Plan, Planner},
     state::{NodeName, State},
     underlay::UnderlayFollower,
 };
@@ -53,6 +53,7 @@ struct Target {
 impl Reconciler {
     /// Runs until `cancel`. The data path is left as it is.
     pub async fn run(mut self, cancel: CancellationToken) {
+        let mut planner = Planner::new(self.node.clone());
         // What it was last brought to, and whether that went well.
         let mut last: Option<(Target, bool)> = None;
         // Until there is a state there is nothing to do.
@@ -86,7 +87,7 @@ impl Reconciler {
             }
             let Known { state, source } = self.known.borrow_and_update().clone();
             if state.revision > 0 {
-                let plan = plan(&state, &self.node);
+                let plan = planner.plan(&state);
                 let underlay = self.routed(&plan).await;
                 let target = Target { source, plan, underlay };
                 let (same, was_well) = match &last {
@@ -145,7 +146,7 @@ impl Reconciler {
         match outcome {
             Ok(Applied { changed, mut problems }) => {
                 if *source == Source::Store {
-                    problems.extend(self.mtus.bring_to(state, plan, underlay).await);
+                    problems.extend(self.mtus.bring_to(plan, underlay).await);
                 }
                 let revision = state.revision;
                 if repair && changed > 0 {

@@ -54,9 +54,9 @@ pub fn rows_of(plan: &Plan, network: &Network, underlay: &Underlay) -> BTreeSet<
         let addr = plan.vteps.get(node)?.addr;
         (addr.is_ipv6() == underlay.addr.is_ipv6()).then_some(addr)
     };
-    let unicast = network.endpoints.iter().filter_map(|(mac, endpoint)| match &endpoint.location {
+    let unicast = network.endpoints().filter_map(|(mac, endpoint)| match endpoint.location {
         Location::Local | Location::Port(_) => None,
-        Location::Remote(node) => Some(Row { mac: *mac, vtep: vtep_of(node)? }),
+        Location::Remote(node) => Some(Row { mac, vtep: vtep_of(node)? }),
     });
     let flood =
         network.members.iter().filter_map(|node| Some(Row { mac: MacAddr::default(), vtep: vtep_of(node)? }));

@@ -141,7 +141,7 @@ mod tests {
         (awaited, read)
     }
 
-    fn known(records: &RecordSet) -> (usize, usize) {
+    fn known(records: &mut RecordSet) -> (usize, usize) {
         let state = records.state(1);
         (state.nodes.len(), state.endpoints.len())
     }
@@ -150,11 +150,11 @@ mod tests {
     fn what_was_known_of_a_node_stands_until_it_lives() {
         let (awaited, mut records) = awaiting();
         Roll::new(&awaited).complete(&mut records);
-        assert_eq!(known(&records), (1, 1));
+        assert_eq!(known(&mut records), (1, 1));
         assert!(!awaited.written(&mut records, NODE.as_bytes()));
-        assert_eq!(known(&records), (1, 1), "its record is the store's now");
+        assert_eq!(known(&mut records), (1, 1), "its record is the store's now");
         assert!(awaited.written(&mut records, b"alive/n2"));
-        assert_eq!(known(&records), (1, 0), "it lives, and has not written its endpoint");
+        assert_eq!(known(&mut records), (1, 0), "it lives, and has not written its endpoint");
         assert_eq!(awaited.names(), []);
     }
 
@@ -165,7 +165,7 @@ mod tests {
             let mut roll = Roll::new(&awaited);
             roll.meet(b"alive/n2", revision);
             roll.complete(&mut records);
-            assert_eq!((known(&records).0, awaited.names().len()), (nodes, nodes));
+            assert_eq!((known(&mut records).0, awaited.names().len()), (nodes, nodes));
         }
     }
 

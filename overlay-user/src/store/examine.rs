@@ -155,7 +155,7 @@ impl Allocation {
             }
             let Ok(mac) = record.mac.parse::<MacAddr>() else { continue };
             let key = format!("macs/{network}/{}", mac.to_string().replace(':', ""));
-            if self.macs.get(&key).is_none_or(|holder| holder != id.as_str()) {
+            if self.macs.get(&key).is_none_or(|holder| *holder != id.to_string()) {
                 flaw(
                     format!("the MAC address {mac} of endpoint {id} in network {network} is not kept for it"),
                     attach_anew(id),

@@ -321,12 +321,12 @@ impl Store {
             let mut operations = Vec::new();
             let held = call.get(&mac_key).await?;
             match &held {
-                Some(held) if held.value() != id.as_str().as_bytes() => {
+                Some(held) if held.value() != id.to_string().as_bytes() => {
                     let holder = text(held.value());
                     return conflict(format!("the MAC address {mac} is endpoint {holder}'s now"));
                 }
                 Some(_) => {}
-                None => operations.push(TxnOp::put(mac_key.as_str(), id.as_str(), None)),
+                None => operations.push(TxnOp::put(mac_key.as_str(), id.to_string(), None)),
             }
             compares.push(unchanged(&mac_key, held.as_ref()));
             for &address in &record.addresses {

@@ -107,7 +107,7 @@ fn other_tunnels(links: &[Link], underlay: &Underlay, plan: &Plan) -> Vec<Findin
 fn left_behind(links: &[Link], state: &State, examined: Option<&Examined>) -> Vec<Finding> {
     let Some(examined) = examined else { return Vec::new() };
     let known = |id: &EndpointId| {
-        let recorded = |state: &State| state.endpoints.keys().any(|(_, other)| other == id);
+        let recorded = |state: &State| state.endpoints.iter().any(|(_, endpoint)| endpoint.id == *id);
         recorded(state) || recorded(&examined.state) || examined.in_the_making.contains(id)
     };
     let ids = links.iter().filter_map(|link| {

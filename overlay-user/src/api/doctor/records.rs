@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use imbl::{OrdMap, ordmap::DiffItem};
+
 use super::{Area, Finding};
 use crate::{api::Context, datapath::MOST_DIFFERENCES, state::State, store::StoreHealth};
 
@@ -58,32 +60,40 @@ fn difference(store: &State, followed: &State) -> BTreeMap<String, &'static str>
     } = store;
     sides(networks, &followed.networks, |name| format!("networks/{name}"), &mut differing);
     sides(nodes, &followed.nodes, |name| format!("nodes/{name}"), &mut differing);
-    sides(endpoints, &followed.endpoints, |(net, id)| format!("endpoints/{net}/{id}"), &mut differing);
+    followed.endpoints.compare(endpoints, |network, followed, store| {
+        let id = store.or(followed).map(|endpoint| &endpoint.id);
+        let Some(id) = id else { return };
+        differing.insert(format!("endpoints/{network}/{id}"), side(followed.is_some(), store.is_some()));
+    });
     sides(ports, &followed.ports, |(net, id)| format!("ports/{net}/{id}"), &mut differing);
     sides(learned, &followed.learned, |(net, mac)| format!("learned/{net}/{mac}"), &mut differing);
-    for node in alive.symmetric_difference(&followed.alive) {
-        differing.insert(format!("alive/{node}"), "what is followed differs from what etcd has");
+    for node in alive.clone().symmetric_difference(followed.alive.clone()) {
+        differing.insert(format!("alive/{node}"), side(true, true));
     }
     differing
 }
 
 fn sides<K: Ord, V: PartialEq>(
-    store: &BTreeMap<K, V>,
-    followed: &BTreeMap<K, V>,
+    store: &OrdMap<K, V>,
+    followed: &OrdMap<K, V>,
     key: impl Fn(&K) -> String,
     differing: &mut BTreeMap<String, &'static str>,
 ) {
-    for (name, record) in store {
-        match followed.get(name) {
-            None => drop(differing.insert(key(name), "etcd has it, what is followed has not")),
-            Some(other) if other != record => {
-                differing.insert(key(name), "what is followed differs from what etcd has");
-            }
-            Some(_) => {}
-        }
+    for item in followed.diff(store) {
+        let (name, how) = match item {
+            DiffItem::Add(name, _) => (name, side(false, true)),
+            DiffItem::Remove(name, _) => (name, side(true, false)),
+            DiffItem::Update { new: (name, _), .. } => (name, side(true, true)),
+        };
+        differing.insert(key(name), how);
     }
-    for name in followed.keys().filter(|name| !store.contains_key(name)) {
-        differing.insert(key(name), "it is followed, and etcd does not have it");
+}
+
+const fn side(is_followed: bool, is_in_store: bool) -> &'static str {
+    match (is_followed, is_in_store) {
+        (false, _) => "etcd has it, what is followed has not",
+        (_, false) => "it is followed, and etcd does not have it",
+        (true, true) => "what is followed differs from what etcd has",
     }
 }
 

@@ -65,7 +65,7 @@ pub use self::{
 use super::{Applied, Counters, Datapath, DatapathError, Differences, Mode, Sighting, Underlay};
 use crate::{
     Vni, netlink,
-    plan::{Location, Plan},
+    plan::Plan,
     state::{EndpointId, NodeName},
 };
 
@@ -431,7 +431,7 @@ fn connect() -> Result<netlink::Connection, DatapathError> {
 fn local_devices(plan: &Plan, problems: &mut Vec<String>) -> BTreeMap<EndpointId, u32> {
     let mut devices = BTreeMap::new();
     for network in plan.networks.values() {
-        for endpoint in network.endpoints.values().filter(|e| e.location == Location::Local) {
+        for endpoint in network.local.values() {
             let device = endpoint.id.host_device();
             match if_nametoindex(device.as_str()) {
                 Ok(ifindex) => drop(devices.insert(endpoint.id.clone(), ifindex)),

@@ -33,10 +33,10 @@ impl Names<'_> {
     #[must_use]
     pub fn endpoint(&self, vni: u32, mac: MacAddr) -> String {
         let network = self.network(vni);
-        let Some(endpoint) = self.planned(vni).and_then(|network| network.endpoints.get(&mac)) else {
+        let Some(endpoint) = self.planned(vni).and_then(|network| network.endpoint(mac)) else {
             return format!("{network}, MAC address {mac}");
         };
-        let place = match &endpoint.location {
+        let place = match endpoint.location {
             Location::Local => "here".to_owned(),
             Location::Port(_) => "behind a port here".to_owned(),
             Location::Remote(node) => format!("on {node}"),

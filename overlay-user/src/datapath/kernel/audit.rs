@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Devices, KernelDatapath, bridge, bridge_rows, connect, guard::Ruleset, list, local_endpoints, mtu,
-    neighbours, port,
+    Devices, KernelDatapath, bridge, bridge_rows, connect, guard::Ruleset, list, mtu, neighbours, port,
 };
 use crate::{
     datapath::{
@@ -38,7 +37,9 @@ impl KernelDatapath {
             // Without one of the two there is nothing to compare the rest with.
             let (Some(bridge), Some(vxlan)) = (bridge, vxlan) else { continue };
             let mut ports = BTreeMap::new();
-            let own = local_endpoints(network).map(|(mac, device)| (Some(mac), device, port::Kind::Endpoint));
+            let own = network.local.iter();
+            let own =
+                own.map(|(mac, endpoint)| (Some(*mac), endpoint.id.host_device(), port::Kind::Endpoint));
             for (mac, device, kind) in own.chain([(None, vxlan_device::name(*vni), port::Kind::Vxlan)]) {
                 // Endpoints without an interface are problems of the last apply already.
                 let Some(link) = links.iter().find(|link| link.name == device) else { continue };

@@ -84,7 +84,7 @@ impl KernelDatapath {
             .networks
             .iter()
             .flat_map(|(vni, network)| {
-                let ports = local_endpoints(network).map(|(_, device)| device);
+                let ports = network.local.values().map(|endpoint| endpoint.id.host_device());
                 ports.chain([vxlan_device::name(*vni)]).map(|port| (*vni, port))
             })
             .collect();
@@ -126,15 +126,16 @@ impl KernelDatapath {
         done.changed += vxlan_device::set_up(kernel, underlay, vni, vxlan).await?;
 
         let mut ports = BTreeMap::new();
-        for (mac, device) in local_endpoints(network) {
+        for (mac, endpoint) in &network.local {
+            let device = endpoint.id.host_device();
             if let Some(link) = links.iter().find(|link| link.name == device) {
                 port::ensure(kernel, link.ifindex, bridge, port::Kind::Endpoint, network.flooding(), done)
                     .await;
-                ports.insert(mac, link.ifindex);
+                ports.insert(*mac, link.ifindex);
             } else {
                 done.problems.push(format!(
                     "endpoint {} of network {} has no interface {device}: attach it again",
-                    network.endpoints[&mac].id, network.name
+                    endpoint.id, network.name
                 ));
             }
         }
@@ -306,21 +307,14 @@ fn mtu(network: &Network, underlay: &Underlay) -> u16 {
     network.mtu.unwrap_or(underlay.inner_mtu()).max(SMALLEST_MTU)
 }
 
-/// The endpoints of a network on this node: their MAC addresses and host side interfaces.
-fn local_endpoints(network: &Network) -> impl Iterator<Item = (MacAddr, String)> {
-    let local = network.endpoints.iter().filter(|(_, endpoint)| endpoint.location == Location::Local);
-    local.map(|(mac, endpoint)| (*mac, endpoint.id.host_device()))
-}
-
 /// The bridge's forwarding database: which port each endpoint is behind.
 fn bridge_rows(network: &Network, devices: &Devices) -> BTreeMap<MacAddr, u32> {
-    let port_of = |mac: &MacAddr, location: &Location| match location {
-        Location::Local => devices.ports.get(mac).copied(),
+    let port_of = |mac: MacAddr, location: Location<'_>| match location {
+        Location::Local => devices.ports.get(&mac).copied(),
         Location::Port(_) => None,
         Location::Remote(_) => Some(devices.vxlan),
     };
-    let rows = network.endpoints.iter();
-    rows.filter_map(|(mac, endpoint)| Some((*mac, port_of(mac, &endpoint.location)?))).collect()
+    network.endpoints().filter_map(|(mac, endpoint)| Some((mac, port_of(mac, endpoint.location)?))).collect()
 }
 
 fn connect() -> Result<netlink::Connection, DatapathError> {

@@ -43,13 +43,11 @@ pub(super) async fn read(kernel: &Handle) -> Result<Vec<NeighbourMessage>, Datap
 /// The entries a network needs on a bridge that has IPv6 or not. An endpoint has the link-local address
 /// of its MAC address too.
 pub(super) fn wanted(network: &Network, ipv6: bool) -> BTreeMap<IpAddr, MacAddr> {
-    let of_endpoint = |(mac, endpoint): (&MacAddr, &crate::plan::Endpoint)| {
-        let mac = *mac;
+    let all = network.endpoints().flat_map(|(mac, endpoint)| {
         let link_local = IpAddr::V6(Ipv6Addr::from(mac.link_local()));
-        let addresses = endpoint.addresses.clone().into_iter().chain([link_local]);
+        let addresses = endpoint.addresses.iter().copied().chain([link_local]);
         addresses.map(move |address| (address, mac))
-    };
-    let all = network.endpoints.iter().flat_map(of_endpoint);
+    });
     all.filter(|(address, _)| ipv6 || address.is_ipv4()).collect()
 }
 
