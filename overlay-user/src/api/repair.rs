@@ -34,7 +34,7 @@ pub async fn republish(Shared(context): Shared<Arc<Context>>) -> Result<Json<Rep
             StoreHealth::Lost(why) => return Err(ApiError::new(Kind::Unavailable, why)),
         }
         let knowledge = knowledge(&context).await?;
-        let done = context.store.republish(&knowledge).await?;
+        let mut done = context.store.republish(&knowledge).await?;
         tracing::info!(
             written = done.written,
             conflicts = done.conflicts.len(),
@@ -44,6 +44,8 @@ pub async fn republish(Shared(context): Shared<Arc<Context>>) -> Result<Json<Rep
             let mut followed = context.followed.clone();
             let synced = followed.wait_for(|followed| followed.health == StoreHealth::Synced);
             let _ = tokio::time::timeout(FOLLOWED_WITHIN, synced).await;
+            // Who was faster lives in what was read since.
+            done.awaited = context.store.awaited();
         }
         Ok(Json(done))
     })

@@ -1,7 +1,9 @@
 //! `overlayctl doctor`: whether what is agrees with what should be, from the store to the kernel.
 
+mod etcd;
 mod host;
 mod records;
+mod sockets;
 
 use std::{sync::Arc, time::Duration};
 
@@ -145,6 +147,7 @@ async fn look(context: &Context, repair: bool) -> Report {
     if let Some(examined) = &examined {
         findings.extend(of_allocation(context, examined));
         findings.extend(records::compare(context, &examined.state).await);
+        findings.extend(etcd::look(context).await);
     }
     let (of_host, notes) = host::look(context, examined.as_ref()).await;
     findings.extend(of_host);
