@@ -16,6 +16,7 @@ use netlink_packet_route::{
         LinkXdp, Stats64, XdpAttached,
     },
 };
+use nix::net::if_::if_indextoname;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
@@ -85,6 +86,15 @@ pub fn connect() -> io::Result<Connection> {
 pub async fn links(handle: &Handle) -> io::Result<Vec<Link>> {
     let messages: Vec<_> = handle.link().get().execute().try_collect().await.map_err(into_io)?;
     Ok(messages.into_iter().map(Link::from).collect())
+}
+
+/// The name of an interface of the caller's namespace, if there is such an interface.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "what is wrong with it is seen to here")]
+pub fn name_at(ifindex: u32) -> Option<String> {
+    // nix 0.31 does not see that the C library found none, and has an empty name then.
+    let name = if_indextoname(ifindex).ok()?.into_string().ok()?;
+    (!name.is_empty()).then_some(name)
 }
 
 /// The interface called `name`, if there is one.

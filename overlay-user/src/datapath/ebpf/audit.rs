@@ -6,7 +6,6 @@ use aya::{
     maps::{MapData, MapInfo},
     programs::{Program, ProgramInfo, SchedClassifier, TcAttachType, Xdp},
 };
-use nix::net::if_::if_indextoname;
 
 use super::{
     EbpfDatapath, filters,
@@ -16,6 +15,7 @@ use super::{
     object::failed,
     pins::{Pins, remove_file},
     redirect,
+    rows::{Local, Rows},
 };
 use crate::{
     Vni,
@@ -113,8 +113,8 @@ impl EbpfDatapath {
             self.audit_attachment(program, ifindex, &links, &mut found).await;
         }
         let redirected = redirect::taking(&self.netlink, &self.redirected, &mut Vec::new()).await;
-        let rows = self.rows(plan, underlay, &devices, &redirected, &slow);
-        let names = Names { plan, vteps: &self.vteps, slots: &self.slots };
+        let names = Names { plan, vteps: &self.local.vteps, slots: &self.local.slots };
+        let rows = Rows::of(plan, underlay, &Local { devices, redirected, slow, ..self.local.clone() });
         self.tables.audit(&rows, &names, &mut found)?;
         Ok(found)
     }
@@ -155,12 +155,12 @@ impl EbpfDatapath {
         slow: &BTreeMap<Vni, u32>,
     ) -> Vec<(&'static str, u32)> {
         let mut placements = vec![(UPLINK_IN, underlay.ifindex)];
-        if self.mode == Mode::Xdp {
+        if self.local.mode == Mode::Xdp {
             placements.push((UPLINK_XDP, underlay.ifindex));
         }
         placements.extend(devices.values().map(|ifindex| (ENDPOINT_IN, *ifindex)));
         placements.extend(slow.values().map(|ifindex| (SLOWPATH_IN, *ifindex)));
-        for port in self.ports.values() {
+        for port in self.local.ports.values() {
             placements.push((PORT_IN, port.ifindex));
             if port.status.mode == Mode::Xdp {
                 placements.push((PORT_XDP, port.ifindex));
@@ -248,7 +248,7 @@ impl EbpfDatapath {
 }
 
 fn is_in_tcx(ifindex: u32, program: u32) -> bool {
-    let device = if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    let device = netlink::name_at(ifindex);
     device.is_some_and(|device| {
         let there = SchedClassifier::query_tcx(&device, TcAttachType::Ingress);
         there.is_ok_and(|(_, programs)| programs.iter().any(|there| there.id() == program))

@@ -1,10 +1,8 @@
 //! What the keys of maps are called to an operator.
 
-use nix::net::if_::if_indextoname;
-
 use super::index::Indices;
 use crate::{
-    MacAddr, Vni,
+    MacAddr, Vni, netlink,
     plan::{Location, Network, Plan},
     state::{EndpointId, NodeName},
 };
@@ -66,6 +64,6 @@ impl Names<'_> {
 /// An interface by its index.
 #[must_use]
 pub fn device(ifindex: u32) -> String {
-    let name = if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    let name = netlink::name_at(ifindex);
     name.map_or_else(|| format!("interface {ifindex}, which is gone"), |name| format!("interface {name}"))
 }
