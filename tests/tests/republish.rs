@@ -128,7 +128,9 @@ fn what_somebody_else_made_meanwhile_is_not_written_over() {
     let (mut cluster, containers) = pair(Tc);
     let Cluster { nodes, etcd, wire } = &mut cluster;
     etcd.wipe(wire).unwrap();
-    nodes.iter().for_each(|node| store_is(node, "frozen").unwrap());
+    for node in nodes.iter() {
+        store_is(node, "frozen").unwrap();
+    }
     nodes[0].ctl(&["repair", "--republish"]).unwrap();
     store_is(&nodes[0], "synced").unwrap();
     // While the second node is frozen, its container's address is given to another.
@@ -154,7 +156,9 @@ fn a_node_that_never_comes_back_is_given_up() {
     let (mut cluster, containers) = pair(Tc);
     let Cluster { nodes, etcd, wire } = &mut cluster;
     etcd.wipe(wire).unwrap();
-    nodes.iter().for_each(|node| store_is(node, "frozen").unwrap());
+    for node in nodes.iter() {
+        store_is(node, "frozen").unwrap();
+    }
     nodes[0].ctl(&["repair", "--republish"]).unwrap();
     store_is(&nodes[0], "synced").unwrap();
     ping_all(&containers[0], &containers[1]).unwrap();

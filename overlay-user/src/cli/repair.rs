@@ -19,7 +19,7 @@ impl Show for Republished {
             );
         }
         for node in awaited {
-            text.push_str(&format!("to be done on {node} as well\n"));
+            text.extend(["to be done on ", node.as_str(), " as well\n"]);
         }
         text
     }

@@ -101,7 +101,7 @@ impl Awaited {
         }
         let Ok(RecordKey::Alive(node)) = RecordKey::parse(key) else { return false };
         let Some(known) = inner.nodes.remove(&node) else { return false };
-        known.keys().fold(false, |changed, key| records.delete(key.as_bytes()) || changed)
+        known.keys().filter(|key| records.delete(key.as_bytes())).count() > 0
     }
 
     /// Awaits a node no longer. Returns whether it was.

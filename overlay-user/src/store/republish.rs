@@ -169,6 +169,7 @@ impl Store {
     }
 
     /// Gives a node up that is awaited. Returns whether it was.
+    #[must_use]
     pub fn await_no_longer(&self, node: &NodeName) -> bool {
         let was = self.inner.awaited.forget(node);
         if was {

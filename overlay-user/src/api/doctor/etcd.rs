@@ -142,7 +142,7 @@ mod tests {
             (MemberStatus { errors: vec!["broken".into()], ..well() }, None, "reports an error"),
             (MemberStatus { size: 1800 << 20, used: 1700 << 20, ..well() }, None, "has 1800 MiB of 2048"),
             (MemberStatus { size: 300 << 20, used: 100 << 20, ..well() }, None, "uses less than half"),
-            (well(), Some(Duration::from_secs(60)), "differ by 60 s"),
+            (well(), Some(Duration::from_mins(1)), "differ by 60 s"),
         ] {
             let said = said(status, clock);
             assert!(said.len() == 1 && said[0].contains(says), "{said:?}");

@@ -19,7 +19,7 @@ pub fn holders(port: u16) -> Vec<String> {
 }
 
 /// The socket of a line of `/proc/net/udp`, if it is on the port: the second field is address and port in
-/// hexadecimal, the tenth the inode (Linux, Documentation/networking/proc_net_tcp.rst).
+/// hexadecimal, the tenth the inode (Linux, `Documentation/networking/proc_net_tcp.rst`).
 fn inode_on(line: &str, port: u16) -> Option<u64> {
     let mut fields = line.split_whitespace();
     let (_, local) = fields.nth(1)?.rsplit_once(':')?;
