@@ -81,6 +81,13 @@ impl Etcd {
         self.process = None;
     }
 
+    /// Kills it, takes its data away, and starts it anew at the same place.
+    pub fn wipe(&mut self, wire: &Wire) -> Result<()> {
+        self.kill();
+        fs::remove_dir_all(self.dir.join("data"))?;
+        self.restart(wire)
+    }
+
     /// Freezes it: connections stay, answers do not come.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)

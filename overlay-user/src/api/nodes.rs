@@ -8,7 +8,10 @@ use super::{
     AddStaticNode, ApiError, Context, Liveness, Named, Node,
     request::{Body, Name, to_the_end},
 };
-use crate::state::{NodeName, State};
+use crate::{
+    state::{NodeName, State},
+    store::StoreError,
+};
 
 pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Node>> {
     let state = context.state();
@@ -44,7 +47,12 @@ pub async fn remove(
     Name(name): Name<NodeName>,
 ) -> Result<Json<Named>, ApiError> {
     to_the_end(async move {
-        context.store.remove_node(&name).await?;
+        let awaited = context.store.await_no_longer(&name);
+        match context.store.remove_node(&name).await {
+            // All there was of it is what was known from before the store was lost.
+            Err(StoreError::NotFound(_)) if awaited => {}
+            removed => removed?,
+        }
         context.echo(|state| !state.nodes.contains_key(&name)).await;
         Ok(Json(Named { name: name.into() }))
     })

@@ -2,6 +2,7 @@
 //! more than one module needs.
 
 pub mod ipv6;
+pub mod offloads;
 pub mod xdp_features;
 
 use std::{io, ops::Deref};

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Store,
+    awaited::Roll,
     call::Call,
     connection::Connection,
     error::CallError,
@@ -160,17 +161,21 @@ impl Follower {
             put(&mut meta, keys.relative(kv.key()), &kv);
         }
         identity.check(&keys.meta(), meta.meta(), revision, floor).map_err(End::Frozen)?;
+        let mut roll = Roll::new(&self.store.inner.awaited);
         self.size = 0;
         self.records.begin();
         for range in keys.of_records() {
             let take = |page: Vec<KeyValue>| {
                 for kv in &page {
                     self.size += (kv.key().len() + kv.value().len()) as u64;
-                    put(&mut self.records, keys.relative(kv.key()), kv);
+                    let key = keys.relative(kv.key());
+                    put(&mut self.records, key, kv);
+                    roll.meet(key.unwrap_or_default(), kv.mod_revision());
                 }
             };
             call.pages_in(range, revision, take).await.map_err(lost)?;
         }
+        roll.complete(&mut self.records);
         self.records.end();
         self.revision = revision;
         Ok(())
@@ -217,7 +222,11 @@ impl Follower {
             };
             let key = self.store.keys().relative(kv.key());
             let changes = match event.event_type() {
-                EventType::Put => put(&mut self.records, key, kv),
+                EventType::Put => {
+                    let done =
+                        key.is_some_and(|key| self.store.inner.awaited.written(&mut self.records, key));
+                    put(&mut self.records, key, kv) || done
+                }
                 EventType::Delete => key.is_some_and(|key| self.records.delete(key)),
             };
             self.revision = self.revision.max(kv.mod_revision());
