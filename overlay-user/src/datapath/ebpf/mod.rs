@@ -16,6 +16,7 @@ mod learned;
 mod links;
 mod object;
 mod pins;
+mod port_table;
 mod ports;
 pub mod probe;
 mod redirect;
@@ -275,6 +276,7 @@ impl EbpfDatapath {
         };
         self.guard_endpoints(&devices, &mut applied.problems).await;
         self.guard_ports(&mut applied.problems).await;
+        self.learned.judge_anew()?;
         if extent == Extent::Missing {
             // Rows of others may be a newer plan's: they keep their numbers and are looked at again.
             self.adopted = false;
@@ -282,6 +284,7 @@ impl EbpfDatapath {
         }
         let problems = applied.problems.len();
         applied.changed += self.tables.remove(&rows, &mut applied.problems);
+        self.learned.judge_anew()?;
         if applied.problems.len() == problems {
             self.vteps.settle();
             self.slots.settle();

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use overlay_ebpf::abi::{
-    Addr, Bucket, Config, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Vtep,
+    Addr, Bucket, Config, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Vtep,
 };
 
-use super::{array::ArrayTable, devices::DeviceTable, endpoints::EndpointTable, rows::Rows, table::Table};
+use super::{
+    array::ArrayTable, devices::DeviceTable, endpoints::EndpointTable, port_table::PortTable, rows::Rows,
+    table::Table,
+};
 use crate::datapath::DatapathError;
 
 /// Every map the daemon writes.
@@ -27,7 +30,8 @@ pub struct Tables {
     members: Table<MemberKey, Member>,
     flood_vteps: Table<FloodKey, u32>,
     flood_ports: Table<FloodKey, u32>,
-    ports: Table<u32, Port>,
+    /// `ports` and `port_rows`
+    ports: PortTable,
     redirect_targets: DeviceTable,
 }
 
@@ -49,7 +53,7 @@ impl Tables {
             members: Table::open(ebpf, "members")?,
             flood_vteps: Table::open(ebpf, "flood_vteps")?,
             flood_ports: Table::open(ebpf, "flood_ports")?,
-            ports: Table::open(ebpf, "ports")?,
+            ports: PortTable::open(ebpf)?,
             redirect_targets: DeviceTable::open(ebpf, "redirect_targets")?,
         })
     }
