@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::{
     mount::{MsFlags, mount},
     sys::{
@@ -18,6 +18,7 @@ use nix::{
         statfs::{BPF_FS_MAGIC, statfs},
     },
 };
+use overlay_user::api::{Finding, Report};
 use serde_json::Value;
 
 use crate::{
@@ -49,6 +50,7 @@ pub struct Node {
     port: Port,
     daemon: Option<Process>,
     datapath: Datapath,
+    program: &'static str,
     arguments: Vec<String>,
     dir: PathBuf,
     bpffs: PathBuf,
@@ -92,6 +94,7 @@ impl Node {
             port,
             daemon: None,
             datapath,
+            program: "overlayd",
             arguments,
             dir,
             bpffs,
@@ -168,6 +171,12 @@ impl Node {
         self.datapath = datapath;
     }
 
+    /// Takes another program for the daemon from the next start on: `overlayd-next` is one whose maps have
+    /// the next schema.
+    pub const fn run_by(&mut self, program: &'static str) {
+        self.program = program;
+    }
+
     /// Runs `overlayd --purge` for this node.
     pub fn purge(&self) -> Result<()> {
         exec::output(self.overlayd(&[])?.arg("--purge")).map(|_| ())
@@ -175,7 +184,7 @@ impl Node {
 
     /// The daemon's command line, behind `wrapper`.
     pub fn overlayd(&self, wrapper: &[&str]) -> Result<Command> {
-        let overlayd = program("overlayd")?;
+        let overlayd = program(self.program)?;
         let mut words = wrapper.iter().map(AsRef::as_ref).chain([overlayd.as_os_str()]);
         let mut command = self.netns.command(words.next().unwrap_or_default());
         command.args(words).args(["--datapath", &self.datapath.to_string()]).args(&self.arguments);
@@ -256,6 +265,20 @@ impl Node {
         let output = self.try_ctl(&["-o", "json", "status"])?;
         let said = || String::from_utf8_lossy(&output.stderr).into_owned();
         serde_json::from_slice(&output.stdout).with_context(said)
+    }
+
+    /// What `overlayctl doctor` finds; `more` goes to it.
+    pub fn doctor(&self, more: &[&str]) -> Result<Vec<Finding>> {
+        let output = self.try_ctl(&[&["-o", "json", "doctor"], more].concat())?;
+        let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+        let report: Report = serde_json::from_slice(&output.stdout).with_context(said)?;
+        ensure!(
+            output.status.code() == Some(i32::from(!report.findings.is_empty())),
+            "doctor ended with {} and found {:?}",
+            output.status,
+            report.findings
+        );
+        Ok(report.findings)
     }
 
     /// How many packets had `outcome` at `hook`.

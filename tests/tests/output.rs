@@ -131,7 +131,7 @@ fn the_json_of_every_command_has_what_its_table_has() {
     let parts = ["endpoints_local", "endpoints_remote", "peers", "problems", "rejected", "counters"];
     has(&["status"], &status, &parts);
     has(&["status"], &status["uplink"], &["name", "address", "driver", "mtu", "port"]);
-    has(&["status"], &status["datapath"], &["mode", "reason", "apply_ms"]);
+    has(&["status"], &status["datapath"], &["mode", "reason", "apply_ms", "rows_changed"]);
     has(&["status"], &status["store"], &["state", "reason", "revision", "applied"]);
     has(&["status"], &status["peers"], &["name", "address", "datapath", "state", "routed", "traffic"]);
     let counter = ["hook", "outcome", "class", "packets", "bytes", "explanation"];

@@ -89,6 +89,20 @@ fn the_kernel_forwards_on_whatever_becomes_of_the_daemon() {
 }
 
 #[test]
+fn a_daemon_that_finds_all_as_it_should_be_changes_nothing() {
+    for datapath in [Xdp, Tc] {
+        let (mut cluster, _containers) = pair(datapath);
+        let node = &mut cluster.nodes[0];
+        let rows_changed = |node: &Node| node.status().unwrap()["datapath"]["rows_changed"].as_u64().unwrap();
+        assert!(rows_changed(node) > 0);
+        node.stop().unwrap();
+        node.launch().unwrap();
+        node.wait_ready().unwrap();
+        assert_eq!(rows_changed(node), 0, "{datapath}: {}", node.log());
+    }
+}
+
+#[test]
 fn changes_made_while_a_daemon_was_away_are_applied_when_it_returns() {
     let (mut cluster, containers) = pair(Xdp);
     let moved = Container::attach(&cluster.nodes[1], BLUE.name, "moved", &[]).unwrap();

@@ -389,6 +389,8 @@ pub struct DatapathStatus {
     pub reason: String,
     /// How long it took to bring it to the newest state, in milliseconds.
     pub apply_ms: Option<u64>,
+    /// Rows and kernel objects changed since overlayd started: none if it found all as it should be.
+    pub rows_changed: u64,
 }
 
 /// The store as this node sees it.

@@ -13,8 +13,8 @@ use crate::state::{NodeName, State};
 pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Node>> {
     let state = context.state();
     let mut endpoints: BTreeMap<&NodeName, usize> = BTreeMap::new();
-    for endpoint in state.endpoints.values() {
-        *endpoints.entry(&endpoint.node).or_default() += 1;
+    for (node, count) in state.endpoints.by_node() {
+        *endpoints.entry(node).or_default() += count;
     }
     let nodes = state.nodes.iter().map(|(name, node)| Node {
         name: name.clone(),

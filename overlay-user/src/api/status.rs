@@ -50,7 +50,8 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
     degraded.extend(unrouted.map(|p| no_route(p, &underlay.name)));
     degraded.dedup();
 
-    let local = state.endpoints.values().filter(|endpoint| endpoint.node == context.node).count();
+    let local =
+        state.endpoints.by_node().filter(|(node, _)| **node == context.node).map(|(_, count)| count).sum();
     Json(Status {
         health: if degraded.is_empty() { Health::Healthy } else { Health::Degraded },
         degraded,
@@ -68,6 +69,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
             mode: context.mode,
             reason: context.reason.clone(),
             apply_ms: progress.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            rows_changed: progress.changed,
         },
         store,
         networks: state.networks.len(),
@@ -75,7 +77,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         endpoints_remote: state.endpoints.len() - local,
         peers,
         problems: progress.problems,
-        rejected: state.rejected.clone(),
+        rejected: (*state.rejected).clone(),
         rejected_more: state.rejected_more,
         counters: outcomes(&counters),
     })

@@ -69,6 +69,7 @@ fn status() -> Status {
             mode: Mode::Kernel,
             reason: "--datapath kernel".to_owned(),
             apply_ms: Some(3),
+            rows_changed: 12,
         },
         store: StoreStatus {
             state: StoreState::Lost,

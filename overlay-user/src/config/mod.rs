@@ -8,6 +8,7 @@ use std::{
     fmt::Display,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::unistd::gethostname;
@@ -35,6 +36,9 @@ const MIN_MTU: u16 = 576;
 
 /// Endpoints that fit in 1 GiB of maps.
 const MAX_ENDPOINTS: u32 = 1 << 20;
+
+/// In seconds: what somebody else broke is not broken for long, and looking costs little.
+const VERIFY_EVERY: u16 = 30;
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -65,6 +69,10 @@ pub struct Config {
     pub log: String,
     /// Room for endpoints in the maps.
     pub max_endpoints: u32,
+    /// The schema of the maps: this version's, whatever the operator says.
+    pub map_schema: u32,
+    /// How often everything in the kernel is compared though nothing seems to have changed.
+    pub verify_every: Duration,
 }
 
 /// A setting that cannot be used: one line that names the flag and the cure.
@@ -145,6 +153,10 @@ impl Config {
         if !(1..=MAX_ENDPOINTS).contains(&max_endpoints) {
             return Err(value("max-endpoints", max_endpoints, format!("give 1 to {MAX_ENDPOINTS}")));
         }
+        let verify_every = options.verify_every.unwrap_or(VERIFY_EVERY);
+        if verify_every == 0 {
+            return Err(value("verify-every", verify_every, "give 1 to 65535 seconds"));
+        }
         Ok(Self {
             node: node_name(options.node)?,
             store,
@@ -159,6 +171,8 @@ impl Config {
             bpffs: options.bpffs.unwrap_or_else(|| "/sys/fs/bpf/overlay".into()),
             log: options.log.unwrap_or_else(|| "info".to_owned()),
             max_endpoints,
+            map_schema: overlay_ebpf::abi::SCHEMA,
+            verify_every: Duration::from_secs(verify_every.into()),
         })
     }
 

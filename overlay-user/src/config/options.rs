@@ -95,6 +95,10 @@ pub struct Options {
     /// Room for endpoints, of the whole cluster, in this node's maps [default: 65536]
     #[arg(long, env = "OVERLAY_MAX_ENDPOINTS", value_name = "N")]
     pub max_endpoints: Option<u32>,
+
+    /// How often all in the kernel is compared with what should be there, and repaired [default: 30]
+    #[arg(long, env = "OVERLAY_VERIFY_EVERY", value_name = "SECONDS")]
+    pub verify_every: Option<u16>,
 }
 
 impl Options {
@@ -121,6 +125,7 @@ impl Options {
             bpffs: self.bpffs.or(weaker.bpffs),
             log: self.log.or(weaker.log),
             max_endpoints: self.max_endpoints.or(weaker.max_endpoints),
+            verify_every: self.verify_every.or(weaker.verify_every),
         }
     }
 }

@@ -53,6 +53,7 @@ fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
         bpffs = "/b"
         log = "debug"
         max-endpoints = 99
+        verify-every = 7
     "#;
     let from_file = file(all).unwrap();
     let keys: Vec<_> = all.lines().filter_map(|line| line.trim().split_once(" = ")).map(|(k, _)| k).collect();
@@ -85,6 +86,7 @@ fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
         "--bpffs=/b",
         "--log=debug",
         "--max-endpoints=99",
+        "--verify-every=7",
     ]);
     assert_eq!(from_file, same);
     // Whatever one source says goes before the other, for each of them.
@@ -103,6 +105,7 @@ fn flags_go_before_the_file_and_the_file_before_defaults() {
     assert_eq!(config.store.cluster, "default");
     assert_eq!(config.socket(), Path::new(DEFAULT_SOCKET));
     assert_eq!((config.mtu, config.max_endpoints), (None, 65536));
+    assert_eq!(config.verify_every.as_secs(), 30);
 }
 
 #[test]
@@ -136,6 +139,7 @@ fn values_that_cannot_be_used_name_the_flag_and_the_cure() {
         (&["--port", "0"], "--port \"0\": give a UDP port of 1 to 65535, the same on every node"),
         (&["--mtu", "100"], "--mtu \"100\": give auto, or 576 to 65535 bytes"),
         (&["--max-endpoints", "0"], "--max-endpoints \"0\": give 1 to 1048576"),
+        (&["--verify-every", "0"], "--verify-every \"0\": give 1 to 65535 seconds"),
         (
             &["--underlay", "an interface"],
             "--underlay \"an interface\": give the name of an interface or an address of one",

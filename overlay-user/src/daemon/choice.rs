@@ -24,6 +24,7 @@ pub struct Chosen {
 /// # Errors
 /// If what was asked for does not work here. `auto` always finds one.
 pub async fn choose(config: &Config, underlay: &Underlay) -> Result<Chosen, DatapathError> {
+    ebpf::check_schema(&config.bpffs, config.map_schema)?;
     let asked = |choice: DatapathChoice| format!("--datapath {choice}");
     match config.datapath {
         DatapathChoice::Kernel => fall_back(config, asked(DatapathChoice::Kernel)).await,
@@ -37,6 +38,10 @@ async fn automatic(config: &Config, underlay: &Underlay) -> Result<Chosen, Datap
     let Underlay { name, driver, .. } = underlay;
     let why_tc = match better_without_xdp(driver) {
         Some(why) => format!("{name} is a {driver}: {why}"),
+        // Whether XDP works is tried by putting it there, which has to wait for the maps.
+        None if ebpf::is_under_way(&config.bpffs, config.map_schema, Mode::Tc, underlay.ifindex)? => {
+            "an older overlayd, which is being replaced, ran tc: the next start tries XDP".to_owned()
+        }
         None => {
             match bpf(config, Mode::Xdp, underlay, format!("native XDP works on {name} ({driver})")).await {
                 Ok(chosen) => return Ok(chosen),
@@ -70,8 +75,10 @@ async fn bpf(
     let options = ebpf::Options {
         bpffs: config.bpffs.clone(),
         max_endpoints: config.max_endpoints,
+        verify_every: config.verify_every,
         ignore_reserved_bits: config.reserved_bits == ReservedBits::Ignore,
         features: Features::probe(),
+        schema: config.map_schema,
     };
     let datapath = EbpfDatapath::start(options, mode, underlay)?;
     kernel::leave().await?;

@@ -13,7 +13,7 @@ mod snapshot;
 use std::{io, sync::Arc};
 
 pub use choice::{Chosen, choose};
-pub use progress::{CounterRequest, Known, Membership, Progress, SightingRequest, Source};
+pub use progress::{AuditRequest, CounterRequest, Known, Membership, Progress, SightingRequest, Source};
 pub use purge::purge;
 use snapshot::SnapshotFile;
 use tokio::sync::{mpsc, watch};
@@ -89,6 +89,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let (membership, membership_seen) = watch::channel(Membership::Joining(None));
     let (counters, counter_requests) = mpsc::channel(COUNTER_REQUESTS);
     let (sightings, sighting_requests) = mpsc::channel(1);
+    let (audits, audit_requests) = mpsc::channel(1);
 
     let reconciler = reconcile::Reconciler {
         node: node.clone(),
@@ -99,9 +100,11 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         progress,
         counter_requests,
         sighting_requests,
+        audit_requests,
         applied,
         mtus: device::Mtus::default(),
         unrouted: false,
+        pace: pace::Pace::new(config.verify_every),
     };
     tasks.spawn(reconciler.run(cancel.clone()));
     let member = membership::Member {
@@ -132,6 +135,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         progress: progress_seen,
         membership: membership_seen,
         counters,
+        audits,
         mode,
         reason,
     };

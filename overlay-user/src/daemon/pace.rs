@@ -6,20 +6,24 @@ use std::time::Duration;
 const LEAST: Duration = Duration::from_millis(200);
 const GREATEST: Duration = Duration::from_secs(5);
 
-/// How often everything is compared with the kernel though nothing seems to have changed.
-const UNDISTURBED: Duration = Duration::from_secs(30);
-
 /// Waits that double from failure to failure.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pace {
     failures: u32,
+    /// How long a success is taken to last.
+    undisturbed: Duration,
 }
 
 impl Pace {
+    /// A pace at which everything is looked at again each `undisturbed` though nothing seems to have changed.
+    pub const fn new(undisturbed: Duration) -> Self {
+        Self { failures: 0, undisturbed }
+    }
+
     /// How long to wait after an attempt that went well.
     pub fn after_success(&mut self) -> Duration {
         self.failures = 0;
-        UNDISTURBED
+        self.undisturbed
     }
 
     /// How long to wait after one that did not.
@@ -36,10 +40,11 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_five_seconds_and_begin_anew_after_success() {
-        let mut pace = Pace::default();
+        let undisturbed = Duration::from_secs(30);
+        let mut pace = Pace::new(undisturbed);
         let waits: Vec<_> = (0..7).map(|_| pace.after_failure().as_millis()).collect();
         assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(pace.after_success(), UNDISTURBED);
+        assert_eq!(pace.after_success(), undisturbed);
         assert_eq!(pace.after_failure(), LEAST);
     }
 }

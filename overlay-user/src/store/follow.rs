@@ -89,6 +89,11 @@ impl Store {
         tokio::spawn(async move { cancel.run_until_cancelled(Box::pin(follower.run())).await });
         receiver
     }
+
+    /// Has everything be read again now.
+    pub fn read_again(&self) {
+        self.inner.read_again.notify_one();
+    }
 }
 
 // === impl Follower ===
@@ -105,7 +110,8 @@ impl Follower {
                 End::Frozen(why) => self.freeze(why),
             }
             pause = if begun.elapsed() > longest * 2 { shortest } else { (pause * 2).min(longest) };
-            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            let pausing = sleep(pause.mul_f64(rand::random_range(0.5..1.0)));
+            tokio::select! { () = pausing => {}, () = self.store.inner.read_again.notified() => {} }
         }
     }
 
@@ -154,8 +160,13 @@ impl Follower {
     /// Follows the changes of a watch.
     async fn follow(&mut self, mut watch: Watch) -> End {
         let reread = Instant::now() + REREAD.mul_f64(rand::random_range(1.0..1.2));
+        let store = self.store.clone();
         loop {
-            match timeout_at(reread, watch.next()).await {
+            let next = tokio::select! {
+                next = timeout_at(reread, watch.next()) => next,
+                () = store.inner.read_again.notified() => return End::Again("it was asked for".to_owned()),
+            };
+            match next {
                 Ok(Ok(batch)) => {
                     let newest = batch.iter().filter_map(|response| self.apply(response)).max();
                     let meta = self.store.keys().meta();

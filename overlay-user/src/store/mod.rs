@@ -10,6 +10,7 @@ mod cluster;
 mod connection;
 mod endpoint;
 mod error;
+mod examine;
 mod follow;
 mod holder;
 mod identity;
@@ -28,10 +29,13 @@ use std::sync::Arc;
 
 pub use address::{Reservation, ReservedAddress};
 pub use error::StoreError;
+pub use examine::{Examined, Flaw};
 pub use follow::{Followed, StoreHealth};
 pub use identity::Seen;
 pub use network::{NetworkChange, NewNetwork};
 pub use options::{StoreOptions, TlsFiles};
+
+use tokio::sync::Notify;
 
 use self::{call::Call, connection::Connection, identity::Identity, keys::Keys};
 
@@ -46,6 +50,8 @@ struct Inner {
     keys: Keys,
     connection: Connection,
     identity: Identity,
+    /// Everything is to be read again.
+    read_again: Notify,
 }
 
 // === impl Store ===
@@ -56,7 +62,8 @@ impl Store {
         let options = Arc::new(options.checked()?);
         let keys = Keys::new(&options.cluster);
         let connection = Connection::new(Arc::clone(&options));
-        Ok(Self { inner: Arc::new(Inner { options, keys, connection, identity: Identity::default() }) })
+        let (identity, read_again) = (Identity::default(), Notify::new());
+        Ok(Self { inner: Arc::new(Inner { options, keys, connection, identity, read_again }) })
     }
 
     /// Which cluster was seen in the store and up to which revision, by this process or, if it was

@@ -6,7 +6,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use overlay_user::{
     datapath::{
         Counters, Datapath as _, Mode, Underlay,
-        ebpf::{self, EbpfDatapath, Features, Options},
+        ebpf::{self, EbpfDatapath, Features, Options, SCHEMA},
     },
     plan::Plan,
 };
@@ -28,8 +28,10 @@ impl Bpffs {
         Options {
             bpffs: self.0.clone(),
             max_endpoints: 64,
+            verify_every: Duration::from_secs(30),
             ignore_reserved_bits: false,
             features: Features::probe(),
+            schema: SCHEMA,
         }
     }
 }
@@ -99,6 +101,28 @@ fn an_endpoint_that_is_withdrawn_does_not_reach_the_host() {
     // It is no more than withdrawn.
     apply_once(node, &bpffs, Mode::Tc, &underlay, &plan);
     assert!(pings(&one, 2));
+}
+
+#[test]
+fn an_interface_that_is_gone_leaves_no_pin() {
+    let mut cluster = Cluster::new(1);
+    let (_one, two) = (cluster.attach(0, 1), cluster.attach(0, 2));
+    let (plan, underlay) = (cluster.plan(0), cluster.underlay(0));
+    let node = &cluster.nodes[0].netns;
+    let bpffs = Bpffs::new("gone");
+    let pins = || {
+        let pins = std::fs::read_dir(bpffs.0.join("v1/links")).unwrap();
+        let names = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("endpoint_in-")).count()
+    };
+    apply_once(node, &bpffs, Mode::Tc, &underlay, &plan);
+    assert_eq!(pins(), 2);
+    two.ip("link del eth0");
+    node.run(async || {
+        let mut datapath = EbpfDatapath::start(bpffs.options(), Mode::Tc, &underlay).unwrap();
+        datapath.apply(&plan, &underlay).await.unwrap();
+    });
+    assert_eq!(pins(), 1);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use nix::net::if_::if_indextoname;
 use rtnetlink::LinkUnspec;
 
 use super::{
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     Vni,
     datapath::{Applied, DatapathError, Mode, PortStatus, Underlay, vxlan_device},
+    netlink,
     plan::Plan,
     state::EndpointId,
 };
@@ -24,15 +24,34 @@ impl EbpfDatapath {
     pub(super) fn attach_uplink(&mut self, underlay: &Underlay) -> Result<(), DatapathError> {
         let Underlay { ifindex, name, .. } = underlay;
         self.attach(UPLINK_IN, name, *ifindex)?;
-        if self.mode == Mode::Xdp && !self.attached.contains(&(UPLINK_XDP, *ifindex)) {
-            links::attach_xdp(&mut self.ebpf, &self.pins, UPLINK_XDP, name, *ifindex)?;
-            self.attached.insert((UPLINK_XDP, *ifindex));
+        if self.mode == Mode::Xdp && self.former.is_empty() {
+            self.attach_xdp(UPLINK_XDP, name, *ifindex)?;
         }
         Ok(())
     }
 
-    fn attach(&mut self, program: &'static str, device: &str, ifindex: u32) -> Result<(), DatapathError> {
+    pub(super) fn attach_xdp(
+        &mut self,
+        program: &'static str,
+        device: &str,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
         if !self.attached.contains(&(program, ifindex)) {
+            links::attach_xdp(&mut self.ebpf, &self.pins, program, device, ifindex)?;
+            self.attached.insert((program, ifindex));
+        }
+        Ok(())
+    }
+
+    /// Leaves what an older daemon's program does to that.
+    pub(super) fn attach(
+        &mut self,
+        program: &'static str,
+        device: &str,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
+        let by_former = self.former.iter().any(|former| former.has(program, ifindex));
+        if !by_former && !self.attached.contains(&(program, ifindex)) {
             let tcx = self.options.features.tcx;
             links::attach_tc(&mut self.ebpf, &self.pins, tcx, program, device, ifindex)?;
             self.attached.insert((program, ifindex));
@@ -110,9 +129,9 @@ impl EbpfDatapath {
                 problems.push(format!("port {id}: {error}"));
                 continue;
             }
-            if status.mode == Mode::Xdp && !self.attached.contains(&(PORT_XDP, *ifindex)) {
-                match links::attach_xdp(&mut self.ebpf, &self.pins, PORT_XDP, device, *ifindex) {
-                    Ok(()) => drop(self.attached.insert((PORT_XDP, *ifindex))),
+            if status.mode == Mode::Xdp {
+                match self.attach_xdp(PORT_XDP, device, *ifindex) {
+                    Ok(()) => {}
                     Err(error) if port.xdp_demanded => problems.push(format!("port {id}: {error}")),
                     Err(error) => *status = PortStatus { mode: Mode::Tc, reason: error.to_string() },
                 }
@@ -143,7 +162,7 @@ impl EbpfDatapath {
         let mut changed = 0;
         for (program, ifindex) in self.pins.attached()? {
             let needed = match program.as_str() {
-                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || if_indextoname(ifindex).is_ok(),
+                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || netlink::name_at(ifindex).is_some(),
                 SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
                 UPLINK_IN => ifindex == underlay.ifindex,
                 UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
@@ -155,7 +174,7 @@ impl EbpfDatapath {
                 _ => false,
             };
             if !needed {
-                if program == PORT_IN && if_indextoname(ifindex).is_ok() {
+                if program == PORT_IN && netlink::name_at(ifindex).is_some() {
                     // It is its owner's again; what fails is gone.
                     let _ = ports::open(&self.netlink, ifindex, false).await;
                 }

@@ -7,16 +7,14 @@ use std::{
 
 use nix::{
     mount::{MsFlags, mount},
-    net::if_::if_indextoname,
     sys::statfs::{FsType, statfs},
 };
-use overlay_ebpf::abi::SCHEMA;
 
 use super::{
     filters,
     links::{PORT_XDP, UPLINK_XDP},
 };
-use crate::datapath::DatapathError;
+use crate::{datapath::DatapathError, netlink};
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
@@ -26,27 +24,75 @@ const BPF_FS: FsType = FsType(0xcafe_4a11);
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
+    schema: u32,
 }
 
 impl Pins {
-    /// Makes the directory, and mounts a BPF file system there if there is none.
+    /// Makes the directory for a schema, and mounts a BPF file system there if there is none.
     ///
     /// # Errors
     /// If the file system cannot be mounted or written.
-    pub fn open(bpffs: &Path) -> Result<Self, DatapathError> {
+    pub fn open(bpffs: &Path, schema: u32) -> Result<Self, DatapathError> {
         ensure_mounted(bpffs)?;
-        let pins = Self { root: bpffs.join(format!("v{SCHEMA}")) };
+        let pins = Self { root: bpffs.join(format!("v{schema}")), schema };
         for dir in [pins.programs(), pins.links(), pins.filters()] {
             fs::create_dir_all(&dir).map_err(failed("create the pin directory", &dir))?;
         }
         Ok(pins)
     }
 
-    /// The directory of a former daemon, if there is one.
+    /// The directories of former daemons, whatever their schema.
+    ///
+    /// # Errors
+    /// If the directory they are in cannot be read.
+    pub fn existing(bpffs: &Path) -> Result<Vec<Self>, DatapathError> {
+        let entries = match fs::read_dir(bpffs) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(failed("read", bpffs))?,
+        };
+        let pins = |entry: io::Result<fs::DirEntry>| {
+            let root = entry.ok()?.path();
+            let schema = root.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()?;
+            root.is_dir().then_some(Self { root, schema })
+        };
+        Ok(entries.filter_map(pins).collect())
+    }
+
+    /// The schema of its maps.
     #[must_use]
-    pub fn existing(bpffs: &Path) -> Option<Self> {
-        let pins = Self { root: bpffs.join(format!("v{SCHEMA}")) };
-        pins.root.is_dir().then_some(pins)
+    pub const fn schema(&self) -> u32 {
+        self.schema
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether a program is on an interface by a link or filter of this directory.
+    #[must_use]
+    pub fn has(&self, program: &str, ifindex: u32) -> bool {
+        self.link(program, ifindex).exists() || self.filter(program, ifindex).exists()
+    }
+
+    /// Makes the link or filter of another directory this one's. What it runs stays as it is.
+    ///
+    /// # Errors
+    /// If it cannot be moved.
+    pub fn take(&self, former: &Self, program: &str, ifindex: u32) -> Result<(), DatapathError> {
+        for (from, to) in [
+            (former.link(program, ifindex), self.link(program, ifindex)),
+            (former.filter(program, ifindex), self.filter(program, ifindex)),
+        ] {
+            match fs::rename(&from, &to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("take over the pin", &from)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The pin of a map.
@@ -98,8 +144,8 @@ impl Pins {
     pub fn detach(&self, program: &str, ifindex: u32) -> Result<(), DatapathError> {
         let filter = self.filter(program, ifindex);
         if filter.exists() {
-            if let Ok(device) = if_indextoname(ifindex) {
-                filters::detach(program, &device.to_string_lossy())?;
+            if let Some(device) = netlink::name_at(ifindex) {
+                filters::detach(program, &device)?;
             }
             remove_file(&filter)?;
         }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::Ebpf;
 use overlay_ebpf::abi::{PORT_ROWS, Port, PortRow};
 
-use super::{array::ArrayTable, table::Table};
-use crate::datapath::DatapathError;
+use super::{array::ArrayTable, names, table::Table};
+use crate::datapath::{DatapathError, Differences};
 
 /// The two maps, kept alike.
 pub struct PortTable {
@@ -35,6 +35,22 @@ impl PortTable {
         self.resting.clear();
         self.near.reread()?;
         self.table.reread()
+    }
+
+    /// Compares what the maps have now with `want`.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn audit(&self, want: &BTreeMap<u32, Port>, found: &mut Differences) -> Result<(), DatapathError> {
+        self.table.audit(want, Port::eq, |ifindex| names::device(*ifindex), found)?;
+        let near = self.near.rows().iter().filter_map(|(place, PortRow { ifindex, .. })| {
+            want.get(ifindex).map(|port| (*place, PortRow { port: *port, ifindex: *ifindex }))
+        });
+        let device = |place| {
+            let row = self.near.rows().get(&place);
+            row.map_or_else(|| format!("row {place}"), |row| names::device(row.ifindex))
+        };
+        self.near.audit(&near.collect(), device, found)
     }
 
     /// Adds and changes rows towards `want`; returns how many.
