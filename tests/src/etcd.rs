@@ -21,6 +21,7 @@ const READY: Duration = Duration::from_secs(20);
 /// One etcd with its data.
 pub struct Etcd {
     process: Option<Process>,
+    arguments: Vec<String>,
     dir: PathBuf,
     _undo: Undo,
 }
@@ -29,10 +30,16 @@ impl Etcd {
     /// Starts one at the wire's own address. The wire's namespace is its alone, so the usual ports
     /// are free.
     pub fn start(wire: &Wire) -> Result<Self> {
+        Self::start_with(wire, &[])
+    }
+
+    /// As [`Self::start`]; `more` goes to etcd.
+    pub fn start_with(wire: &Wire, more: &[&str]) -> Result<Self> {
         let dir = std::env::temp_dir().join(cleanup::unique("etcd"));
         let undo = Undo::new(Resource::Directory(dir.clone()));
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let mut etcd = Self { process: None, dir, _undo: undo };
+        let arguments = more.iter().map(|&argument| argument.to_owned()).collect();
+        let mut etcd = Self { process: None, arguments, dir, _undo: undo };
         etcd.restart(wire)?;
         Ok(etcd)
     }
@@ -57,10 +64,16 @@ impl Etcd {
             .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
             // Lets hostile values of several megabytes in.
             .args(["--max-request-bytes", "33554432", "--unsafe-no-fsync"])
+            .args(&self.arguments)
             .stdout(log.try_clone()?)
             .stderr(log);
         self.process = Some(Process::spawn(&mut command)?);
         Ok(())
+    }
+
+    /// Its process.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("etcd does not run")
     }
 
     /// Kills it as a power cut would.
@@ -79,7 +92,7 @@ impl Etcd {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        self.process.as_ref().context("etcd does not run")?.signal(signal)
+        self.process()?.signal(signal)
     }
 
     /// Runs etcdctl.
