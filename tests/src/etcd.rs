@@ -22,6 +22,7 @@ const READY: Duration = Duration::from_secs(20);
 pub struct Etcd {
     process: Option<Process>,
     dir: PathBuf,
+    flags: Vec<String>,
     _undo: Undo,
 }
 
@@ -29,10 +30,16 @@ impl Etcd {
     /// Starts one at the wire's own address. The wire's namespace is its alone, so the usual ports
     /// are free.
     pub fn start(wire: &Wire) -> Result<Self> {
+        Self::start_with(wire, &[])
+    }
+
+    /// As [`Self::start`], with more flags.
+    pub fn start_with(wire: &Wire, flags: &[&str]) -> Result<Self> {
         let dir = std::env::temp_dir().join(cleanup::unique("etcd"));
         let undo = Undo::new(Resource::Directory(dir.clone()));
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let mut etcd = Self { process: None, dir, _undo: undo };
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let mut etcd = Self { process: None, dir, flags, _undo: undo };
         etcd.restart(wire)?;
         Ok(etcd)
     }
@@ -50,6 +57,7 @@ impl Etcd {
             .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
             // Lets hostile values of several megabytes in.
             .args(["--max-request-bytes", "33554432", "--unsafe-no-fsync"])
+            .args(&self.flags)
             .stdout(log.try_clone()?)
             .stderr(log);
         self.process = Some(Process::spawn(&mut command)?);
@@ -60,6 +68,29 @@ impl Etcd {
     /// Kills it as a power cut would.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Kills it, throws its data away and starts it anew.
+    pub fn wipe(&mut self, wire: &Wire) -> Result<()> {
+        self.kill();
+        fs::remove_dir_all(self.dir.join("data"))?;
+        self.restart(wire)
+    }
+
+    /// Saves what it has, for [`Self::restore`].
+    pub fn save(&self, wire: &Wire) -> Result<()> {
+        let copy = self.dir.join("snapshot");
+        Self::ctl(wire, &["snapshot", "save", &copy.to_string_lossy()]).map(drop)
+    }
+
+    /// Kills it and starts it anew with what was saved.
+    pub fn restore(&mut self, wire: &Wire) -> Result<()> {
+        self.kill();
+        let [copy, data] =
+            ["snapshot", "data"].map(|name| self.dir.join(name).to_string_lossy().into_owned());
+        fs::remove_dir_all(&data)?;
+        Self::ctl(wire, &["snapshot", "restore", &copy, "--data-dir", &data])?;
+        self.restart(wire)
     }
 
     /// Freezes it: connections stay, answers do not come.

@@ -1,6 +1,7 @@
 //! The kernel's routing socket (rtnetlink): connections to it, and the parts of its answers that
 //! more than one module needs.
 
+mod events;
 pub mod ipv6;
 pub mod xdp_features;
 
@@ -18,6 +19,7 @@ use netlink_packet_route::{
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
+pub use self::events::Events;
 use crate::MacAddr;
 
 /// An open routing socket in the network namespace of the thread that opened it. Closed on drop.

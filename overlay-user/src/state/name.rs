@@ -106,6 +106,12 @@ impl EndpointId {
     pub fn host_device(&self) -> String {
         format!("ov{}", self.0)
     }
+
+    /// The inverse of [`Self::host_device`].
+    #[must_use]
+    pub fn of_host_device(name: &str) -> Option<Self> {
+        name.strip_prefix("ov")?.parse().ok().filter(|id: &Self| id.host_device() == name)
+    }
 }
 
 fn is_name(text: &str) -> bool {

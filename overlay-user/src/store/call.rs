@@ -152,6 +152,12 @@ impl<'a> Call<'a> {
         self.run(keep).await.map(drop)
     }
 
+    /// How many seconds a lease has left; `None` if it has ended.
+    pub async fn seconds_left(&self, lease: i64) -> Result<Option<i64>, CallError> {
+        let ask = |client: Client| async move { client.lease_client().time_to_live(lease, None).await };
+        Ok(Some(self.run(ask).await?.answer.ttl()).filter(|left| *left >= 0))
+    }
+
     /// Ends a lease, and with it the keys under it. Not being able to is no error: it ends by itself.
     pub async fn revoke(&self, lease: i64) {
         let revoke = |client: Client| async move { client.lease_client().revoke(lease).await };

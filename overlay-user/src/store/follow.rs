@@ -24,7 +24,7 @@ use crate::state::{RawRecord, RecordSet, State};
 const REREAD: Duration = Duration::from_mins(5);
 
 /// Pauses before trying again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// What following the store has come to.
 #[derive(Clone, Debug)]
@@ -154,8 +154,16 @@ impl Follower {
     /// Follows the changes of a watch.
     async fn follow(&mut self, mut watch: Watch) -> End {
         let reread = Instant::now() + REREAD.mul_f64(rand::random_range(1.0..1.2));
+        let mut resets = self.store.inner.resets.subscribe();
         loop {
-            match timeout_at(reread, watch.next()).await {
+            let next = tokio::select! {
+                next = timeout_at(reread, watch.next()) => next,
+                Ok(()) = resets.changed() => {
+                    self.connection.reset().await;
+                    return End::Again("this node's address changed".to_owned());
+                }
+            };
+            match next {
                 Ok(Ok(batch)) => {
                     let newest = batch.iter().filter_map(|response| self.apply(response)).max();
                     let meta = self.store.keys().meta();

@@ -26,6 +26,8 @@ mod withdraw;
 
 use std::sync::Arc;
 
+use tokio::sync::watch as tokio_watch;
+
 pub use address::{Reservation, ReservedAddress};
 pub use error::StoreError;
 pub use follow::{Followed, StoreHealth};
@@ -46,6 +48,8 @@ struct Inner {
     keys: Keys,
     connection: Connection,
     identity: Identity,
+    /// Raised whenever connections of before are of no use.
+    resets: tokio_watch::Sender<u64>,
 }
 
 // === impl Store ===
@@ -56,7 +60,14 @@ impl Store {
         let options = Arc::new(options.checked()?);
         let keys = Keys::new(&options.cluster);
         let connection = Connection::new(Arc::clone(&options));
-        Ok(Self { inner: Arc::new(Inner { options, keys, connection, identity: Identity::default() }) })
+        let (identity, resets) = (Identity::default(), tokio_watch::Sender::default());
+        Ok(Self { inner: Arc::new(Inner { options, keys, connection, identity, resets }) })
+    }
+
+    /// Connects anew, for commands and for what follows the store: this node's address has changed.
+    pub async fn reconnect(&self) {
+        self.inner.connection.reset().await;
+        self.inner.resets.send_modify(|resets| *resets += 1);
     }
 
     /// Which cluster was seen in the store and up to which revision, by this process or, if it was

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     Vni,
     state::{
-        EndpointId, Network, NetworkName, NetworkRecord, Policy, PolicyChange, RecordKey, SubnetRecord,
-        family, same_family, shown_key,
+        EndpointId, Network, NetworkName, NetworkRecord, NodeName, NodeRecord, Policy, PolicyChange,
+        RecordKey, SubnetRecord, family, same_family, shown_key,
     },
 };
 
@@ -44,7 +44,7 @@ pub struct NewNetwork {
     pub internal: bool,
     /// What is not to be as it is by default.
     pub policy: PolicyChange,
-    /// The subnet may overlap that of another network.
+    /// The subnet may overlap that of another network, or routes of nodes.
     pub allow_overlap: bool,
 }
 
@@ -62,6 +62,8 @@ struct Taken {
     networks: Vec<(NetworkName, NetworkRecord)>,
     /// VNIs and the networks that have them.
     vnis: Vec<(u32, String)>,
+    /// Prefixes that hosts have routes to.
+    routes: Vec<(NodeName, IpNet)>,
     guard: Guard,
 }
 
@@ -272,6 +274,15 @@ impl Store {
                 networks.push((name, record));
             }
         }
+        let mut routes = Vec::new();
+        for kv in call.list(&self.keys().nodes()).await? {
+            let key = self.keys().relative(kv.key()).unwrap_or_default();
+            if let (Ok(RecordKey::Node(name)), Some(record)) =
+                (RecordKey::parse(key), decoded::<NodeRecord>(kv.value()))
+            {
+                routes.extend(record.prefixes.into_iter().map(|prefix| (name.clone(), prefix)));
+            }
+        }
         let prefix = self.keys().vnis();
         let vnis = call.list(&prefix).await?;
         let vnis = vnis
@@ -282,7 +293,7 @@ impl Store {
             })
             .chain(networks.iter().map(|(name, record)| (record.vni, name.to_string())))
             .collect();
-        Ok(Taken { networks, vnis, guard })
+        Ok(Taken { networks, vnis, routes, guard })
     }
 }
 
@@ -312,8 +323,10 @@ fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> 
     let none_free = |what: &str| StoreError::Conflict(format!("there is no free {what} left; give one"));
     let mut subnets = new.subnets.clone();
     if subnets.is_empty() {
-        let taken: Vec<_> = taken.subnets().map(|(_, subnet)| subnet).collect();
-        subnets.push(pool::free_subnet(&taken).ok_or_else(|| none_free("subnet in 10.64.0.0/10"))?);
+        let routes = taken.routes.iter().map(|(_, prefix)| *prefix);
+        let taken: Vec<_> = taken.subnets().map(|(_, subnet)| subnet).chain(routes).collect();
+        let none = || none_free("subnet that overlaps no network and no node's routes");
+        subnets.push(pool::free_subnet(&taken).ok_or_else(none)?);
     }
     subnets.sort_by_key(|subnet| subnet.addr().is_ipv6());
     check_families(new, &subnets)?;
@@ -386,6 +399,12 @@ fn check_free(new: &NewNetwork, record: &NetworkRecord, taken: &Taken) -> Result
         if let Some((name, other)) = taken.subnets().find(|(_, other)| pool::overlap(&subnet, other)) {
             return Err(StoreError::Conflict(format!(
                 "the subnet {subnet} overlaps {other} of network {name}"
+            )));
+        }
+        if let Some((node, other)) = taken.routes.iter().find(|(_, other)| pool::overlap(&subnet, other)) {
+            return Err(StoreError::Conflict(format!(
+                "the subnet {subnet} overlaps {other}, which node {node} has a route to and would hide from its \
+                 containers: choose another, or give --allow-overlap"
             )));
         }
     }

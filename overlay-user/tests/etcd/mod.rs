@@ -196,6 +196,9 @@ pub fn node_record(vtep: &str) -> NodeRecord {
         reason: "test".to_owned(),
         version: "0".to_owned(),
         incarnation: 0,
+        moved: 0,
+        drained: false,
+        prefixes: Vec::new(),
         is_static: false,
     }
 }
@@ -227,7 +230,7 @@ pub fn endpoint_record(node_name: &str, reservation: &Reservation, names: &[&str
         names: names.iter().map(|&name| name.to_owned()).collect(),
         container: "test".to_owned(),
         ifname: "eth0".to_owned(),
-        generation: 1,
+        incarnation: 1,
         delivery: String::new(),
     }
 }
