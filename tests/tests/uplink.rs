@@ -117,7 +117,8 @@ fn all_that_happens_to_an_uplink(datapath: Datapath) {
         "{datapath}: another address: {loss}, a packet each {INTERVAL:?}; {} rows of the other",
         rows() - before
     );
-    assert!(loss.lost() < 1000, "{datapath}, another address: {loss}");
+    // Less than a second on an idle machine; others may be at work on this one.
+    assert!(loss.lost() < 5000, "{datapath}, another address: {loss}");
     both_ways();
     let wire = PacketSocket::open(other.netns(), UPLINK).unwrap();
     ping_all(&containers[0], &containers[1]).unwrap();
