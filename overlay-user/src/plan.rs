@@ -2,29 +2,32 @@
 //!
 //! A node carries the networks it has endpoints in, and no others.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+mod planner;
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use imbl::{OrdMap, OrdSet};
+pub use planner::Planner;
 
 use crate::{
     MacAddr, Vni,
     state::{
-        self, Delivery, EndpointId, Flooding, InterfaceName, NetworkName, NodeName, Policy, PortDatapath,
-        State,
+        self, Delivery, EndpointId, Flooding, InterfaceName, LearnedMac, NetworkName, NodeName, Policy,
+        PortDatapath, State,
     },
 };
 
-/// What one node must forward. Equal states give equal plans.
+/// What one node must forward. Equal states give equal plans. A copy costs next to nothing, and shares
+/// with the state and with older plans what is equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The other nodes that have endpoints in this node's networks.
-    pub vteps: BTreeMap<NodeName, Vtep>,
+    pub vteps: OrdMap<NodeName, Vtep>,
     /// The networks with endpoints on this node.
     pub networks: BTreeMap<Vni, Network>,
     /// Tunnel addresses of every node of the cluster, this one included: no endpoint may send
     /// VXLAN to them.
-    pub protected: BTreeSet<IpAddr>,
+    pub protected: OrdSet<IpAddr>,
 }
 
 /// A node's tunnel end point.
@@ -43,10 +46,16 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// What its owner decided about its packets.
     pub policy: Policy,
+    /// This node.
+    pub node: NodeName,
     /// The other nodes with endpoints in it: who may send into it, and who gets its broadcasts.
-    pub members: BTreeSet<NodeName>,
-    /// Every endpoint in it, wherever it is, and every MAC address learned behind a gateway port.
-    pub endpoints: BTreeMap<MacAddr, Endpoint>,
+    pub members: OrdSet<NodeName>,
+    /// Every endpoint in it, wherever it is.
+    pub stations: OrdMap<MacAddr, Arc<state::Endpoint>>,
+    /// Those of them that are on this node.
+    pub local: OrdMap<MacAddr, Arc<state::Endpoint>>,
+    /// Every MAC address learned behind a gateway port.
+    pub learned: BTreeMap<MacAddr, LearnedMac>,
     /// Its gateway ports on this node.
     pub ports: BTreeMap<EndpointId, Port>,
     /// It has gateway ports, on whatever node.
@@ -75,15 +84,15 @@ pub struct FloodingOf {
     pub unknown_unicast: Flooding,
 }
 
-/// One endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+/// One endpoint, as a network's forwarding sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint<'a> {
     /// Its identity in the store; that of its port for a learned MAC address.
-    pub id: EndpointId,
-    /// Its addresses.
-    pub addresses: BTreeSet<IpAddr>,
+    pub id: &'a EndpointId,
+    /// Its addresses, in order.
+    pub addresses: &'a [IpAddr],
     /// Where it is.
-    pub location: Location,
+    pub location: Location<'a>,
     /// How frames from the wire reach it, if it is here.
     pub delivery: Delivery,
     /// It was learned behind a gateway port: nobody has told its addresses.
@@ -91,19 +100,73 @@ pub struct Endpoint {
 }
 
 /// Where an endpoint is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location<'a> {
     /// On this node, behind the interface [`EndpointId::host_device`].
     Local,
     /// Behind a gateway port of this node.
-    Port(EndpointId),
+    Port(&'a EndpointId),
     /// On another node.
-    Remote(NodeName),
+    Remote(&'a NodeName),
 }
 
 // === impl Network ===
 
 impl Network {
+    /// A network with nobody on it.
+    #[must_use]
+    pub fn new(name: NetworkName, node: NodeName, mtu: Option<u16>, policy: Policy) -> Self {
+        Self {
+            name,
+            mtu,
+            policy,
+            node,
+            members: OrdSet::new(),
+            stations: OrdMap::new(),
+            local: OrdMap::new(),
+            learned: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            has_ports: false,
+        }
+    }
+
+    /// Adds an endpoint.
+    pub fn insert(&mut self, endpoint: Arc<state::Endpoint>) {
+        if endpoint.node == self.node {
+            self.local.insert(endpoint.mac, Arc::clone(&endpoint));
+        } else {
+            self.members.insert(endpoint.node.clone());
+        }
+        self.stations.insert(endpoint.mac, endpoint);
+    }
+
+    /// Everybody in it: endpoints by their MAC addresses, then the hosts learned behind ports.
+    pub fn endpoints(&self) -> impl Iterator<Item = (MacAddr, Endpoint<'_>)> {
+        let stations = self.stations.iter().map(|(mac, station)| (*mac, self.station(station)));
+        stations.chain(self.learned.iter().map(|(mac, learned)| (*mac, self.host(learned))))
+    }
+
+    /// Who has a MAC address.
+    #[must_use]
+    pub fn endpoint(&self, mac: MacAddr) -> Option<Endpoint<'_>> {
+        let station = self.stations.get(&mac).map(|station| self.station(station));
+        station.or_else(|| self.learned.get(&mac).map(|learned| self.host(learned)))
+    }
+
+    /// How its forwarding sees one of its `stations`.
+    #[must_use]
+    pub fn station<'a>(&self, station: &'a state::Endpoint) -> Endpoint<'a> {
+        let state::Endpoint { id, node, addresses, delivery, .. } = station;
+        let location = if *node == self.node { Location::Local } else { Location::Remote(node) };
+        Endpoint { id, addresses, location, delivery: *delivery, learned: false }
+    }
+
+    /// How its forwarding sees a host behind a port.
+    fn host<'a>(&self, LearnedMac { node, port }: &'a LearnedMac) -> Endpoint<'a> {
+        let location = if *node == self.node { Location::Port(port) } else { Location::Remote(node) };
+        Endpoint { id: port, addresses: &[], location, delivery: Delivery::Tc, learned: true }
+    }
+
     /// Whether it is on more other nodes than its owner lets it flood to.
     #[must_use]
     pub fn is_over_cap(&self) -> bool {
@@ -138,78 +201,10 @@ impl Plan {
     }
 }
 
-/// Computes the plan of `node`. Endpoints of nodes without a usable record are left out: there is
-/// nowhere to send to.
+/// Computes the plan of `node`. A [`Planner`] computes the same from one state to the next for less.
 #[must_use]
 pub fn plan(state: &State, node: &NodeName) -> Plan {
-    let mut plan = Plan { protected: state.nodes.values().map(|n| n.vtep).collect(), ..Plan::default() };
-    if !state.nodes.contains_key(node) {
-        return plan;
-    }
-    for (name, network) in &state.networks {
-        let has_endpoint = state.endpoints_of(name).any(|(_, e)| e.node == *node);
-        if !has_endpoint && !state.ports_of(name).any(|(_, port)| port.node == *node) {
-            continue;
-        }
-        let mut carried = Network {
-            name: name.clone(),
-            mtu: network.mtu,
-            policy: network.policy,
-            members: BTreeSet::new(),
-            endpoints: BTreeMap::new(),
-            ports: BTreeMap::new(),
-            has_ports: false,
-        };
-        for (id, endpoint) in state.endpoints_of(name) {
-            let Some(at) = state.nodes.get(&endpoint.node) else {
-                continue;
-            };
-            let location = if endpoint.node == *node {
-                Location::Local
-            } else {
-                carried.members.insert(endpoint.node.clone());
-                plan.vteps.insert(endpoint.node.clone(), Vtep { addr: at.vtep });
-                Location::Remote(endpoint.node.clone())
-            };
-            let state::Endpoint { mac, addresses, delivery, .. } = endpoint.clone();
-            carried
-                .endpoints
-                .insert(mac, Endpoint { id: id.clone(), addresses, location, delivery, learned: false });
-        }
-        add_ports(&mut plan, &mut carried, state, node);
-        plan.networks.insert(network.vni, carried);
-    }
-    plan
-}
-
-/// Adds the gateway ports of a network and who was learned behind them. A node with a port is in the
-/// network whether or not it has endpoints.
-fn add_ports(plan: &mut Plan, carried: &mut Network, state: &State, node: &NodeName) {
-    let mut counts: BTreeMap<&EndpointId, u32> = BTreeMap::new();
-    for (mac, learned) in state.learned_of(&carried.name.clone()) {
-        *counts.entry(&learned.port).or_default() += 1;
-        let location = if learned.node == *node {
-            Location::Port(learned.port.clone())
-        } else {
-            Location::Remote(learned.node.clone())
-        };
-        let (id, delivery) = (learned.port.clone(), Delivery::Tc);
-        carried
-            .endpoints
-            .insert(mac, Endpoint { id, addresses: BTreeSet::new(), location, delivery, learned: true });
-    }
-    for (id, port) in state.ports_of(&carried.name.clone()) {
-        let Some(at) = state.nodes.get(&port.node) else { continue };
-        carried.has_ports = true;
-        if port.node == *node {
-            let full = counts.get(id).is_some_and(|count| *count >= port.max_macs);
-            let port = Port { device: port.device.clone(), datapath: port.datapath, full };
-            carried.ports.insert(id.clone(), port);
-        } else {
-            carried.members.insert(port.node.clone());
-            plan.vteps.insert(port.node.clone(), Vtep { addr: at.vtep });
-        }
-    }
+    Planner::new(node.clone()).plan(state)
 }
 
 #[cfg(test)]

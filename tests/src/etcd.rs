@@ -44,8 +44,15 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// Starts it on the data it has; kills it first if it runs.
+    /// Starts it on the data it has, and waits until it answers; kills it first if it runs.
     pub fn restart(&mut self, wire: &Wire) -> Result<()> {
+        self.launch(wire)?;
+        eventually(READY, || Self::ctl(wire, &["endpoint", "health"]).map(|_| ()))
+            .with_context(|| format!("etcd does not answer; its log is {}", self.dir.join("log").display()))
+    }
+
+    /// As [`Self::restart`], without waiting.
+    pub fn launch(&mut self, wire: &Wire) -> Result<()> {
         self.process = None;
         let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
         let mut command = wire.netns().command("etcd");
@@ -61,8 +68,7 @@ impl Etcd {
             .stdout(log.try_clone()?)
             .stderr(log);
         self.process = Some(Process::spawn(&mut command)?);
-        eventually(READY, || Self::ctl(wire, &["endpoint", "health"]).map(|_| ()))
-            .with_context(|| format!("etcd does not answer; its log is {}", self.dir.join("log").display()))
+        Ok(())
     }
 
     /// Kills it as a power cut would.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::{
     mount::{MsFlags, mount},
     sys::{
@@ -19,6 +19,7 @@ use nix::{
     },
     unistd::{SysconfVar, sysconf},
 };
+use overlay_user::api::{Finding, Report};
 use serde_json::Value;
 
 use crate::{
@@ -276,6 +277,20 @@ impl Node {
         let output = self.try_ctl(&["-o", "json", "status"])?;
         let said = || String::from_utf8_lossy(&output.stderr).into_owned();
         serde_json::from_slice(&output.stdout).with_context(said)
+    }
+
+    /// What `overlayctl doctor` finds; `more` goes to it.
+    pub fn doctor(&self, more: &[&str]) -> Result<Vec<Finding>> {
+        let output = self.try_ctl(&[&["-o", "json", "doctor"], more].concat())?;
+        let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+        let report: Report = serde_json::from_slice(&output.stdout).with_context(said)?;
+        ensure!(
+            output.status.code() == Some(i32::from(!report.findings.is_empty())),
+            "doctor ended with {} and found {:?}",
+            output.status,
+            report.findings
+        );
+        Ok(report.findings)
     }
 
     /// How many packets had `outcome` at `hook`.

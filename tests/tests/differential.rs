@@ -6,6 +6,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,8 +23,8 @@ use overlay_user::{
         ebpf::{EbpfDatapath, Features, Options, SCHEMA},
     },
     device::{self, EndpointDevice},
-    plan::{Endpoint, Location, Network, Plan, Vtep},
-    state::{Delivery, Dscp, EndpointId, NodeName, Policy},
+    plan::{Network, Plan, Vtep},
+    state::{Delivery, Dscp, Endpoint, EndpointId, NodeName, Policy},
 };
 
 const LIMIT: Duration = Duration::from_secs(3);
@@ -304,30 +305,26 @@ fn underlay((here, there): Tunnel) -> Result<Underlay> {
 }
 
 fn plan((here, there): Tunnel, id: EndpointId, dscp: Dscp) -> Result<Plan> {
-    let node: NodeName = "there".parse()?;
-    let endpoint = |id, addresses: (Ipv4Addr, Ipv6Addr), location| Endpoint {
-        id,
-        addresses: [addresses.0.into(), addresses.1.into()].into(),
-        location,
-        delivery: Delivery::Tc,
-        learned: false,
+    let (own, node): (NodeName, NodeName) = ("here".parse()?, "there".parse()?);
+    let endpoint = |id, (mac, v4): (MacAddr, Ipv4Addr), v6: Ipv6Addr, node: &NodeName| {
+        Arc::new(Endpoint {
+            id,
+            created: 1,
+            node: node.clone(),
+            mac,
+            addresses: [v4.into(), v6.into()].into(),
+            names: [].into(),
+            delivery: Delivery::Tc,
+            container: "".into(),
+        })
     };
-    let network = Network {
-        name: "net".parse()?,
-        mtu: None,
-        policy: Policy { dscp, ..Policy::default() },
-        members: [node.clone()].into(),
-        endpoints: [
-            (A.0, endpoint(id, (A.1, A6), Location::Local)),
-            (B.0, endpoint("0000000000d2".parse()?, (B.1, B6), Location::Remote(node.clone()))),
-        ]
-        .into(),
-        ports: std::collections::BTreeMap::new(),
-        has_ports: false,
-    };
+    let policy = Policy { dscp, ..Policy::default() };
+    let mut network = Network::new("net".parse()?, own.clone(), None, policy);
+    network.insert(endpoint(id, A, A6, &own));
+    network.insert(endpoint("0000000000d2".parse()?, B, B6, &node));
     Ok(Plan {
-        vteps: [(node, Vtep { addr: there })].into(),
+        vteps: [(node, Vtep { addr: there })].into_iter().collect(),
         networks: [(Vni::new(VNI)?, network)].into(),
-        protected: [here, there].into(),
+        protected: [here, there].into_iter().collect(),
     })
 }

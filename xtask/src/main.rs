@@ -3,6 +3,7 @@
 mod artifact;
 mod bench;
 mod build;
+mod chaos;
 mod ebpf;
 mod lab;
 mod requirement;
@@ -54,6 +55,21 @@ enum Command {
         #[arg(long)]
         render: bool,
     },
+    /// Do random things to a cluster, kill and cut off parts of it, and check that it gets over them (root)
+    Chaos {
+        /// What all that is random comes from
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+        /// How many steps
+        #[arg(long, value_name = "N", default_value_t = 2000)]
+        steps: usize,
+        /// End after this step, and check there
+        #[arg(long, value_name = "STEP")]
+        until: Option<usize>,
+        /// Do nothing: print the steps
+        #[arg(long)]
+        list: bool,
+    },
     /// Run the programs and two nodes on Debian's kernels in virtual machines (root)
     VmTest {
         /// Kernels by the beginning of their version, as 5.10 or 7; usually 5.10, 6.1, 6.12 and 7
@@ -78,6 +94,7 @@ fn main() -> ExitCode {
         Command::Build { release } => setup::ensure().and_then(|()| build::build(release.into())),
         Command::Demo => setup::ensure().and_then(|()| lab::run("overlay-demo", Vec::new())),
         Command::Bench { quick, section, rounds, render } => bench::bench(quick, section, rounds, render),
+        Command::Chaos { seed, steps, until, list } => chaos::chaos(seed, until.unwrap_or(steps), list),
         Command::VmTest { kernels, part } => vm::test(&kernels, part),
         Command::Test { filter } => setup::ensure().and_then(|()| test::test(filter.as_deref())),
     };

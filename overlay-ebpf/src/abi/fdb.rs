@@ -167,15 +167,28 @@ impl FdbBucket {
     /// is its own, also after a daemon that was killed in between.
     #[must_use]
     pub fn set(&self, entry: FdbEntry) -> bool {
-        let Some(key) = entry.key() else { return false };
-        let with = |mac| self.ways.iter().find(|cell| cell.load().key().map(|key| key.mac) == mac);
-        let Some(cell) = with(Some(key.mac)).or_else(|| with(None)) else { return false };
-        if cell.load().key().is_some_and(|other| other != key) {
-            return false;
-        }
+        let Some(cell) = self.cell_for(entry) else { return false };
         write(&cell.place, entry.place);
         write(&cell.station, entry.station);
         true
+    }
+
+    /// Whether [`Self::set`] would find room for an entry.
+    #[must_use]
+    pub fn has_room_for(&self, entry: FdbEntry) -> bool {
+        self.cell_for(entry).is_some()
+    }
+
+    /// What is in the bucket, be it an entry or not.
+    pub fn entries(&self) -> impl Iterator<Item = FdbEntry> {
+        self.ways.iter().map(FdbCell::load).filter(|entry| *entry != FdbEntry::default())
+    }
+
+    fn cell_for(&self, entry: FdbEntry) -> Option<&FdbCell> {
+        let key = entry.key()?;
+        let with = |mac| self.ways.iter().find(|cell| cell.load().key().map(|key| key.mac) == mac);
+        let cell = with(Some(key.mac)).or_else(|| with(None))?;
+        cell.load().key().is_none_or(|other| other == key).then_some(cell)
     }
 
     /// Removes the entry of a key; `false` if there is none.

@@ -173,16 +173,15 @@ impl Attempt {
     async fn forwarded(&self, revision: i64) -> Result<(), ApiError> {
         let mut progress = self.context.progress.clone();
         let applied = progress.wait_for(|p| p.applied.is_some_and(|applied| applied >= revision)).await;
-        let id = self.id.as_str();
-        if let Some(problem) = applied.map_err(|_| stopping())?.problems.iter().find(|p| p.contains(id)) {
+        let id = self.id.to_string();
+        if let Some(problem) = applied.map_err(|_| stopping())?.problems.iter().find(|p| p.contains(&id)) {
             return Err(ApiError::new(Kind::Internal, problem.clone()));
         }
-        let key = (self.request.network.clone(), self.id.clone());
         let state = self.context.state();
-        if state.endpoints.contains_key(&key) {
+        if state.endpoint(&self.request.network, &self.id).is_some() {
             return Ok(());
         }
-        let why = state.rejected.iter().find(|(rejected, _)| rejected.contains(id));
+        let why = state.rejected.iter().find(|(rejected, _)| rejected.contains(&id));
         let why = why.map_or("somebody removed its record", |(_, why)| why);
         Err(ApiError::new(Kind::Conflict, format!("the endpoint did not come to be: {why}")))
     }

@@ -15,8 +15,8 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     AddStaticEndpoint, AddStaticNode, ApiError, Attach, AttachPort, Attached, CLIENT_DEADLINE, CreateNetwork,
-    DrainNode, Drained, Endpoint, EndpointDetail, EndpointRef, Named, Network, NetworkDetail, Node, Port,
-    PortRef, SetNetwork, Status,
+    DrainNode, Drained, EXAMINATION_DEADLINE, Endpoint, EndpointDetail, EndpointRef, Examine, Named, Network,
+    NetworkDetail, Node, Port, PortRef, Report, SetNetwork, Status,
 };
 use crate::state::{NetworkName, NodeName};
 
@@ -54,10 +54,12 @@ pub enum ClientError {
         socket: PathBuf,
     },
     /// It took the request and did not answer.
-    #[error("overlayd on {} did not answer within {} s: its log may say why", socket.display(), CLIENT_DEADLINE.as_secs())]
+    #[error("overlayd on {} did not answer within {} s: its log may say why", socket.display(), deadline.as_secs())]
     Overdue {
         /// The socket.
         socket: PathBuf,
+        /// How long it was waited for.
+        deadline: Duration,
     },
     /// It refused, or failed.
     #[error(transparent)]
@@ -87,6 +89,12 @@ impl Client {
     /// How the node is.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// What is not as it should be.
+    pub async fn examine(&self, request: &Examine) -> Result<Report, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.garbled(&error))?;
+        self.exchange_within(EXAMINATION_DEADLINE, Method::POST, "/v1/doctor", body.into()).await
     }
 
     /// Creates a network.
@@ -209,10 +217,20 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
+        self.exchange_within(CLIENT_DEADLINE, method, path, body).await
+    }
+
+    async fn exchange_within<T: DeserializeOwned>(
+        &self,
+        deadline: Duration,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         let stream = self.connect().await?;
-        let overdue = |_| ClientError::Overdue { socket: self.socket.clone() };
+        let overdue = |_| ClientError::Overdue { socket: self.socket.clone(), deadline };
         let (status, answer) =
-            timeout(CLIENT_DEADLINE, self.send(stream, method, path, body)).await.map_err(overdue)??;
+            timeout(deadline, self.send(stream, method, path, body)).await.map_err(overdue)??;
         if status.is_success() {
             return serde_json::from_slice(&answer).map_err(|error| self.garbled(&error));
         }

@@ -6,8 +6,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{ApiError, Kind};
 use crate::{
-    daemon::{Absences, CounterRequest, Journal, Known, Membership, Progress},
-    datapath::{Counters, Mode, Underlay},
+    daemon::{Absences, AuditRequest, CounterRequest, Journal, Known, Membership, Progress},
+    datapath::{Counters, Differences, Mode, Underlay},
     state::{NodeName, State},
     store::{Followed, Store},
 };
@@ -44,6 +44,8 @@ pub struct Context {
     pub journal: Journal,
     /// Asks the data path for its counters.
     pub counters: mpsc::Sender<CounterRequest>,
+    /// Has the data path compared with the kernel.
+    pub audits: mpsc::Sender<AuditRequest>,
     /// Which data path runs.
     pub mode: Mode,
     /// Why that one.
@@ -106,5 +108,14 @@ impl Context {
             .await
             .map_err(|_| fail("it is busy with a change".to_owned()))?
             .map_err(fail)
+    }
+
+    /// Has what the kernel has compared with what it should have; with `repair`, after everything was brought to
+    /// that once more. The error is why that could not be done.
+    pub async fn audit(&self, repair: bool) -> Result<Differences, String> {
+        let stopped = || "the data path has stopped".to_owned();
+        let (reply, answer) = oneshot::channel();
+        self.audits.send(AuditRequest { repair, reply }).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?.map_err(|error| error.to_string())
     }
 }

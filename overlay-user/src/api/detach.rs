@@ -35,8 +35,9 @@ struct Place {
 async fn withdraw(context: &Context, reference: &EndpointRef) -> Result<Json<Named>, ApiError> {
     let state = context.state();
     let place = match reference.find(&state) {
-        Ok(Found { network, id, endpoint }) => {
-            Place { network: network.clone(), id: id.clone(), node: Some(endpoint.node.clone()) }
+        Ok(Found { network, endpoint }) => {
+            let (id, node) = (endpoint.id.clone(), Some(endpoint.node.clone()));
+            Place { network: network.clone(), id, node }
         }
         Err(error) => {
             // One that is left out of the state can be given up too, by its whole identity.

@@ -14,7 +14,7 @@ use super::{
     reference::Found,
     request::{Body, Name},
 };
-use crate::state::{self, EndpointId, NetworkName};
+use crate::state::{self, NetworkName};
 
 /// Which endpoints to list.
 #[derive(Deserialize)]
@@ -35,8 +35,8 @@ pub async fn list(
         return Err(networks::unknown(name));
     }
     let wanted = |name: &NetworkName| filter.network.as_ref().is_none_or(|network| network == name);
-    let endpoints = state.endpoints.iter().filter(|((network, _), _)| wanted(network));
-    Ok(Json(endpoints.map(|((network, id), e)| describe(&context, network, id, e)).collect()))
+    let endpoints = state.endpoints.iter().filter(|(network, _)| wanted(network));
+    Ok(Json(endpoints.map(|(network, endpoint)| describe(&context, network, endpoint)).collect()))
 }
 
 pub async fn inspect(
@@ -44,14 +44,14 @@ pub async fn inspect(
     Name(reference): Name<EndpointRef>,
 ) -> Result<Json<EndpointDetail>, ApiError> {
     let state = context.state();
-    let Found { network, id, endpoint } = reference.find(&state)?;
+    let Found { network, endpoint } = reference.find(&state)?;
     let traffic = if endpoint.node == context.node {
-        Some(context.counters().await?.endpoints.get(id).copied().unwrap_or_default())
+        Some(context.counters().await?.endpoints.get(&endpoint.id).copied().unwrap_or_default())
     } else {
         None
     };
     let vni = state.networks.get(network).map_or(0, |network| network.vni.get());
-    Ok(Json(EndpointDetail { endpoint: describe(&context, network, id, endpoint), vni, traffic }))
+    Ok(Json(EndpointDetail { endpoint: describe(&context, network, endpoint), vni, traffic }))
 }
 
 pub async fn add_static(
@@ -67,25 +67,19 @@ pub async fn add_static(
     }
     let names = names.into_iter().map(String::from).collect();
     let id = context.store.add_static_endpoint(&network, &node, ips, mac, names).await?;
-    let key = (network, id);
-    context.echo(|state| state.endpoints.contains_key(&key)).await;
-    Ok((StatusCode::CREATED, Json(Named { name: key.1.into() })))
+    context.echo(|state| state.endpoint(&network, &id).is_some()).await;
+    Ok((StatusCode::CREATED, Json(Named { name: id.into() })))
 }
 
-pub fn describe(
-    context: &Context,
-    network: &NetworkName,
-    id: &EndpointId,
-    endpoint: &state::Endpoint,
-) -> Endpoint {
+pub fn describe(context: &Context, network: &NetworkName, endpoint: &state::Endpoint) -> Endpoint {
     Endpoint {
-        id: id.clone(),
+        id: endpoint.id.clone(),
         network: network.clone(),
         node: endpoint.node.clone(),
-        addresses: endpoint.addresses.iter().copied().collect(),
+        addresses: endpoint.addresses.to_vec(),
         mac: endpoint.mac,
-        names: endpoint.names.clone(),
+        names: endpoint.names.iter().map(|name| name.as_ref().to_owned()).collect(),
         delivery: endpoint.delivery,
-        host_device: (endpoint.node == context.node).then(|| id.host_device()),
+        host_device: (endpoint.node == context.node).then(|| endpoint.id.host_device()),
     }
 }

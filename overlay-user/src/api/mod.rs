@@ -7,6 +7,7 @@ mod attach;
 mod client;
 mod context;
 mod detach;
+mod doctor;
 mod endpoints;
 mod error;
 mod mac;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 pub use client::{Client, ClientError};
 pub use context::Context;
+pub use doctor::{Area, Examine, Finding, Report, Severity};
 pub use error::{ApiError, Kind};
 pub use message::{
     AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Attached, Counter, CreateNetwork, DEFAULT_AGE,
@@ -42,6 +44,9 @@ const HANDLER_DEADLINE: Duration = Duration::from_secs(9);
 /// How long a client waits for the answer: longer than any handler takes, and not so long that a command
 /// takes ten seconds.
 const CLIENT_DEADLINE: Duration = Duration::from_millis(9500);
+
+/// How long a client waits for what compares everything with everything.
+const EXAMINATION_DEADLINE: Duration = Duration::from_mins(5);
 
 /// The largest request body in bytes.
 const MAX_BODY: usize = 64 * 1024;

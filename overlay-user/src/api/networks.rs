@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Vni,
-    state::{self, NetworkName, State},
+    state::{self, NetworkName, Segment, State},
     store::{NetworkChange, NewNetwork},
 };
 
@@ -57,10 +57,8 @@ pub async fn inspect(
 ) -> Result<Json<NetworkDetail>, ApiError> {
     let state = context.state();
     let network = state.networks.get(&name).ok_or_else(|| unknown(&name))?;
-    let members = state
-        .endpoints_of(&name)
-        .map(|(id, endpoint)| endpoints::describe(&context, &name, id, endpoint))
-        .collect();
+    let members =
+        state.endpoints_of(&name).map(|endpoint| endpoints::describe(&context, &name, endpoint)).collect();
     Ok(Json(NetworkDetail { network: describe_in(&state, &name, network), members }))
 }
 
@@ -80,7 +78,7 @@ pub fn unknown(name: &NetworkName) -> ApiError {
 }
 
 fn describe_in(state: &State, name: &NetworkName, network: &state::Network) -> Network {
-    describe(name, network, state.endpoints_of(name).count())
+    describe(name, network, state.endpoints.segment(name).map_or(0, Segment::len))
 }
 
 fn describe(name: &NetworkName, network: &state::Network, endpoints: usize) -> Network {

@@ -17,8 +17,8 @@ const AT_A_TIME: usize = 16;
 pub async fn list(Shared(context): Shared<Arc<Context>>) -> Json<Vec<Node>> {
     let state = context.state();
     let mut endpoints: BTreeMap<&NodeName, usize> = BTreeMap::new();
-    for endpoint in state.endpoints.values() {
-        *endpoints.entry(&endpoint.node).or_default() += 1;
+    for (node, count) in state.endpoints.by_node() {
+        *endpoints.entry(node).or_default() += count;
     }
     let nodes = state.nodes.iter().map(|(name, node)| Node {
         name: name.clone(),
@@ -75,8 +75,8 @@ pub async fn drain(
         context.echo(|state| state.nodes.get(&node).is_none_or(|node| node.drained == drained)).await;
         if withdraw {
             let state = context.state();
-            let own = state.endpoints.iter().filter(|(_, endpoint)| endpoint.node == node);
-            let own: Vec<_> = own.map(|(key, _)| key.clone()).collect();
+            let own = state.endpoints.of_node(&node);
+            let own: Vec<_> = own.map(|(network, endpoint)| (network.clone(), endpoint.id.clone())).collect();
             stream::iter(own)
                 .map(async |(network, id)| detach::take_off(&context, &network, &id, true).await)
                 .buffer_unordered(AT_A_TIME)
@@ -84,9 +84,8 @@ pub async fn drain(
                 .await?;
         }
         let state = context.state();
-        let left = state.endpoints.iter().filter(|(_, endpoint)| endpoint.node == node);
-        let endpoints =
-            left.map(|((network, id), e)| endpoints::describe(&context, network, id, e)).collect();
+        let left = state.endpoints.of_node(&node);
+        let endpoints = left.map(|(network, e)| endpoints::describe(&context, network, e)).collect();
         Ok(Json(Drained { node, drained, endpoints }))
     })
     .await

@@ -51,7 +51,7 @@ pub async fn attach(
         let key = (network.clone(), id.clone());
         let why = if context.state().ports.contains_key(&key) {
             let problems = &context.progress.borrow().problems;
-            problems.iter().find(|problem| problem.contains(id.as_str())).cloned()
+            problems.iter().find(|problem| problem.contains(&id.to_string())).cloned()
         } else {
             let state = context.state();
             let why = state.rejected.get(&RecordKey::of_port(&network, &id)).cloned();
@@ -92,7 +92,7 @@ fn find(context: &Context, reference: &PortRef) -> Result<(NetworkName, Endpoint
     let text = reference.0.as_str();
     let state = context.state();
     let found = state.ports.iter().filter(|((_, id), port)| {
-        id.as_str().starts_with(text) || (port.node == context.node && port.device.as_str() == text)
+        id.starts_with(text) || (port.node == context.node && port.device.as_str() == text)
     });
     let found: Vec<_> = found.collect();
     match found[..] {

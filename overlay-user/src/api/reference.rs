@@ -26,7 +26,6 @@ impl fmt::Display for EndpointRef {
 /// What an [`EndpointRef`] stands for.
 pub struct Found<'a> {
     pub network: &'a NetworkName,
-    pub id: &'a EndpointId,
     pub endpoint: &'a Endpoint,
 }
 
@@ -41,13 +40,14 @@ impl EndpointRef {
     /// beginning of an identity.
     pub fn find<'a>(&self, state: &'a State) -> Result<Found<'a>, ApiError> {
         let text = self.0.as_str();
-        let all = |matches: &dyn Fn(&EndpointId, &Endpoint) -> bool| -> Vec<Found<'a>> {
-            let found = state.endpoints.iter().filter(|((_, id), endpoint)| matches(id, endpoint));
-            found.map(|((network, id), endpoint)| Found { network, id, endpoint }).collect()
+        let all = |matches: &dyn Fn(&Endpoint) -> bool| -> Vec<Found<'a>> {
+            let found = state.endpoints.iter().filter(|(_, endpoint)| matches(endpoint));
+            found.map(|(network, endpoint)| Found { network, endpoint }).collect()
         };
-        let by_id = all(&|id, _| id.as_str() == text);
-        let by_name = || all(&|_, endpoint| endpoint.names.iter().any(|name| name == text));
-        let by_prefix = || all(&|id, _| id.as_str().starts_with(text));
+        let id = self.full_id();
+        let by_id = all(&|endpoint| Some(&endpoint.id) == id.as_ref());
+        let by_name = || all(&|endpoint| endpoint.names.iter().any(|name| **name == *text));
+        let by_prefix = || all(&|endpoint| endpoint.id.starts_with(text));
         let mut found = Some(by_id).filter(|f| !f.is_empty());
         found = found.or_else(|| Some(by_name()).filter(|f| !f.is_empty()));
         let mut found = found.unwrap_or_else(by_prefix);
@@ -61,9 +61,9 @@ impl EndpointRef {
                 format!(
                     "{text} stands for {} endpoints, {} on {} and {} on {} among them: give a whole id",
                     found.len() + 2,
-                    other.id,
+                    other.endpoint.id,
                     other.network,
-                    one.id,
+                    one.endpoint.id,
                     one.network
                 ),
             )),

@@ -13,8 +13,8 @@ use axum::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ApiError, Context, ControlSocket, HANDLER_DEADLINE, Kind, MAX_BODY, attach, detach, endpoints, networks,
-    nodes, ports, status,
+    ApiError, Context, ControlSocket, HANDLER_DEADLINE, Kind, MAX_BODY, attach, detach, doctor, endpoints,
+    networks, nodes, ports, status,
 };
 
 /// All routes.
@@ -40,8 +40,10 @@ pub fn router(context: Arc<Context>) -> Router {
                 ApiError::invalid("this cannot be done to that: see the documentation of the control socket");
             (StatusCode::METHOD_NOT_ALLOWED, axum::Json(error))
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(within_deadline))
+        // Takes as long as there are records and rows.
+        .route("/v1/doctor", post(doctor::examine))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(context)
 }
 

@@ -50,7 +50,8 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
     degraded.extend(unrouted.map(|p| no_route(p, &underlay.name)));
     degraded.dedup();
 
-    let local = state.endpoints.values().filter(|endpoint| endpoint.node == context.node).count();
+    let local =
+        state.endpoints.by_node().filter(|(node, _)| **node == context.node).map(|(_, count)| count).sum();
     Json(Status {
         health: if degraded.is_empty() { Health::Healthy } else { Health::Degraded },
         degraded,
@@ -77,7 +78,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         endpoints_remote: state.endpoints.len() - local,
         peers,
         problems: progress.problems,
-        rejected: state.rejected.clone(),
+        rejected: (*state.rejected).clone(),
         rejected_more: state.rejected_more,
         counters: outcomes(&counters),
     })

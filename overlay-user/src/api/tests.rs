@@ -111,6 +111,7 @@ impl Daemon {
             absences: watch::channel(Absences::default()).1,
             journal: Journal::new(directory.path()),
             counters,
+            audits: mpsc::channel(1).0,
             mode: Mode::Kernel,
             reason: "--datapath kernel".to_owned(),
         };
@@ -167,7 +168,7 @@ async fn lists_come_from_the_followed_state() {
     assert_eq!(detail.members[0].host_device.as_deref(), Some("ovaaaaaaaaaaaa"));
     assert_eq!(detail.members[1].host_device, None);
     let endpoint = client.endpoint(&"web".parse().unwrap()).await.unwrap();
-    assert_eq!(endpoint.endpoint.id.as_str(), "aaaaaaaaaaaa");
+    assert_eq!(endpoint.endpoint.id.to_string(), "aaaaaaaaaaaa");
     assert!(endpoint.traffic.is_some());
     let nodes = client.nodes().await.unwrap();
     assert_eq!(
@@ -182,7 +183,7 @@ async fn endpoints_are_found_by_unambiguous_beginnings_and_names() {
     let client = daemon.client();
     for (text, id) in [("aaaaa", "aaaaaaaaaaaa"), ("aaaab", "aaaabbbbbbbb"), ("db", "aaaabbbbbbbb")] {
         let found = client.endpoint(&text.parse().unwrap()).await.unwrap();
-        assert_eq!(found.endpoint.id.as_str(), id, "{text}");
+        assert_eq!(found.endpoint.id.to_string(), id, "{text}");
     }
     let error = refused(client.endpoint(&"aaaa".parse().unwrap()).await);
     assert_eq!(

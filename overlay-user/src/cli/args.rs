@@ -49,6 +49,13 @@ pub enum Command {
     /// Nodes
     #[command(subcommand, arg_required_else_help = false)]
     Node(NodeCommand),
+    /// What is not as it should be, from etcd to the kernel, each with its cure; exits 0 if nothing is found, 1 if
+    /// something is, 2 if no daemon answers
+    Doctor {
+        /// Repair what can be repaired, and look again
+        #[arg(long)]
+        fix: bool,
+    },
     /// How this node is; exits 0 if healthy, 1 if degraded, 2 if no daemon answers
     Status {
         /// Wait up to this many seconds for it to be healthy

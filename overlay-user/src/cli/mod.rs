@@ -1,6 +1,7 @@
 //! `overlayctl`: one request to the daemon for each command, shown as a table or as JSON.
 
 mod args;
+mod doctor;
 mod endpoint;
 mod network;
 mod node;
@@ -21,7 +22,7 @@ pub use usage::parse_or_exit;
 
 use crate::api::{
     AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Client, ClientError, CreateNetwork, DrainNode,
-    Health, Named, Namespace, SetNetwork, Status,
+    Examine, Health, Named, Namespace, SetNetwork, Status,
 };
 
 /// Exit code: what was asked for failed, or the node is degraded.
@@ -67,6 +68,11 @@ async fn dispatch(command: Command, client: &Client, output: &Output) -> Result<
         Command::Endpoint(command) => endpoint_command(command, client, output).await,
         Command::Port(command) => port_command(command, client, output).await,
         Command::Node(command) => node_command(command, client, output).await,
+        Command::Doctor { fix } => {
+            let report = client.examine(&Examine { fix }).await?;
+            output.show(&report);
+            Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        }
         Command::Status { wait } => {
             let status = status_within(client, Duration::from_secs(wait.unwrap_or(0))).await?;
             output.show(&status);

@@ -69,7 +69,7 @@ impl Journal {
     }
 
     fn file(&self, id: &EndpointId) -> PathBuf {
-        self.0.directory.join(id.as_str())
+        self.0.directory.join(id.to_string())
     }
 
     fn under_way(&self) -> MutexGuard<'_, BTreeSet<EndpointId>> {

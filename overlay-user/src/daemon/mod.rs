@@ -19,7 +19,7 @@ use std::{io, sync::Arc};
 pub use absence::Absences;
 pub use choice::{Chosen, choose};
 pub use journal::{InTheMaking, Journal};
-pub use progress::{CounterRequest, Known, Membership, Progress, SightingRequest, Source};
+pub use progress::{AuditRequest, CounterRequest, Known, Membership, Progress, SightingRequest, Source};
 pub use purge::purge;
 use snapshot::SnapshotFile;
 use tokio::sync::{mpsc, watch};
@@ -95,6 +95,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let (membership, membership_seen) = watch::channel(Membership::Joining(None));
     let (counters, counter_requests) = mpsc::channel(COUNTER_REQUESTS);
     let (sightings, sighting_requests) = mpsc::channel(1);
+    let (audits, audit_requests) = mpsc::channel(1);
 
     let reconciler = reconcile::Reconciler {
         node: node.clone(),
@@ -105,6 +106,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         progress,
         counter_requests,
         sighting_requests,
+        audit_requests,
         applied,
         mtus: device::Mtus::default(),
         unrouted: false,
@@ -155,6 +157,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         absences,
         journal,
         counters,
+        audits,
         mode,
         reason,
     };

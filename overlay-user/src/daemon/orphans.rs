@@ -138,9 +138,8 @@ impl Orphans {
 
     /// This node's endpoints without an interface. One that was renamed gets its name back.
     async fn missing(&self, memory: &mut Memory, state: &State) -> io::Result<Vec<EndpointId>> {
-        let own = state.endpoints.iter().filter(|(_, endpoint)| endpoint.node == self.node);
-        let own: BTreeSet<_> =
-            own.map(|((_, id), _)| id).filter(|id| !self.journal.is_under_way(id)).collect();
+        let own = state.endpoints.of_node(&self.node).map(|(_, endpoint)| &endpoint.id);
+        let own: BTreeSet<_> = own.filter(|id| !self.journal.is_under_way(id)).collect();
         let kernel = netlink::connect()?;
         let links = netlink::links(&kernel).await?;
         let here: BTreeMap<_, _> = links
@@ -182,7 +181,8 @@ impl Orphans {
     ) -> bool {
         let mut done = true;
         memory.elsewhere.retain(|id| missing.contains(id));
-        for (network, id) in state.endpoints.keys().filter(|(_, id)| missing.contains(id)) {
+        let own = state.endpoints.of_node(&self.node).map(|(network, endpoint)| (network, &endpoint.id));
+        for (network, id) in own.filter(|(_, id)| missing.contains(id)) {
             if memory.elsewhere.contains(id) {
                 continue;
             }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use crate::{
-    datapath::{Counters, DatapathError, Sighting},
+    datapath::{Counters, DatapathError, Differences, Sighting},
     state::State,
 };
 
@@ -14,6 +14,14 @@ pub type CounterRequest = oneshot::Sender<Result<Counters, DatapathError>>;
 
 /// Asks the reconciler who was heard behind gateway ports.
 pub type SightingRequest = oneshot::Sender<Result<Vec<Sighting>, DatapathError>>;
+
+/// Asks the reconciler to compare what the kernel has with what it last brought it to.
+pub struct AuditRequest {
+    /// Everything is to be brought to the plan once more before that.
+    pub repair: bool,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<Differences, DatapathError>>,
+}
 
 /// The state to forward by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,11 +8,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{CounterRequest, Known, Progress, SightingRequest, Source, pace::Pace};
+use super::{AuditRequest, CounterRequest, Known, Progress, SightingRequest, Source, pace::Pace};
 use crate::{
-    datapath::{Applied, Datapath, Underlay},
+    datapath::{Applied, Datapath, DatapathError, Differences, Underlay},
     device::Mtus,
-    plan::{Plan, plan},
+    plan::{Plan, Planner},
     state::{NodeName, State},
     underlay::UnderlayFollower,
 };
@@ -31,6 +31,7 @@ pub struct Reconciler {
     pub progress: watch::Sender<Progress>,
     pub counter_requests: mpsc::Receiver<CounterRequest>,
     pub sighting_requests: mpsc::Receiver<SightingRequest>,
+    pub audit_requests: mpsc::Receiver<AuditRequest>,
     /// Where every state goes that was applied.
     pub applied: watch::Sender<Arc<State>>,
     /// What endpoints' interfaces were brought to.
@@ -52,11 +53,14 @@ struct Target {
 impl Reconciler {
     /// Runs until `cancel`. The data path is left as it is.
     pub async fn run(mut self, cancel: CancellationToken) {
-        // What it was last brought to, if that went well.
-        let mut reached: Option<Target> = None;
+        let mut planner = Planner::new(self.node.clone());
+        // What it was last brought to, and whether that went well.
+        let mut last: Option<(Target, bool)> = None;
         // Until there is a state there is nothing to do.
         let mut due: Option<Instant> = None;
         loop {
+            let mut again = false;
+            let mut asked = None;
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
@@ -70,24 +74,50 @@ impl Reconciler {
                     let _ = reply.send(self.datapath.sightings().await);
                     continue;
                 }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => reached = None,
+                Some(AuditRequest { repair, reply }) = self.audit_requests.recv() => {
+                    if !repair {
+                        let _ = reply.send(self.audit(last.as_ref().map(|(target, _)| target)).await);
+                        continue;
+                    }
+                    self.datapath.distrust();
+                    again = true;
+                    asked = Some(reply);
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => again = true,
             }
             let Known { state, source } = self.known.borrow_and_update().clone();
-            if state.revision == 0 {
-                continue;
+            if state.revision > 0 {
+                let plan = planner.plan(&state);
+                let underlay = self.routed(&plan).await;
+                let target = Target { source, plan, underlay };
+                let (same, was_well) = match &last {
+                    Some((last, well)) => (*last == target, *well),
+                    None => (false, false),
+                };
+                if same && was_well && !again {
+                    self.progress.send_modify(|progress| progress.applied = Some(state.revision));
+                    continue;
+                }
+                let well = self.apply(&state, &target, same && was_well).await;
+                last = Some((target, well));
+                let wait = if well { self.pace.after_success() } else { self.pace.after_failure() };
+                due = Some(Instant::now() + wait);
             }
-            let plan = plan(&state, &self.node);
-            let underlay = self.routed(&plan).await;
-            let target = Target { source, plan, underlay };
-            if reached.as_ref() == Some(&target) {
-                self.progress.send_modify(|progress| progress.applied = Some(state.revision));
-                continue;
+            if let Some(reply) = asked {
+                let _ = reply.send(self.audit(last.as_ref().map(|(target, _)| target)).await);
             }
-            let well = self.apply(&state, &target).await;
-            reached = well.then_some(target);
-            let wait = if well { self.pace.after_success() } else { self.pace.after_failure() };
-            due = Some(Instant::now() + wait);
         }
+    }
+
+    /// Compares the kernel with what it was last brought to.
+    async fn audit(&mut self, last: Option<&Target>) -> Result<Differences, DatapathError> {
+        // That nothing was applied yet is told elsewhere.
+        let Some(Target { source, plan, underlay }) = last else { return Ok(Differences::default()) };
+        let mut found = self.datapath.audit(plan, underlay).await?;
+        if *source == Source::LastRun {
+            found.only_missing();
+        }
+        Ok(found)
     }
 
     /// The underlay, once it says how the plan's nodes are reached: without that, what is forwarded to
@@ -104,8 +134,8 @@ impl Reconciler {
         self.underlay.borrow_and_update().clone()
     }
 
-    /// Brings the data path to `target`. Returns whether all of it was done.
-    async fn apply(&mut self, state: &Arc<State>, target: &Target) -> bool {
+    /// Brings the data path to `target`, where it is already if `repair`. Returns whether all of it was done.
+    async fn apply(&mut self, state: &Arc<State>, target: &Target, repair: bool) -> bool {
         let start = Instant::now();
         let Target { source, plan, underlay } = target;
         let outcome = match source {
@@ -116,10 +146,15 @@ impl Reconciler {
         match outcome {
             Ok(Applied { changed, mut problems }) => {
                 if *source == Source::Store {
-                    problems.extend(self.mtus.bring_to(state, plan, underlay).await);
+                    problems.extend(self.mtus.bring_to(plan, underlay).await);
                 }
                 let revision = state.revision;
-                if changed > 0 {
+                if repair && changed > 0 {
+                    tracing::warn!(
+                        changed,
+                        "the kernel was not as it was left: repaired what somebody else changed"
+                    );
+                } else if changed > 0 {
                     tracing::debug!(revision, changed, ?took, "data path brought up to date");
                 }
                 let well = problems.is_empty();

@@ -2,17 +2,20 @@
 //! away. It holds records as the store does, and they are checked like the store's when read.
 
 use std::{
-    collections::BTreeMap,
+    fmt,
     fs::{self, File},
-    io::{self, ErrorKind, Write as _},
+    io::{self, BufReader, BufWriter, ErrorKind},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,7 +24,7 @@ use crate::{
     config::Config,
     state::{
         Endpoint, EndpointRecord, LearnedMac, LearnedRecord, Network, NetworkRecord, Node, NodeName,
-        NodeRecord, RawRecord, RecordKey, RecordSet, State, Subnet, SubnetRecord,
+        NodeRecord, PortRecord, RawRecord, RecordKey, RecordSet, State, Subnet, SubnetRecord,
     },
     store::{Seen, Store},
 };
@@ -32,6 +35,9 @@ const VERSION: u32 = 1;
 /// The least time between two writes: a large state takes a while, and many changes come at once.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// And that many times as long as a write took: what it costs is that share of a core at most.
+const SHARE: u32 = 30;
+
 /// The file of the last applied state.
 pub struct SnapshotFile {
     path: PathBuf,
@@ -41,13 +47,15 @@ pub struct SnapshotFile {
     store: Store,
     /// What was written last.
     written: Option<(Option<Uuid>, Arc<State>)>,
+    /// How long that took.
+    took: Duration,
     /// Writing failed: a full disk is worth one line, not thousands.
     complained: bool,
 }
 
-/// What is in the file.
+/// What is in the file. It is written and read record by record: there may be a million.
 #[derive(Serialize, Deserialize)]
-struct Snapshot {
+struct Snapshot<R> {
     version: u32,
     cluster: String,
     node: NodeName,
@@ -55,7 +63,7 @@ struct Snapshot {
     seen: Seen,
     revision: i64,
     /// By their keys relative to the cluster's prefix.
-    records: BTreeMap<String, Value>,
+    records: R,
 }
 
 // === impl SnapshotFile ===
@@ -70,6 +78,7 @@ impl SnapshotFile {
             port: config.port,
             store,
             written: None,
+            took: Duration::ZERO,
             complained: false,
         }
     }
@@ -78,15 +87,15 @@ impl SnapshotFile {
     /// of it then.
     pub fn read(&self) -> Option<State> {
         let path = self.path.display();
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
+        let file = match File::open(&self.path) {
+            Ok(file) => BufReader::new(file),
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => {
                 tracing::warn!(%error, "the state kept in {path} cannot be read");
                 return None;
             }
         };
-        match serde_json::from_slice::<Snapshot>(&text) {
+        match serde_json::from_reader::<_, Snapshot<Kept>>(file) {
             Ok(snapshot) if snapshot.version != VERSION => {
                 tracing::warn!(version = snapshot.version, "the state kept in {path} is of another version");
                 None
@@ -98,7 +107,8 @@ impl SnapshotFile {
             }
             Ok(snapshot) => {
                 self.store.expect(snapshot.seen);
-                Some(state(&snapshot))
+                let Kept(mut records) = snapshot.records;
+                Some(records.state(snapshot.revision))
             }
             Err(error) => {
                 tracing::warn!(%error, "the state kept in {path} is damaged");
@@ -126,7 +136,8 @@ impl SnapshotFile {
             if ended {
                 return;
             }
-            tokio::select! { () = sleep(PAUSE) => {}, () = cancel.cancelled() => {} }
+            let pause = PAUSE.max(self.took * SHARE);
+            tokio::select! { () = sleep(pause) => {}, () = cancel.cancelled() => {} }
         }
     }
 
@@ -141,7 +152,10 @@ impl SnapshotFile {
         if self.written.as_ref().is_some_and(same) {
             return;
         }
-        match self.write(state, seen) {
+        let begun = Instant::now();
+        let written = self.write(state, seen);
+        self.took = begun.elapsed();
+        match written {
             Ok(()) => {
                 self.written = Some((seen.cluster, Arc::clone(state)));
                 self.complained = false;
@@ -162,50 +176,90 @@ impl SnapshotFile {
             node: self.node.clone(),
             seen,
             revision: state.revision,
-            records: records(state, self.port)?,
+            records: Records { state, port: self.port },
         };
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(directory)?;
         // A file that is there is whole: written beside, then put in its place.
         let beside = self.path.with_extension("json.new");
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(&serde_json::to_vec(&snapshot)?)?;
-        file.sync_all()?;
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = BufWriter::new(file);
+        serde_json::to_writer(&mut file, &snapshot)?;
+        file.into_inner()?.sync_all()?;
         fs::rename(&beside, &self.path)
     }
 }
 
-fn state(snapshot: &Snapshot) -> State {
-    let mut records = RecordSet::default();
-    for (key, value) in &snapshot.records {
-        let value = value.to_string();
-        let revision = snapshot.revision;
-        records.put(RawRecord { key: key.as_bytes(), value: value.as_bytes(), create_revision: revision });
-    }
-    records.state(snapshot.revision)
+/// What is written of a state.
+struct Records<'a> {
+    state: &'a State,
+    port: u16,
 }
 
-fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Value>> {
-    let mut records = BTreeMap::new();
-    for (name, network) in &state.networks {
-        records.insert(RecordKey::of_network(name), serde_json::to_value(network_record(network))?);
+/// One record of it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum One {
+    Network(NetworkRecord),
+    Node(NodeRecord),
+    Endpoint(EndpointRecord),
+    Port(PortRecord),
+    Learned(LearnedRecord),
+}
+
+/// The records that were read.
+struct Kept(RecordSet);
+
+// === impl Records ===
+
+impl Serialize for Records<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { state, port } = self;
+        let networks =
+            state.networks.iter().map(|(n, r)| (RecordKey::of_network(n), One::Network(network_record(r))));
+        let nodes =
+            state.nodes.iter().map(|(n, r)| (RecordKey::of_node(n), One::Node(node_record(r, *port))));
+        let endpoints = state.endpoints.iter().map(|(network, endpoint)| {
+            (RecordKey::of_endpoint(network, &endpoint.id), One::Endpoint(endpoint_record(endpoint)))
+        });
+        let ports = state
+            .ports
+            .iter()
+            .map(|((network, id), port)| (RecordKey::of_port(network, id), One::Port(port.to_record())));
+        let learned = state.learned.iter().map(|((network, mac), LearnedMac { node, port })| {
+            let record = LearnedRecord { node: node.clone(), port: port.clone() };
+            (RecordKey::of_learned(network, *mac), One::Learned(record))
+        });
+        serializer.collect_map(networks.chain(nodes).chain(endpoints).chain(ports).chain(learned))
     }
-    for (name, node) in &state.nodes {
-        records.insert(RecordKey::of_node(name), serde_json::to_value(node_record(node, port))?);
+}
+
+// === impl Kept ===
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+
+        impl<'de> Visitor<'de> for Each {
+            type Value = Kept;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("records by their keys")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kept, A::Error> {
+                let mut records = RecordSet::default();
+                while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                    // Those kept do not clash, so that it does not matter who was first.
+                    let value = value.get().as_bytes();
+                    records.put(RawRecord { key: key.as_bytes(), value, create_revision: 1 });
+                }
+                Ok(Kept(records))
+            }
+        }
+
+        deserializer.deserialize_map(Each)
     }
-    for ((network, id), endpoint) in &state.endpoints {
-        let record = serde_json::to_value(endpoint_record(endpoint))?;
-        records.insert(RecordKey::of_endpoint(network, id), record);
-    }
-    for ((network, id), port) in &state.ports {
-        records.insert(RecordKey::of_port(network, id), serde_json::to_value(port.to_record())?);
-    }
-    for ((network, mac), learned) in &state.learned {
-        let LearnedMac { node, port } = learned.clone();
-        let record = serde_json::to_value(LearnedRecord { node, port })?;
-        records.insert(RecordKey::of_learned(network, *mac), record);
-    }
-    Ok(records)
 }
 
 fn network_record(network: &Network) -> NetworkRecord {
@@ -238,13 +292,13 @@ fn node_record(node: &Node, port: u16) -> NodeRecord {
 }
 
 fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
-    let Endpoint { node, mac, addresses, names, delivery, container } = endpoint.clone();
+    let Endpoint { node, mac, addresses, names, delivery, container, .. } = endpoint;
     EndpointRecord {
-        node,
+        node: node.clone(),
         mac: mac.to_string(),
-        addresses: addresses.into_iter().collect(),
-        names,
-        container,
+        addresses: addresses.to_vec(),
+        names: names.iter().map(|name| name.as_ref().to_owned()).collect(),
+        container: container.as_ref().to_owned(),
         ifname: String::new(),
         incarnation: 0,
         delivery: delivery.word().to_owned(),

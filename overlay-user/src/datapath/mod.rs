@@ -3,6 +3,7 @@
 //! `ebpf` loads the programs and fills their maps; `kernel` programs a bridge and a VXLAN device for
 //! each network. Both get the same [`Plan`], and both bring the kernel to it whatever it was before.
 
+mod difference;
 pub mod ebpf;
 pub mod kernel;
 pub mod vxlan_device;
@@ -16,6 +17,8 @@ use std::{
 use async_trait::async_trait;
 use overlay_ebpf::abi::{OVERHEAD, OVERHEAD_V6};
 use serde::{Deserialize, Serialize};
+
+pub use difference::{Difference, DifferenceKind, Differences, MOST_DIFFERENCES};
 
 use crate::{
     MacAddr, Vni,
@@ -213,6 +216,16 @@ pub trait Datapath: Send {
     /// # Errors
     /// If nothing could be done at all.
     async fn restore(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError>;
+
+    /// Compares what the kernel has now, row by row and object by object, with what `plan` over `underlay`
+    /// means, and changes nothing.
+    ///
+    /// # Errors
+    /// If the kernel does not say what it has.
+    async fn audit(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Differences, DatapathError>;
+
+    /// Has the next [`Self::apply`] compare everything with the kernel, whatever it did last.
+    fn distrust(&mut self);
 
     /// Reads all counters.
     ///

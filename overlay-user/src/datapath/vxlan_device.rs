@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io, net::IpAddr};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, VxlanDf};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
 
-use super::{DatapathError, Underlay};
+use super::{DatapathError, DifferenceKind, Differences, Underlay};
 use crate::{
     Vni,
     netlink::{self, Link, into_io},
@@ -99,6 +99,29 @@ pub async fn ensure(handle: &Handle, underlay: &Underlay, wanted: Wanted) -> Res
         changed += 1;
     }
     Ok(Ensured { ifindex: link.ifindex, up: link.up, changed })
+}
+
+/// Compares the VXLAN device of `vni` among `links` with what it should be, and changes nothing. Returns its
+/// interface index, if it is there.
+pub fn audit(links: &[Link], underlay: &Underlay, wanted: Wanted, found: &mut Differences) -> Option<u32> {
+    let Wanted { vni, dscp, mtu } = wanted;
+    let name = name(vni);
+    let place = format!("interface {name}");
+    let Some(link) = links.iter().find(|link| link.name == name && link.kind == Some(InfoKind::Vxlan)) else {
+        found.note(DifferenceKind::Missing, place, || format!("the VXLAN device of VNI {vni}"));
+        return None;
+    };
+    for (right, what) in [
+        (has_fixed(link, underlay, vni), "its VNI, port or kind"),
+        (has_changeable(link, underlay, dscp), "its local address or options"),
+        (link.mtu == u32::from(mtu), "its MTU"),
+        (link.up, "that it is set up"),
+    ] {
+        if !right {
+            found.note(DifferenceKind::Different, &place, || what.to_owned());
+        }
+    }
+    Some(link.ifindex)
 }
 
 /// Sets the VXLAN device of `vni` up, after [`ensure`] and after what judges its packets is there.

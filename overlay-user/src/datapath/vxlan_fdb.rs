@@ -15,7 +15,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::Handle;
 
-use super::{DatapathError, Underlay};
+use super::{DatapathError, DifferenceKind, Differences, Underlay};
 use crate::{
     MacAddr,
     netlink::{self, into_io},
@@ -54,9 +54,9 @@ pub fn rows_of(plan: &Plan, network: &Network, underlay: &Underlay) -> BTreeSet<
         let addr = plan.vteps.get(node)?.addr;
         (addr.is_ipv6() == underlay.addr.is_ipv6()).then_some(addr)
     };
-    let unicast = network.endpoints.iter().filter_map(|(mac, endpoint)| match &endpoint.location {
+    let unicast = network.endpoints().filter_map(|(mac, endpoint)| match endpoint.location {
         Location::Local | Location::Port(_) => None,
-        Location::Remote(node) => Some(Row { mac: *mac, vtep: vtep_of(node)? }),
+        Location::Remote(node) => Some(Row { mac, vtep: vtep_of(node)? }),
     });
     let flood =
         network.members.iter().filter_map(|node| Some(Row { mac: MacAddr::default(), vtep: vtep_of(node)? }));
@@ -103,26 +103,22 @@ impl Fdb {
     /// no address is without a row in between.
     pub async fn reconcile(&self, handle: &Handle, ifindex: u32, wanted: &BTreeSet<Row>) -> Reconciled {
         let mut done = Reconciled::default();
-        let own = |m: &&NeighbourMessage| m.header.flags.contains(NeighbourFlags::Own);
-        let present: Vec<_> = self.of_device(ifindex).iter().filter(own).collect();
-        let right: BTreeSet<_> = present.iter().filter_map(|message| plain_row(message)).collect();
-
-        for row in wanted.difference(&right) {
+        let (missing, wrong) = self.compare(ifindex, wanted);
+        for row in missing {
             let zero = row.mac == MacAddr::default();
             // One MAC address has one VTEP, and a new row takes the place of the old; the zero
             // address has a row for each VTEP.
             let flags = NLM_F_CREATE | if zero { NLM_F_APPEND } else { NLM_F_REPLACE };
-            let message = RouteNetlinkMessage::NewNeighbour(row_message(ifindex, *row));
+            let message = RouteNetlinkMessage::NewNeighbour(row_message(ifindex, row));
             let result = netlink::acknowledged(handle, message, flags).await;
             done.note(result, || format!("add {} via {} to the FDB", row.mac, row.vtep));
         }
 
         let replaced: BTreeSet<_> = wanted.iter().map(|row| row.mac).collect();
-        for message in present {
-            let keep = plain_row(message).is_some_and(|row| wanted.contains(&row));
+        for message in wrong {
             let mac = mac_of(message);
             // A unicast row that differs was replaced above, not added to.
-            if keep || mac.is_some_and(|mac| mac.is_unicast() && replaced.contains(&mac)) {
+            if mac.is_some_and(|mac| mac.is_unicast() && replaced.contains(&mac)) {
                 continue;
             }
             let result =
@@ -135,6 +131,33 @@ impl Fdb {
             done.note(result, || format!("remove {} from the FDB", mac.unwrap_or_default()));
         }
         done
+    }
+
+    /// Compares the rows of the VXLAN device `ifindex` with `wanted`.
+    pub fn audit(&self, ifindex: u32, device: &str, wanted: &BTreeSet<Row>, found: &mut Differences) {
+        let place = format!("FDB of {device}");
+        let name = |mac: MacAddr, vtep: Option<IpAddr>| {
+            let to = vtep.map(|vtep| format!(" to {vtep}")).unwrap_or_default();
+            if mac == MacAddr::default() { format!("broadcasts{to}") } else { format!("{mac}{to}") }
+        };
+        let (missing, wrong) = self.compare(ifindex, wanted);
+        for row in missing {
+            found.note(DifferenceKind::Missing, &place, || name(row.mac, Some(row.vtep)));
+        }
+        for message in wrong {
+            let vtep = plain_row(message).map(|row| row.vtep);
+            found.note(DifferenceKind::Extra, &place, || name(mac_of(message).unwrap_or_default(), vtep));
+        }
+    }
+
+    /// The rows of `wanted` that the device `ifindex` has not, and those it has beside them.
+    fn compare(&self, ifindex: u32, wanted: &BTreeSet<Row>) -> (Vec<Row>, Vec<&NeighbourMessage>) {
+        let own = |m: &&NeighbourMessage| m.header.flags.contains(NeighbourFlags::Own);
+        let present: Vec<_> = self.of_device(ifindex).iter().filter(own).collect();
+        let right: BTreeSet<_> = present.iter().filter_map(|message| plain_row(message)).collect();
+        let is_wanted = |message: &&NeighbourMessage| plain_row(message).is_some_and(|r| wanted.contains(&r));
+        let wrong = present.iter().filter(|message| !is_wanted(message)).copied().collect();
+        (wanted.difference(&right).copied().collect(), wrong)
     }
 }
 

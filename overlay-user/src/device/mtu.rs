@@ -13,8 +13,8 @@ use crate::{
     MacAddr,
     datapath::Underlay,
     netlink::{self, Link, into_io},
-    plan::{Endpoint, Location, Network, Plan},
-    state::{EndpointId, State},
+    plan::{Network, Plan},
+    state::{Endpoint, EndpointId},
 };
 
 /// The smallest MTU IPv4 works with (RFC 791, section 3.2), and IPv6 (RFC 8200, section 5).
@@ -29,21 +29,18 @@ impl Mtus {
     /// Brings the interfaces of this node's endpoints to the MTU of their network, as far as the underlay has
     /// room for it. The host's end tells what they were brought to last: where it is right, the container's
     /// is its own matter. Returns what is not as planned.
-    pub async fn bring_to(&mut self, state: &State, plan: &Plan, underlay: &Underlay) -> Vec<String> {
+    pub async fn bring_to(&mut self, plan: &Plan, underlay: &Underlay) -> Vec<String> {
         let mut problems = Vec::new();
         let mut here = BTreeSet::new();
         for network in plan.networks.values() {
             problems.extend(without_room(network, underlay));
-            let local = network.endpoints.iter().filter(|(_, e)| e.location == Location::Local);
-            for (mac, endpoint) in local {
+            for (mac, endpoint) in &network.local {
                 let mtu = mtu(network, endpoint, underlay);
                 here.insert(&endpoint.id);
                 if self.0.get(&endpoint.id) == Some(&mtu) {
                     continue;
                 }
-                let record = state.endpoints.get(&(network.name.clone(), endpoint.id.clone()));
-                let container = record.map_or("", |record| &record.container);
-                match set(&endpoint.id.host_device(), *mac, container, mtu).await {
+                match set(&endpoint.id.host_device(), *mac, &endpoint.container, mtu).await {
                     Ok(()) => drop(self.0.insert(endpoint.id.clone(), mtu)),
                     Err(error) => problems.push(format!(
                         "endpoint {} of network {}: cannot set the MTU of its interfaces to {mtu}: {error}",

@@ -21,9 +21,7 @@ pub fn disable(device: &str) {
 /// whether it does: not without IPv6 in the kernel, and not with an MTU below IPv6's least.
 #[must_use]
 pub fn keep_neighbours(device: &str) -> bool {
-    if get(device, "disable_ipv6").as_deref() == Some("0")
-        && get(device, "addr_gen_mode").as_deref() == Some(NONE)
-    {
+    if keeps_neighbours(device) {
         return true;
     }
     set(device, "addr_gen_mode", NONE);
@@ -31,6 +29,13 @@ pub fn keep_neighbours(device: &str) -> bool {
     set(device, "forwarding", "0");
     set(device, "disable_ipv6", "0");
     get(device, "disable_ipv6").as_deref() == Some("0")
+}
+
+/// Whether a bridge is as [`keep_neighbours`] makes it.
+#[must_use]
+pub fn keeps_neighbours(device: &str) -> bool {
+    get(device, "disable_ipv6").as_deref() == Some("0")
+        && get(device, "addr_gen_mode").as_deref() == Some(NONE)
 }
 
 /// Has a container's interface ignore router advertisements, and not ask for them: its addresses

@@ -13,9 +13,10 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-        Stats64,
+        LinkXdp, Stats64, XdpAttached,
     },
 };
+use nix::net::if_::if_indextoname;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
@@ -51,10 +52,23 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Whether it is set up (`IFF_UP`).
     pub up: bool,
+    /// Whether it has a carrier (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// The XDP program on it.
+    pub xdp: Option<XdpOn>,
     /// Its counters.
     pub stats: Stats64,
     /// The bus and the device on it, of a physical interface.
     pub parent: Option<(String, String)>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpOn {
+    /// The program's id.
+    pub program: u32,
+    /// The driver runs it, not the kernel's stack.
+    pub native: bool,
 }
 
 /// Opens a routing socket.
@@ -73,6 +87,15 @@ pub fn connect() -> io::Result<Connection> {
 pub async fn links(handle: &Handle) -> io::Result<Vec<Link>> {
     let messages: Vec<_> = handle.link().get().execute().try_collect().await.map_err(into_io)?;
     Ok(messages.into_iter().map(Link::from).collect())
+}
+
+/// The name of an interface of the caller's namespace, if there is such an interface.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "what is wrong with it is seen to here")]
+pub fn name_at(ifindex: u32) -> Option<String> {
+    // nix 0.31 does not see that the C library found none, and has an empty name then.
+    let name = if_indextoname(ifindex).ok()?.into_string().ok()?;
+    (!name.is_empty()).then_some(name)
 }
 
 /// The interface called `name`, if there is one.
@@ -165,6 +188,8 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             mac: None,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            xdp: None,
             stats: Stats64::default(),
             parent: None,
         };
@@ -180,11 +205,22 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::ParentDevBusName(name) => bus = Some(name),
                 LinkAttribute::ParentDevName(name) => device = Some(name),
                 LinkAttribute::LinkInfo(infos) => link.take_infos(infos),
+                LinkAttribute::Xdp(xdp) => link.xdp = XdpOn::of(&xdp),
                 _ => {}
             }
         }
         link.parent = bus.zip(device);
         link
+    }
+}
+
+impl XdpOn {
+    fn of(attributes: &[LinkXdp]) -> Option<Self> {
+        let program = attributes.iter().find_map(|attribute| match attribute {
+            LinkXdp::ProgId(id) => Some(*id),
+            _ => None,
+        })?;
+        Some(Self { program, native: attributes.contains(&LinkXdp::Attached(XdpAttached::Driver)) })
     }
 }
 

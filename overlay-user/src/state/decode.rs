@@ -26,7 +26,7 @@ pub enum Record {
     /// `alive/<node>`
     Alive(NodeName, AliveRecord),
     /// `endpoints/<network>/<id>`
-    Endpoint(NetworkName, EndpointId, Endpoint),
+    Endpoint(NetworkName, Endpoint),
     /// `ports/<network>/<id>`
     Port(NetworkName, EndpointId, Port),
     /// `learned/<network>/<mac>`
@@ -72,7 +72,7 @@ pub fn decode(key: RecordKey, value: &[u8]) -> Result<Record, RecordError> {
         RecordKey::Node(name) => Record::Node(name, Node::from_record(&json(value)?)?),
         RecordKey::Alive(node) => Record::Alive(node, json(value)?),
         RecordKey::Endpoint(network, id) => {
-            Record::Endpoint(network, id, Endpoint::from_record(&json(value)?)?)
+            Record::Endpoint(network, Endpoint::from_record(id, &json(value)?)?)
         }
         RecordKey::Port(network, id) => Record::Port(network, id, Port::from_record(&json(value)?)?),
         RecordKey::Learned(_, mac) if !mac.is_unicast() => return Err(RecordError::Learned),

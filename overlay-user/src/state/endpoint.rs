@@ -1,12 +1,12 @@
 //! An endpoint, and the rules its record obeys by itself. What it must share with its network and
 //! the other endpoints is [`RecordSet`](super::RecordSet)'s.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointRecord, NodeName, shown::shown};
+use super::{EndpointId, EndpointRecord, NodeName, shown::shown};
 use crate::MacAddr;
 
 /// Most addresses an endpoint has.
@@ -15,21 +15,26 @@ const MOST_ADDRESSES: usize = 16;
 /// Most names an endpoint has.
 const MOST_NAMES: usize = 32;
 
-/// An endpoint: one interface in a network.
+/// An endpoint: one interface in a network. There may be millions: it holds no more than it must.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    /// Its identity in the store.
+    pub id: EndpointId,
+    /// The store's revision when it was made: of two that cannot both be, the older one stands.
+    pub created: i64,
     /// The node it is on.
     pub node: NodeName,
     /// Its MAC address; no two endpoints of a network have the same.
     pub mac: MacAddr,
-    /// Its addresses, all in the network's subnet; no two endpoints of a network share one.
-    pub addresses: BTreeSet<IpAddr>,
+    /// Its addresses, each once and in order, all in the network's subnet; no two endpoints of a network
+    /// share one.
+    pub addresses: Box<[IpAddr]>,
     /// The names it is known by.
-    pub names: Vec<String>,
+    pub names: Box<[Box<str>]>,
     /// How frames from the wire reach it.
     pub delivery: Delivery,
     /// The network namespace it was attached in, as its node knew it: a path, or `pid` and a number.
-    pub container: String,
+    pub container: Box<str>,
 }
 
 /// How frames from the wire reach an endpoint.
@@ -67,8 +72,8 @@ pub enum EndpointError {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Checks a record by itself and makes an endpoint of it.
-    pub fn from_record(record: &EndpointRecord) -> Result<Self, EndpointError> {
+    /// Checks the record of `id` by itself and makes an endpoint of it, `created` at revision 0.
+    pub fn from_record(id: EndpointId, record: &EndpointRecord) -> Result<Self, EndpointError> {
         let mac: MacAddr = record.mac.parse().map_err(|_| EndpointError::Mac(shown(&record.mac)))?;
         if !mac.is_unicast() {
             return Err(EndpointError::MacNotUnicast(mac));
@@ -82,13 +87,18 @@ impl Endpoint {
         if let Some(bad) = record.names.iter().find(|name| !is_endpoint_name(name)) {
             return Err(EndpointError::Name(shown(bad)));
         }
+        let mut addresses = record.addresses.clone();
+        addresses.sort_unstable();
+        addresses.dedup();
         Ok(Self {
+            id,
+            created: 0,
             node: record.node.clone(),
             mac,
-            addresses: record.addresses.iter().copied().collect(),
-            names: record.names.clone(),
+            addresses: addresses.into(),
+            names: record.names.iter().map(|name| name.as_str().into()).collect(),
             delivery: Delivery::of_word(&record.delivery),
-            container: record.container.clone(),
+            container: record.container.as_str().into(),
         })
     }
 }
@@ -121,6 +131,10 @@ fn is_endpoint_name(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn judged(record: &EndpointRecord) -> Result<Endpoint, EndpointError> {
+        Endpoint::from_record("0123456789ab".parse().unwrap(), record)
+    }
+
     fn record(mac: &str, names: &[&str]) -> EndpointRecord {
         EndpointRecord {
             node: "node1".parse().unwrap(),
@@ -136,21 +150,21 @@ mod tests {
 
     #[test]
     fn only_a_single_interfaces_mac_is_taken() {
-        assert!(Endpoint::from_record(&record("02:42:0a:00:09:02", &["web", "web.blue"])).is_ok());
+        assert!(judged(&record("02:42:0a:00:09:02", &["web", "web.blue"])).is_ok());
         for bad in ["", "02:42", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01"] {
-            assert!(Endpoint::from_record(&record(bad, &[])).is_err(), "{bad}");
+            assert!(judged(&record(bad, &[])).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn names_and_counts_are_bounded() {
         for bad in ["", "a b", "a\n", "../a", "-a", &"a".repeat(254)] {
-            assert!(Endpoint::from_record(&record("02:42:0a:00:09:02", &[bad])).is_err(), "{bad:?}");
+            assert!(judged(&record("02:42:0a:00:09:02", &[bad])).is_err(), "{bad:?}");
         }
         let many = record("02:42:0a:00:09:02", &["a"; 33]);
-        assert_eq!(Endpoint::from_record(&many), Err(EndpointError::Names(33)));
+        assert_eq!(judged(&many), Err(EndpointError::Names(33)));
         let addresses = vec!["10.0.9.2".parse().unwrap(); 17];
         let many = EndpointRecord { addresses, ..record("02:42:0a:00:09:02", &[]) };
-        assert_eq!(Endpoint::from_record(&many), Err(EndpointError::Addresses(17)));
+        assert_eq!(judged(&many), Err(EndpointError::Addresses(17)));
     }
 }

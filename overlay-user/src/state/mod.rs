@@ -13,10 +13,13 @@ mod policy;
 mod port;
 mod record;
 mod record_set;
+mod segment;
 mod shown;
 mod subnet;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, sync::Arc};
+
+use imbl::{OrdMap, OrdSet};
 
 use crate::MacAddr;
 
@@ -36,28 +39,31 @@ pub use record::{
     NodeRecord, PortRecord, RecordKey, SubnetRecord,
 };
 pub use record_set::{RawRecord, RecordSet};
+pub use segment::{Endpoints, Segment};
 pub use shown::{shown, shown_key};
 pub use subnet::{AddressError, Subnet, family, same_family};
 
 /// The checked records of one revision of the store.
+///
+/// A copy costs next to nothing, and shares all that is equal with the state it was made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// The store's revision this is: that of the newest change in it, or of the read it is from.
     pub revision: i64,
     /// Networks by name.
-    pub networks: BTreeMap<NetworkName, Network>,
+    pub networks: OrdMap<NetworkName, Network>,
     /// Nodes by name.
-    pub nodes: BTreeMap<NodeName, Node>,
-    /// Endpoints by network and identity.
-    pub endpoints: BTreeMap<(NetworkName, EndpointId), Endpoint>,
+    pub nodes: OrdMap<NodeName, Node>,
+    /// Endpoints by network.
+    pub endpoints: Endpoints,
     /// Gateway ports by network and identity.
-    pub ports: BTreeMap<(NetworkName, EndpointId), Port>,
+    pub ports: OrdMap<(NetworkName, EndpointId), Port>,
     /// MAC addresses learned behind them.
-    pub learned: BTreeMap<(NetworkName, MacAddr), LearnedMac>,
+    pub learned: OrdMap<(NetworkName, MacAddr), LearnedMac>,
     /// Nodes whose lease is live.
-    pub alive: BTreeSet<NodeName>,
+    pub alive: OrdSet<NodeName>,
     /// Keys left out (relative to the cluster's prefix), and why; at most [`MOST_REJECTED`].
-    pub rejected: BTreeMap<String, String>,
+    pub rejected: Arc<BTreeMap<String, String>>,
     /// How many more are left out.
     pub rejected_more: usize,
 }
@@ -67,21 +73,15 @@ pub struct State {
 pub const MOST_REJECTED: usize = 1000;
 
 impl State {
-    /// Names a key that is left out, if there is room.
-    fn reject(&mut self, key: impl FnOnce() -> String, why: &impl ToString) {
-        if self.rejected.len() < MOST_REJECTED {
-            self.rejected.insert(key(), why.to_string());
-        } else {
-            self.rejected_more += 1;
-        }
+    /// The endpoints of a network, in the order of their MAC addresses.
+    pub fn endpoints_of(&self, network: &NetworkName) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.segment(network).into_iter().flat_map(Segment::iter)
     }
 
-    /// The endpoints of a network, in the order of their identities.
-    pub fn endpoints_of(&self, network: &NetworkName) -> impl Iterator<Item = (&EndpointId, &Endpoint)> {
-        self.endpoints
-            .range((network.clone(), EndpointId::least())..)
-            .take_while(move |((of, _), _)| of == network)
-            .map(|((_, id), endpoint)| (id, endpoint))
+    /// The endpoint of a network with an identity. Looks at all of the network's.
+    #[must_use]
+    pub fn endpoint(&self, network: &NetworkName, id: &EndpointId) -> Option<&Arc<Endpoint>> {
+        self.endpoints_of(network).find(|endpoint| endpoint.id == *id)
     }
 
     /// The gateway ports of a network.

@@ -1,6 +1,6 @@
 //! Names that become parts of keys, device names and command output, checked once where they enter.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,10 @@ pub struct NameError {
 }
 
 impl NameError {
+    fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
+        Self { what, text: text.chars().take(80).collect(), rule }
+    }
+
     /// What a valid one looks like.
     #[must_use]
     pub const fn rule(&self) -> &'static str {
@@ -26,7 +30,7 @@ macro_rules! name {
         $(#[$doc])+
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The text.
@@ -40,12 +44,7 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                if $valid(text) {
-                    Ok(Self(text.to_owned()))
-                } else {
-                    let shown = text.chars().take(80).collect();
-                    Err(NameError { what: $what, text: shown, rule: $rule })
-                }
+                if $valid(text) { Ok(Self(text.into())) } else { Err(NameError::new($what, text, $rule)) }
             }
         }
 
@@ -59,7 +58,7 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> Self {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 
@@ -80,37 +79,82 @@ name!(
     NodeName, "node name", is_name, "use 1 to 63 of a-z A-Z 0-9 . _ - and begin with a letter or digit"
 );
 name!(
-    /// An endpoint's identity: 12 hexadecimal digits, unique in its cluster.
-    EndpointId, "endpoint id", is_endpoint_id, "it has 12 digits of 0-9 a-f"
-);
-name!(
     /// The name of a network interface, as Linux accepts it.
     InterfaceName, "interface name", is_interface_name, "use 1 to 15 letters, digits, . _ -"
 );
+
+/// An endpoint's identity: 48 bits, written as 12 hexadecimal digits, unique in its cluster.
+///
+/// A number and not a text: there may be millions of them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EndpointId(u64);
 
 impl EndpointId {
     /// A new identity from random bytes.
     #[must_use]
     pub fn random() -> Self {
-        Self(format!("{:012x}", rand::random::<u64>() >> 16))
+        Self(rand::random::<u64>() >> 16)
     }
 
     /// The identity before all others.
-    pub(super) fn least() -> Self {
-        Self("000000000000".to_owned())
+    pub(super) const fn least() -> Self {
+        Self(0)
     }
 
     /// Name of the host side interface of this endpoint on its node: `ov` and the identity, 14 of
     /// the 15 characters Linux allows.
     #[must_use]
     pub fn host_device(&self) -> String {
-        format!("ov{}", self.0)
+        format!("ov{self}")
     }
 
     /// The inverse of [`Self::host_device`].
     #[must_use]
     pub fn of_host_device(name: &str) -> Option<Self> {
         name.strip_prefix("ov")?.parse().ok().filter(|id: &Self| id.host_device() == name)
+    }
+
+    /// Whether it, as it is written, begins with `text`.
+    #[must_use]
+    pub fn starts_with(&self, text: &str) -> bool {
+        self.to_string().starts_with(text)
+    }
+}
+
+impl FromStr for EndpointId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let digits = text.len() == 12 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+        let number = if digits { u64::from_str_radix(text, 16).ok() } else { None };
+        number.map(Self).ok_or_else(|| NameError::new("endpoint id", text, "it has 12 digits of 0-9 a-f"))
+    }
+}
+
+impl TryFrom<String> for EndpointId {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<EndpointId> for String {
+    fn from(id: EndpointId) -> Self {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:012x}", self.0))
+    }
+}
+
+impl fmt::Debug for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EndpointId({self})")
     }
 }
 
@@ -125,10 +169,6 @@ fn is_interface_name(text: &str) -> bool {
     (1..=15).contains(&text.len())
         && !matches!(text, "." | "..")
         && text.chars().all(|c| c.is_ascii_graphic() && !"/:%".contains(c))
-}
-
-fn is_endpoint_id(text: &str) -> bool {
-    text.len() == 12 && text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
 }
 
 #[cfg(test)]
@@ -158,7 +198,7 @@ mod tests {
     #[test]
     fn an_endpoint_names_a_device_linux_accepts() {
         let id = EndpointId::random();
-        assert!(id.as_str().parse::<EndpointId>().is_ok());
+        assert_eq!(id.to_string().parse(), Ok(id.clone()));
         assert_eq!(id.host_device().len(), 14);
     }
 }

@@ -1,13 +1,20 @@
 //! The records of the store, decoded as they come, and the state they make together.
 
+mod holdings;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    mem,
     net::IpAddr,
+    sync::Arc,
 };
 
+use imbl::{OrdMap, ordmap::DiffItem};
+
+use self::holdings::{Change, Holdings};
 use super::{
-    Endpoint, EndpointId, InterfaceName, LearnedMac, MetaRecord, Network, NetworkName, Node, NodeName, Port,
-    Record, RecordError, RecordKey, State, decode, shown::shown_key,
+    Endpoint, EndpointId, InterfaceName, LearnedMac, MOST_REJECTED, MetaRecord, Network, NetworkName, Node,
+    NodeName, Port, Record, RecordError, RecordKey, State, decode, shown::shown_key,
 };
 use crate::{MacAddr, Vni};
 
@@ -22,7 +29,8 @@ pub struct RawRecord<'a> {
     pub create_revision: i64,
 }
 
-/// The records held, each decoded once.
+/// The records held, each decoded once, and the state they make, kept up with them: an endpoint that
+/// comes or goes costs the same however many there are.
 ///
 /// It does not matter in which order records come: equal records make equal states.
 #[derive(Clone, Debug, Default)]
@@ -30,12 +38,39 @@ pub struct RecordSet {
     meta: Option<MetaRecord>,
     networks: BTreeMap<NetworkName, Held<Network>>,
     nodes: BTreeMap<NodeName, Held<Node>>,
-    alive: BTreeSet<NodeName>,
-    endpoints: BTreeMap<(NetworkName, EndpointId), Held<Endpoint>>,
+    endpoints: Holdings,
     ports: BTreeMap<(NetworkName, EndpointId), Held<Port>>,
     learned: BTreeMap<(NetworkName, MacAddr), Held<LearnedMac>>,
     /// Records that do not hold up by themselves, and why.
     bad: BTreeMap<Vec<u8>, RecordError>,
+    /// Names of nodes that many records share.
+    names: HashSet<NodeName>,
+    state: State,
+    /// Why records that hold up by themselves are left out, by their kinds.
+    left_out: LeftOut,
+    stale: Stale,
+}
+
+/// Keys and reasons.
+#[derive(Clone, Debug, Default)]
+struct LeftOut {
+    networks: BTreeMap<String, String>,
+    nodes: BTreeMap<String, String>,
+    endpoints: BTreeMap<(NetworkName, EndpointId), String>,
+    ports: BTreeMap<String, String>,
+    learned: BTreeMap<String, String>,
+}
+
+/// What of the state has not been brought up to the records.
+#[derive(Clone, Debug, Default)]
+struct Stale {
+    /// Networks whose records came, went or are not usable any more, or again.
+    networks: BTreeSet<NetworkName>,
+    nodes: bool,
+    /// Endpoints that have gone from the state, or are no longer left out.
+    endpoints: Vec<Change>,
+    ports: bool,
+    rejected: bool,
 }
 
 /// A record that holds up by itself.
@@ -46,7 +81,7 @@ struct Held<T> {
 }
 
 /// Why a record that holds up by itself does not stand beside the others.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 enum Clash {
     #[error("VNI {0} is network {1}'s")]
     Vni(Vni, NetworkName),
@@ -86,39 +121,49 @@ impl RecordSet {
         match decoded {
             Ok(Record::Meta(meta)) => self.meta = Some(meta),
             Ok(Record::Network(name, record)) => {
+                self.stale.networks.insert(name.clone());
                 self.networks.insert(name, Held { created, record });
             }
             Ok(Record::Node(name, record)) => {
+                self.stale.nodes = true;
+                let name = self.shared(name);
                 self.nodes.insert(name, Held { created, record });
             }
             Ok(Record::Alive(node, _)) => {
-                let was_bad = self.bad.remove(key).is_some();
-                return self.alive.insert(node) || was_bad;
+                let was_bad = self.mend(key);
+                let node = self.shared(node);
+                return self.state.alive.insert(node).is_none() || was_bad;
             }
-            Ok(Record::Endpoint(network, id, record)) => {
-                self.endpoints.insert((network, id), Held { created, record });
+            Ok(Record::Endpoint(network, endpoint)) => {
+                let network = self.networks.get_key_value(&network).map_or(network, |(name, _)| name.clone());
+                let node = self.shared(endpoint.node.clone());
+                let endpoint = Endpoint { created, node, ..endpoint };
+                self.endpoints.put(network, endpoint, &mut self.stale.endpoints);
             }
             Ok(Record::Port(network, id, record)) => {
+                self.stale.ports = true;
                 self.ports.insert((network, id), Held { created, record });
             }
             Ok(Record::Learned(network, mac, record)) => {
+                self.stale.ports = true;
                 self.learned.insert((network, mac), Held { created, record });
             }
             Ok(Record::Allocation) => return false,
             Err(error) => {
                 self.delete(key);
                 self.bad.insert(key.to_vec(), error);
+                self.badness_changed(key);
                 return true;
             }
         }
-        self.bad.remove(key);
+        self.mend(key);
         true
     }
 
     /// Forgets a record that was deleted; the key is relative to the cluster's prefix. Returns
     /// whether that can change the state.
     pub fn delete(&mut self, key: &[u8]) -> bool {
-        let was_bad = self.bad.remove(key).is_some();
+        let was_bad = self.mend(key);
         let was_good = RecordKey::parse(key).is_ok_and(|key| self.remove(&key));
         was_bad || was_good
     }
@@ -131,143 +176,264 @@ impl RecordSet {
 
     /// The state the records make. Of two that cannot both be, the one made first stands.
     #[must_use]
-    pub fn state(&self, revision: i64) -> State {
-        let mut state = State { revision, alive: self.alive.clone(), ..State::default() };
-        // Records of ours that clash come before what may be junk: there is not room for all.
-        self.add_networks(&mut state);
-        self.add_nodes(&mut state);
-        self.add_endpoints(&mut state);
-        self.add_ports(&mut state);
-        self.add_learned(&mut state);
-        for (key, error) in &self.bad {
-            state.reject(|| shown_key(key), error);
+    pub fn state(&mut self, revision: i64) -> State {
+        let mut stale = mem::take(&mut self.stale);
+        let standing = (self.state.networks.clone(), self.state.nodes.clone());
+        if !stale.networks.is_empty() {
+            self.judge_networks();
+            stale.rejected = true;
         }
-        state
+        if stale.nodes {
+            self.judge_nodes();
+            stale.rejected = true;
+        }
+        let endpoints = self.judge_endpoints(stale.endpoints, &stale.networks, &standing);
+        stale.rejected |= endpoints.iter().any(|c| matches!(c, Change::LeftOut(..) | Change::Settled(..)));
+        let around = !stale.networks.is_empty() || stale.nodes || !endpoints.is_empty();
+        self.take_endpoints(endpoints);
+        if stale.ports || (around && !(self.ports.is_empty() && self.learned.is_empty())) {
+            self.judge_ports();
+            self.judge_learned();
+            stale.rejected = true;
+        }
+        if stale.rejected {
+            self.name_rejected();
+        }
+        self.state.revision = revision;
+        self.state.clone()
     }
 
     fn remove(&mut self, key: &RecordKey) -> bool {
         match key {
             RecordKey::Meta => self.meta.take().is_some(),
-            RecordKey::Network(name) => self.networks.remove(name).is_some(),
-            RecordKey::Node(name) => self.nodes.remove(name).is_some(),
-            RecordKey::Alive(name) => self.alive.remove(name),
-            RecordKey::Endpoint(network, id) => {
-                self.endpoints.remove(&(network.clone(), id.clone())).is_some()
+            RecordKey::Network(name) => {
+                self.stale.networks.insert(name.clone());
+                self.networks.remove(name).is_some()
             }
-            RecordKey::Port(network, id) => self.ports.remove(&(network.clone(), id.clone())).is_some(),
-            RecordKey::Learned(network, mac) => self.learned.remove(&(network.clone(), *mac)).is_some(),
+            RecordKey::Node(name) => {
+                self.stale.nodes = true;
+                self.nodes.remove(name).is_some()
+            }
+            RecordKey::Alive(name) => self.state.alive.remove(name).is_some(),
+            RecordKey::Endpoint(network, id) => self.endpoints.remove(network, id, &mut self.stale.endpoints),
+            RecordKey::Port(network, id) => {
+                self.stale.ports = true;
+                self.ports.remove(&(network.clone(), id.clone())).is_some()
+            }
+            RecordKey::Learned(network, mac) => {
+                self.stale.ports = true;
+                self.learned.remove(&(network.clone(), *mac)).is_some()
+            }
             RecordKey::Allocation => false,
         }
     }
 
-    fn add_networks(&self, state: &mut State) {
+    /// Forgets that a record was bad. Returns whether it was.
+    fn mend(&mut self, key: &[u8]) -> bool {
+        let was_bad = self.bad.remove(key).is_some();
+        if was_bad {
+            self.badness_changed(key);
+        }
+        was_bad
+    }
+
+    /// What is in a network is told whether its record is bad or not there.
+    fn badness_changed(&mut self, key: &[u8]) {
+        self.stale.rejected = true;
+        if let Ok(RecordKey::Network(name)) = RecordKey::parse(key) {
+            self.stale.networks.insert(name);
+        }
+    }
+
+    /// The same name, in the memory of the one that came first.
+    fn shared(&mut self, name: NodeName) -> NodeName {
+        if let Some(known) = self.names.get(&name) {
+            return known.clone();
+        }
+        self.names.insert(name.clone());
+        name
+    }
+
+    fn judge_networks(&mut self) {
         let mut taken: HashMap<Vni, &NetworkName> = HashMap::new();
+        self.left_out.networks.clear();
+        let mut standing = self.state.networks.clone();
         for (name, record) in by_age(&self.networks) {
             if let Some(&other) = taken.get(&record.vni) {
                 let clash = Clash::Vni(record.vni, other.clone());
-                state.reject(|| RecordKey::of_network(name), &clash);
+                self.left_out.networks.insert(RecordKey::of_network(name), clash.to_string());
+                standing.remove(name);
                 continue;
             }
             taken.insert(record.vni, name);
-            state.networks.insert(name.clone(), record.clone());
+            if standing.get(name) != Some(record) {
+                standing.insert(name.clone(), record.clone());
+            }
         }
+        for name in self.state.networks.keys().filter(|name| !self.networks.contains_key(*name)) {
+            standing.remove(name);
+        }
+        self.state.networks = standing;
     }
 
-    fn add_nodes(&self, state: &mut State) {
+    fn judge_nodes(&mut self) {
         let mut taken: HashMap<IpAddr, &NodeName> = HashMap::new();
+        self.left_out.nodes.clear();
+        let mut standing = self.state.nodes.clone();
         for (name, record) in by_age(&self.nodes) {
             if let Some(&other) = taken.get(&record.vtep) {
                 let clash = Clash::Vtep(record.vtep, other.clone());
-                state.reject(|| RecordKey::of_node(name), &clash);
+                self.left_out.nodes.insert(RecordKey::of_node(name), clash.to_string());
+                standing.remove(name);
                 continue;
             }
             taken.insert(record.vtep, name);
-            state.nodes.insert(name.clone(), record.clone());
+            if standing.get(name) != Some(record) {
+                standing.insert(name.clone(), record.clone());
+            }
         }
+        for name in self.state.nodes.keys().filter(|name| !self.nodes.contains_key(*name)) {
+            standing.remove(name);
+        }
+        self.state.nodes = standing;
     }
 
-    fn add_endpoints(&self, state: &mut State) {
-        let mut claims = Claims::default();
-        for (key @ (network, id), record) in by_age(&self.endpoints) {
-            let checked =
-                self.stands(state, network, record).and_then(|()| claims.claim(network, id, record));
-            match checked {
-                Ok(()) => {
-                    state.endpoints.insert(key.clone(), record.clone());
+    /// What has changed of endpoints, by their records, of which `changes` are known, and by the networks and
+    /// nodes that stand now and stood `before`.
+    fn judge_endpoints(
+        &mut self,
+        mut changes: Vec<Change>,
+        networks: &BTreeSet<NetworkName>,
+        before: &(OrdMap<NetworkName, Network>, OrdMap<NodeName, Node>),
+    ) -> Vec<Change> {
+        let State { networks: standing, nodes, .. } = &self.state;
+        let mut moved = networks.clone();
+        moved.extend(before.0.diff(standing).map(|item| item_key(&item).clone()));
+        let came_or_went = before.1.diff(nodes).filter(|item| !matches!(item, DiffItem::Update { .. }));
+        let came_or_went: HashSet<NodeName> = came_or_went.map(|item| item_key(&item).clone()).collect();
+        if !moved.is_empty() || !came_or_went.is_empty() {
+            self.endpoints.review(|network, e| moved.contains(network) || came_or_went.contains(&e.node));
+        }
+        let (records, bad) = (&self.networks, &self.bad);
+        let fit = |network: &NetworkName, endpoint: &Endpoint| {
+            let Some(standing) = standing.get(network) else {
+                return Err(no_network(network, records, bad));
+            };
+            for &address in &endpoint.addresses {
+                standing.check_address(address)?;
+            }
+            if nodes.contains_key(&endpoint.node) {
+                Ok(())
+            } else {
+                Err(Clash::NoNode(endpoint.node.clone()))
+            }
+        };
+        self.endpoints.judge(fit, &mut changes);
+        changes
+    }
+
+    fn take_endpoints(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Stands(network, endpoint) => self.state.endpoints.insert(&network, endpoint),
+                Change::Falls(network, endpoint) => {
+                    drop(self.state.endpoints.remove(&network, endpoint.mac));
                 }
-                Err(clash) => {
-                    state.reject(|| RecordKey::of_endpoint(network, id), &clash);
+                Change::LeftOut(network, id, clash) => {
+                    drop(self.left_out.endpoints.insert((network, id), clash.to_string()));
                 }
+                Change::Settled(network, id) => drop(self.left_out.endpoints.remove(&(network, id))),
             }
         }
     }
 
-    fn add_ports(&self, state: &mut State) {
+    fn judge_ports(&mut self) {
         let mut devices: HashMap<(&NodeName, &InterfaceName), &EndpointId> = HashMap::new();
-        let identities: HashSet<_> = state.endpoints.keys().map(|(_, id)| id.clone()).collect();
+        let mut identities: HashSet<&EndpointId> = HashSet::new();
+        self.left_out.ports.clear();
+        self.state.ports.clear();
         for ((network, id), port) in by_age(&self.ports) {
             let device = (&port.node, &port.device);
-            let clash = if let Err(clash) = self.network_stands(state, network) {
-                Some(clash)
-            } else if !state.nodes.contains_key(&port.node) {
+            let clash = if !self.state.networks.contains_key(network) {
+                Some(no_network(network, &self.networks, &self.bad))
+            } else if !self.state.nodes.contains_key(&port.node) {
                 Some(Clash::NoNode(port.node.clone()))
-            } else if identities.contains(id) || devices.values().any(|other| *other == id) {
+            } else if self.endpoints.has_identity(id) || identities.contains(id) {
                 Some(Clash::Identity(network.clone()))
             } else {
                 let taken = devices.get(&device);
                 taken.map(|&other| Clash::Device(port.device.clone(), port.node.clone(), other.clone()))
             };
             if let Some(clash) = clash {
-                state.reject(|| RecordKey::of_port(network, id), &clash);
+                self.left_out.ports.insert(RecordKey::of_port(network, id), clash.to_string());
                 continue;
             }
             devices.insert(device, id);
-            state.ports.insert((network.clone(), id.clone()), port.clone());
+            identities.insert(id);
+            self.state.ports.insert((network.clone(), id.clone()), port.clone());
         }
     }
 
     /// An endpoint's MAC address is never a port's, whoever came first: it was given, not heard.
-    fn add_learned(&self, state: &mut State) {
-        let taken: HashSet<_> =
-            state.endpoints.iter().map(|((network, _), e)| (network.clone(), e.mac)).collect();
+    fn judge_learned(&mut self) {
         let mut counts: HashMap<&EndpointId, u32> = HashMap::new();
+        self.left_out.learned.clear();
+        self.state.learned.clear();
         for (key @ (network, mac), learned) in by_age(&self.learned) {
-            let port = state.ports.get(&(network.clone(), learned.port.clone()));
+            let port = self.state.ports.get(&(network.clone(), learned.port.clone()));
             let clash = match port.filter(|port| port.node == learned.node) {
                 None => Clash::NoPort(learned.port.clone(), learned.node.clone()),
-                Some(_) if taken.contains(key) => Clash::Endpoints,
+                Some(_) if self.state.endpoints.get(network, *mac).is_some() => Clash::Endpoints,
                 Some(port) => {
                     let count = counts.entry(&learned.port).or_default();
                     if *count < port.max_macs {
                         *count += 1;
-                        state.learned.insert(key.clone(), learned.clone());
+                        self.state.learned.insert(key.clone(), learned.clone());
                         continue;
                     }
                     Clash::PortFull(learned.port.clone(), port.max_macs)
                 }
             };
-            state.reject(|| RecordKey::of_learned(network, *mac), &clash);
+            self.left_out.learned.insert(RecordKey::of_learned(network, *mac), clash.to_string());
         }
     }
 
-    fn network_stands<'a>(&self, state: &'a State, network: &NetworkName) -> Result<&'a Network, Clash> {
-        state.networks.get(network).ok_or_else(|| {
-            let left_out = self.networks.contains_key(network)
-                || self.bad.contains_key(RecordKey::of_network(network).as_bytes());
-            if left_out { Clash::NetworkLeftOut(network.clone()) } else { Clash::NoNetwork(network.clone()) }
-        })
+    /// Names what is left out. Records of ours that clash come before what may be junk: there is not room
+    /// for all.
+    fn name_rejected(&mut self) {
+        let LeftOut { networks, nodes, endpoints, ports, learned } = &self.left_out;
+        let ours = networks.len() + nodes.len() + endpoints.len() + ports.len() + learned.len();
+        let owned = |(key, why): (&String, &String)| (key.clone(), why.clone());
+        let rejected: BTreeMap<_, _> = (networks.iter().chain(nodes).map(owned))
+            .chain(
+                endpoints
+                    .iter()
+                    .map(|((network, id), why)| (RecordKey::of_endpoint(network, id), why.clone())),
+            )
+            .chain(ports.iter().chain(learned).map(owned))
+            .chain(self.bad.iter().map(|(key, error)| (shown_key(key), error.to_string())))
+            .take(MOST_REJECTED)
+            .collect();
+        self.state.rejected_more = (ours + self.bad.len()).saturating_sub(MOST_REJECTED);
+        if *self.state.rejected != rejected {
+            self.state.rejected = Arc::new(rejected);
+        }
     }
+}
 
-    /// Checks an endpoint against the networks and nodes that stand.
-    fn stands(&self, state: &State, network: &NetworkName, endpoint: &Endpoint) -> Result<(), Clash> {
-        let standing = self.network_stands(state, network)?;
-        for &address in &endpoint.addresses {
-            standing.check_address(address)?;
-        }
-        if !state.nodes.contains_key(&endpoint.node) {
-            return Err(Clash::NoNode(endpoint.node.clone()));
-        }
-        Ok(())
+/// Why there is no such network.
+fn no_network(
+    name: &NetworkName,
+    records: &BTreeMap<NetworkName, Held<Network>>,
+    bad: &BTreeMap<Vec<u8>, RecordError>,
+) -> Clash {
+    let left_out = records.contains_key(name) || bad.contains_key(RecordKey::of_network(name).as_bytes());
+    if left_out { Clash::NetworkLeftOut(name.clone()) } else { Clash::NoNetwork(name.clone()) }
+}
+
+fn item_key<'a, K, V>(item: &DiffItem<'a, 'a, K, V>) -> &'a K {
+    match item {
+        DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _) => key,
     }
 }
 
@@ -276,42 +442,6 @@ fn by_age<K: Ord, T>(records: &BTreeMap<K, Held<T>>) -> Vec<(&K, &T)> {
     let mut sorted: Vec<_> = records.iter().collect();
     sorted.sort_by_key(|&(key, held)| (held.created, key));
     sorted.into_iter().map(|(key, held)| (key, &held.record)).collect()
-}
-
-/// What endpoints that stand have for themselves.
-#[derive(Default)]
-struct Claims<'a> {
-    identities: HashMap<&'a EndpointId, &'a NetworkName>,
-    macs: HashMap<(&'a NetworkName, MacAddr), &'a EndpointId>,
-    addresses: HashMap<(&'a NetworkName, IpAddr), &'a EndpointId>,
-}
-
-// === impl Claims ===
-
-impl<'a> Claims<'a> {
-    /// Claims all an endpoint has, or nothing.
-    fn claim(
-        &mut self,
-        network: &'a NetworkName,
-        id: &'a EndpointId,
-        endpoint: &Endpoint,
-    ) -> Result<(), Clash> {
-        if let Some(&other) = self.identities.get(id) {
-            return Err(Clash::Identity(other.clone()));
-        }
-        if let Some(&other) = self.macs.get(&(network, endpoint.mac)) {
-            return Err(Clash::Mac(endpoint.mac, other.clone()));
-        }
-        for &address in &endpoint.addresses {
-            if let Some(&other) = self.addresses.get(&(network, address)) {
-                return Err(Clash::AddressTaken(address, other.clone()));
-            }
-        }
-        self.identities.insert(id, network);
-        self.macs.insert((network, endpoint.mac), id);
-        self.addresses.extend(endpoint.addresses.iter().map(|&address| ((network, address), id)));
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl Store {
         record: &EndpointRecord,
     ) -> Result<i64, StoreError> {
         let Reservation { network, endpoint: id, addresses, lease } = reservation;
-        let mac = checked(record)?.mac;
+        let mac = checked(id, record)?.mac;
         if !addresses.iter().map(|reserved| reserved.address.addr()).eq(record.addresses.iter().copied()) {
             let text = format!("the addresses {:?} are not those reserved", record.addresses);
             return Err(StoreError::Invalid(text));
@@ -87,8 +87,8 @@ impl Store {
             incarnation: 0,
             delivery: String::new(),
         };
-        checked(&record)?;
         let id = EndpointId::random();
+        checked(&id, &record)?;
         let free = |&address: &IpAddr| {
             Compare::create_revision(self.keys().address(network, address), CompareOp::Equal, 0)
         };
@@ -121,7 +121,7 @@ impl Store {
         let bind = |&address: &IpAddr| TxnOp::put(keys.address(network, address), bound.clone(), None);
         let mut operations: Vec<_> = record.addresses.iter().map(bind).collect();
         operations.extend([
-            TxnOp::put(mac_key, id.as_str(), None),
+            TxnOp::put(mac_key, id.to_string(), None),
             TxnOp::put(endpoint_key.as_str(), value.clone(), None),
         ]);
         let mark = Mark { key: &endpoint_key, value: &value };
@@ -175,6 +175,6 @@ impl Store {
 }
 
 /// Checks a record as its readers will.
-fn checked(record: &EndpointRecord) -> Result<Endpoint, StoreError> {
-    Endpoint::from_record(record).map_err(|e| StoreError::Invalid(e.to_string()))
+fn checked(id: &EndpointId, record: &EndpointRecord) -> Result<Endpoint, StoreError> {
+    Endpoint::from_record(id.clone(), record).map_err(|e| StoreError::Invalid(e.to_string()))
 }

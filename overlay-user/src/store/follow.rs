@@ -89,6 +89,11 @@ impl Store {
         tokio::spawn(async move { cancel.run_until_cancelled(Box::pin(follower.run())).await });
         receiver
     }
+
+    /// Has everything be read again now.
+    pub fn read_again(&self) {
+        self.inner.read_again.notify_one();
+    }
 }
 
 // === impl Follower ===
@@ -105,7 +110,8 @@ impl Follower {
                 End::Frozen(why) => self.freeze(why),
             }
             pause = if begun.elapsed() > longest * 2 { shortest } else { (pause * 2).min(longest) };
-            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            let pausing = sleep(pause.mul_f64(rand::random_range(0.5..1.0)));
+            tokio::select! { () = pausing => {}, () = self.store.inner.read_again.notified() => {} }
         }
     }
 
@@ -154,11 +160,12 @@ impl Follower {
     /// Follows the changes of a watch.
     async fn follow(&mut self, mut watch: Watch) -> End {
         let reread = Instant::now() + REREAD.mul_f64(rand::random_range(1.0..1.2));
-        let mut resets = self.store.inner.resets.subscribe();
+        let store = self.store.clone();
         loop {
             let next = tokio::select! {
                 next = timeout_at(reread, watch.next()) => next,
-                Ok(()) = resets.changed() => {
+                () = store.inner.read_again.notified() => return End::Again("it was asked for".to_owned()),
+                () = store.inner.reconnect.notified() => {
                     self.connection.reset().await;
                     return End::Again("this node's address changed".to_owned());
                 }

@@ -10,6 +10,7 @@ mod cluster;
 mod connection;
 mod endpoint;
 mod error;
+mod examine;
 mod follow;
 mod holder;
 mod identity;
@@ -26,14 +27,15 @@ mod withdraw;
 
 use std::sync::Arc;
 
-use tokio::sync::watch as tokio_watch;
-
 pub use address::{Reservation, ReservedAddress};
 pub use error::StoreError;
+pub use examine::{Examined, Flaw};
 pub use follow::{Followed, StoreHealth};
 pub use identity::Seen;
 pub use network::{NetworkChange, NewNetwork};
 pub use options::{StoreOptions, TlsFiles};
+
+use tokio::sync::Notify;
 
 use self::{call::Call, connection::Connection, identity::Identity, keys::Keys};
 
@@ -48,8 +50,10 @@ struct Inner {
     keys: Keys,
     connection: Connection,
     identity: Identity,
-    /// Raised whenever connections of before are of no use.
-    resets: tokio_watch::Sender<u64>,
+    /// Everything is to be read again.
+    read_again: Notify,
+    /// Connections of before are of no use.
+    reconnect: Notify,
 }
 
 // === impl Store ===
@@ -60,14 +64,14 @@ impl Store {
         let options = Arc::new(options.checked()?);
         let keys = Keys::new(&options.cluster);
         let connection = Connection::new(Arc::clone(&options));
-        let (identity, resets) = (Identity::default(), tokio_watch::Sender::default());
-        Ok(Self { inner: Arc::new(Inner { options, keys, connection, identity, resets }) })
+        let (identity, read_again, reconnect) = (Identity::default(), Notify::new(), Notify::new());
+        Ok(Self { inner: Arc::new(Inner { options, keys, connection, identity, read_again, reconnect }) })
     }
 
     /// Connects anew, for commands and for what follows the store: this node's address has changed.
     pub async fn reconnect(&self) {
         self.inner.connection.reset().await;
-        self.inner.resets.send_modify(|resets| *resets += 1);
+        self.inner.reconnect.notify_one();
     }
 
     /// Which cluster was seen in the store and up to which revision, by this process or, if it was

@@ -99,8 +99,8 @@ impl Store {
             let Some(found) = call.get(&key).await? else {
                 return Ok(0);
             };
-            let record =
-                decoded::<EndpointRecord>(found.value()).filter(|r| Endpoint::from_record(r).is_ok());
+            let record = decoded::<EndpointRecord>(found.value())
+                .filter(|r| Endpoint::from_record(id.clone(), r).is_ok());
             let Holdings { addresses, macs } = self.holdings(call, network, id, record.as_ref()).await?;
             let mut compares = provided.to_vec();
             compares.push(unchanged(&found));
@@ -143,7 +143,7 @@ impl Store {
             macs = call.list(&self.keys().macs(network)).await?;
         }
         addresses.retain(|kv| decoded::<AddressRecord>(kv.value()).is_some_and(|r| r.endpoint == *id));
-        macs.retain(|kv| text(kv.value()) == id.as_str());
+        macs.retain(|kv| text(kv.value()) == id.to_string());
         Ok(Holdings { addresses, macs })
     }
 }

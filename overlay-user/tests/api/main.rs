@@ -91,6 +91,7 @@ impl Daemon {
             absences: watch::channel(Absences::default()).1,
             journal: Journal::new(directory.path()),
             counters: mpsc::channel(1).0,
+            audits: mpsc::channel(1).0,
             mode: Mode::Kernel,
             reason: "test".to_owned(),
         };
@@ -156,11 +157,11 @@ async fn an_endpoint_that_is_left_out_is_detached_from_the_store_too() {
     let error = refused(daemon.client().remove_network(&blue).await);
     assert_eq!(error.kind, Kind::Conflict, "{error}");
 
-    daemon.client().detach(&id.as_str().parse().unwrap()).await.unwrap();
+    daemon.client().detach(&id.to_string().parse().unwrap()).await.unwrap();
     assert_eq!(daemon.etcd.get(&format!("endpoints/blue/{id}")).await, None);
     daemon.client().remove_network(&blue).await.unwrap();
     // Whoever asks twice wants it gone.
-    daemon.client().detach(&id.as_str().parse().unwrap()).await.unwrap();
+    daemon.client().detach(&id.to_string().parse().unwrap()).await.unwrap();
 }
 
 #[tokio::test]
@@ -170,7 +171,7 @@ async fn nobody_is_told_that_an_endpoint_is_gone_without_the_store() {
     daemon.etcd.put(&format!("endpoints/blue/{id}"), "{").await;
     daemon.until("the damage", async |client| client.endpoints(None).await.unwrap().is_empty()).await;
     daemon.etcd.kill();
-    let error = refused(daemon.client().detach(&id.as_str().parse().unwrap()).await);
+    let error = refused(daemon.client().detach(&id.to_string().parse().unwrap()).await);
     assert_eq!(error.kind, Kind::Unavailable, "{error}");
 }
 
@@ -181,7 +182,7 @@ async fn another_nodes_endpoint_is_not_detached_here_though_it_is_left_out() {
     let record = r#"{"node":"n2","mac":"02:00:00:00:00:01","addresses":["10.9.9.9"]}"#;
     daemon.etcd.put(&format!("endpoints/blue/{id}"), record).await;
     daemon.until("the damage", async |client| client.endpoints(None).await.unwrap().is_empty()).await;
-    let error = refused(daemon.client().detach(&id.as_str().parse().unwrap()).await);
+    let error = refused(daemon.client().detach(&id.to_string().parse().unwrap()).await);
     assert!(error.kind == Kind::Conflict && error.error.contains("is on n2"), "{error}");
 }
 

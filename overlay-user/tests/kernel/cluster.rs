@@ -3,14 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, UdpSocket},
+    sync::Arc,
 };
 
 use overlay_user::{
     MacAddr, Vni,
     datapath::{Applied, Counters, Datapath, Underlay, kernel::KernelDatapath},
     device::{self, EndpointDevice},
-    plan::{Endpoint, Location, Network, Plan, Vtep},
-    state::{Delivery, EndpointId, Policy},
+    plan::{Network, Plan, Vtep},
+    state::{Delivery, Endpoint, EndpointId, NodeName, Policy},
     underlay::{Selector, UnderlayFollower},
 };
 use tokio_util::sync::CancellationToken;
@@ -70,36 +71,18 @@ impl Cluster {
     }
 
     pub fn plan(&self, node: usize) -> Plan {
-        let name = |n: usize| format!("node{n}").parse().unwrap();
+        let name = |n: usize| -> NodeName { format!("node{n}").parse().unwrap() };
         let others = self.endpoints.iter().map(|(n, _)| *n).filter(|n| *n != node);
         let members: BTreeSet<_> = others.collect();
-        let endpoint = |(n, number): &(usize, u8)| {
-            let location = if *n == node { Location::Local } else { Location::Remote(name(*n)) };
-            (
-                mac(*number),
-                Endpoint {
-                    id: id(*number),
-                    addresses: [addr(*number)].into(),
-                    location,
-                    delivery: Delivery::Tc,
-                    learned: false,
-                },
-            )
-        };
-        let network = Network {
-            name: "net".parse().unwrap(),
-            mtu: None,
-            policy: Policy::default(),
-            members: members.iter().map(|n| name(*n)).collect(),
-            endpoints: self.endpoints.iter().map(endpoint).collect(),
-            ports: BTreeMap::new(),
-            has_ports: false,
-        };
+        let mut network = Network::new("net".parse().unwrap(), name(node), None, Policy::default());
+        for (n, number) in &self.endpoints {
+            network.insert(endpoint(*number, &name(*n)));
+        }
         let local = self.endpoints.iter().any(|(n, _)| *n == node);
         Plan {
             vteps: members.iter().map(|n| (name(*n), Vtep { addr: vtep(*n).into() })).collect(),
             networks: local.then(|| (Vni::new(VNI).unwrap(), network)).into_iter().collect(),
-            protected: (0..self.nodes.len()).map(|n| vtep(n).into()).collect(),
+            protected: (0..self.nodes.len()).map(|n| IpAddr::from(vtep(n))).collect(),
         }
     }
 
@@ -202,4 +185,18 @@ pub fn outcomes(counters: &Counters) -> BTreeMap<String, u64> {
         outcomes.iter().map(move |(outcome, count)| (format!("{hook} {outcome}"), count.packets))
     });
     flat.collect()
+}
+
+/// Endpoint `number` as it is on the node `at`: 10.0.9.`number`.
+pub fn endpoint(number: u8, at: &NodeName) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        id: id(number),
+        created: 1,
+        node: at.clone(),
+        mac: mac(number),
+        addresses: [addr(number)].into(),
+        names: [].into(),
+        delivery: Delivery::Tc,
+        container: "".into(),
+    })
 }

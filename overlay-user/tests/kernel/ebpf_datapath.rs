@@ -104,6 +104,28 @@ fn an_endpoint_that_is_withdrawn_does_not_reach_the_host() {
 }
 
 #[test]
+fn an_interface_that_is_gone_leaves_no_pin() {
+    let mut cluster = Cluster::new(1);
+    let (_one, two) = (cluster.attach(0, 1), cluster.attach(0, 2));
+    let (plan, underlay) = (cluster.plan(0), cluster.underlay(0));
+    let node = &cluster.nodes[0].netns;
+    let bpffs = Bpffs::new("gone");
+    let pins = || {
+        let pins = std::fs::read_dir(bpffs.0.join("v1/links")).unwrap();
+        let names = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("endpoint_in-")).count()
+    };
+    apply_once(node, &bpffs, Mode::Tc, &underlay, &plan);
+    assert_eq!(pins(), 2);
+    two.ip("link del eth0");
+    node.run(async || {
+        let mut datapath = EbpfDatapath::start(bpffs.options(), Mode::Tc, &underlay).unwrap();
+        datapath.apply(&plan, &underlay).await.unwrap();
+    });
+    assert_eq!(pins(), 1);
+}
+
+#[test]
 fn every_copy_of_a_broadcast_counts_for_its_receiver() {
     let mut cluster = Cluster::new(2);
     let containers = [cluster.attach(0, 1), cluster.attach(0, 2), cluster.attach(1, 3)];

@@ -1,19 +1,16 @@
 //! The kernel data path: forwarding, reconciliation and its guard.
 
-use std::collections::BTreeMap;
-
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
 use overlay_user::{
     datapath::{Datapath as _, kernel::KernelDatapath},
-    plan::{Endpoint, Location, Plan, Vtep},
-    state::Delivery,
+    plan::{Plan, Vtep},
 };
 
 use crate::{
-    cluster::{Cluster, Inner, Node, VNI, addr, id, mac, outcomes, pings, send, vtep, vxlan},
+    cluster::{Cluster, Inner, Node, VNI, endpoint, id, mac, outcomes, pings, send, vtep, vxlan},
     netns::Netns,
 };
 
@@ -177,17 +174,8 @@ fn a_vni_in_use_is_a_problem_of_that_network_alone() {
     cluster.nodes[0].netns.ip("link add theirs type vxlan id 77 dstport 4789 local 192.0.2.1");
     let mut plan = cluster.plan(0);
     let mut network = plan.networks.values().next().unwrap().clone();
-    network.endpoints = [(
-        mac(8),
-        Endpoint {
-            id: id(8),
-            addresses: [addr(8)].into(),
-            location: Location::Remote("node1".parse().unwrap()),
-            delivery: Delivery::Tc,
-            learned: false,
-        },
-    )]
-    .into();
+    (network.stations, network.local) = Default::default();
+    network.insert(endpoint(8, &"node1".parse().unwrap()));
     plan.networks.insert(other, network);
     let applied = cluster.apply(0, &plan);
     assert_eq!(applied.problems.len(), 1, "{:?}", applied.problems);
@@ -314,15 +302,7 @@ fn updates_lose_no_packet() {
                 let node: overlay_user::state::NodeName = "guest".parse().unwrap();
                 plan.vteps.insert(node.clone(), Vtep { addr: vtep(9).into() });
                 let network = plan.networks.values_mut().next().unwrap();
-                network.members.insert(node.clone());
-                let guest = Endpoint {
-                    id: id(90),
-                    addresses: [addr(90)].into(),
-                    location: Location::Remote(node),
-                    delivery: Delivery::Tc,
-                    learned: false,
-                };
-                network.endpoints.insert(mac(90), guest);
+                network.insert(endpoint(90, &node));
                 cluster.nodes[0].datapath = KernelDatapath::new();
             }
             assert_eq!(cluster.apply(0, &plan).problems, Vec::<String>::new());
@@ -337,7 +317,7 @@ fn updates_lose_no_packet() {
 #[test]
 fn an_unchanged_empty_plan_does_nothing() {
     let mut cluster = Cluster::new(1);
-    let plan = Plan { vteps: BTreeMap::new(), ..cluster.plan(0) };
+    let plan = Plan { vteps: imbl::OrdMap::new(), ..cluster.plan(0) };
     cluster.apply(0, &plan);
     assert_eq!(cluster.apply(0, &plan).changed, 0);
     let links = cluster.nodes[0].netns.ip("-br link");

@@ -50,7 +50,7 @@ async fn third_party_nodes_and_endpoints_are_entered_and_removed() {
 
     let mut followed = store.follow(CancellationToken::new());
     let found = until(&mut followed, "the endpoint", |f| f.state.endpoints.len() == 1).await;
-    assert_eq!(found.state.endpoints[&(network("blue"), id)].node, switch);
+    assert_eq!(found.state.endpoint(&network("blue"), &id).unwrap().node, switch);
     assert!(found.state.nodes[&switch].is_static);
 
     assert_conflict(store.remove_node(&node("node1")).await, "is live");

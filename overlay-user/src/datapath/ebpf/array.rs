@@ -8,7 +8,7 @@ use aya::{
 };
 
 use super::object::failed;
-use crate::datapath::DatapathError;
+use crate::datapath::{DatapathError, DifferenceKind, Differences};
 
 /// An array map and a mirror of its rows.
 pub struct ArrayTable<V: Pod> {
@@ -43,6 +43,31 @@ impl<V: Pod + PartialEq + Default> ArrayTable<V> {
             if row != V::default() {
                 self.rows.insert(index, row);
             }
+        }
+        Ok(())
+    }
+
+    /// Compares what the map has now with `want`; rows are told by their `name`.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn audit(
+        &self,
+        want: &BTreeMap<u32, V>,
+        name: impl Fn(u32) -> String,
+        found: &mut Differences,
+    ) -> Result<(), DatapathError> {
+        let (absent, place) = (V::default(), format!("map {}", self.name));
+        for index in 0..self.map.len() {
+            let row = self.map.get(&index, 0).map_err(|e| self.failed("read", e))?;
+            let wanted = want.get(&index).unwrap_or(&absent);
+            let kind = match (row == absent, *wanted == absent) {
+                _ if row == *wanted => continue,
+                (true, _) => DifferenceKind::Missing,
+                (_, true) => DifferenceKind::Extra,
+                _ => DifferenceKind::Different,
+            };
+            found.note(kind, &place, || name(index));
         }
         Ok(())
     }

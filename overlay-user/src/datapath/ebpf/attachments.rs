@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use nix::net::if_::if_indextoname;
 use rtnetlink::LinkUnspec;
 
 use super::{
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     Vni,
     datapath::{Applied, DatapathError, Mode, PortStatus, Underlay, vxlan_device},
+    netlink,
     plan::Plan,
     state::EndpointId,
 };
@@ -162,7 +162,7 @@ impl EbpfDatapath {
         let mut changed = 0;
         for (program, ifindex) in self.pins.attached()? {
             let needed = match program.as_str() {
-                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || if_indextoname(ifindex).is_ok(),
+                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || netlink::name_at(ifindex).is_some(),
                 SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
                 UPLINK_IN => ifindex == underlay.ifindex,
                 UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
@@ -174,7 +174,7 @@ impl EbpfDatapath {
                 _ => false,
             };
             if !needed {
-                if program == PORT_IN && if_indextoname(ifindex).is_ok() {
+                if program == PORT_IN && netlink::name_at(ifindex).is_some() {
                     // It is its owner's again; what fails is gone.
                     let _ = ports::open(&self.netlink, ifindex, false).await;
                 }

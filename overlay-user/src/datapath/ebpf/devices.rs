@@ -11,7 +11,7 @@ use aya::{
 };
 
 use super::object::failed;
-use crate::datapath::DatapathError;
+use crate::datapath::{DatapathError, DifferenceKind, Differences};
 
 /// A map of interfaces and a mirror of it. The kernel takes an interface that goes away out of the
 /// map by itself; that is seen when the map is read the next time.
@@ -44,6 +44,28 @@ impl DeviceTable {
     pub fn reread(&mut self) -> Result<(), DatapathError> {
         let keys: Result<_, MapError> = self.map.keys().collect();
         self.rows = keys.map_err(|e| failed(&format!("cannot read map {}", self.name), e))?;
+        Ok(())
+    }
+
+    /// Compares what the map has now with `want`; interfaces are told by their `name`.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn audit(
+        &self,
+        want: &BTreeSet<u32>,
+        name: impl Fn(u32) -> String,
+        found: &mut Differences,
+    ) -> Result<(), DatapathError> {
+        let place = format!("map {}", self.name);
+        let keys: Result<BTreeSet<u32>, MapError> = self.map.keys().collect();
+        let there = keys.map_err(|e| failed(&format!("cannot read map {}", self.name), e))?;
+        for ifindex in want.difference(&there) {
+            found.note(DifferenceKind::Missing, &place, || name(*ifindex));
+        }
+        for ifindex in there.difference(want) {
+            found.note(DifferenceKind::Extra, &place, || name(*ifindex));
+        }
         Ok(())
     }
 

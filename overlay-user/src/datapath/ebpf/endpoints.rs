@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use aya::Ebpf;
 use overlay_ebpf::abi::{Endpoint, EndpointKey, SELF_VTEP};
 
-use super::{array::ArrayTable, fdb::Fdb, table::Table};
-use crate::datapath::DatapathError;
+use super::{array::ArrayTable, fdb::Fdb, names::Names, table::Table};
+use crate::datapath::{DatapathError, Differences};
 
 /// The three maps, kept alike.
 pub struct EndpointTable {
@@ -39,6 +39,22 @@ impl EndpointTable {
             0 => {}
             entries => tracing::warn!(entries, "map fdb was not what endpoints is: repaired"),
         }
+        Ok(())
+    }
+
+    /// Compares what the maps have now with `want`.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn audit(
+        &self,
+        want: &BTreeMap<EndpointKey, Endpoint>,
+        names: &Names<'_>,
+        found: &mut Differences,
+    ) -> Result<(), DatapathError> {
+        self.table.audit(want, Endpoint::eq, |key| names.endpoint(key.vni, key.mac), found)?;
+        self.locals.audit(&locals(want), |slot| names.slot(slot), found)?;
+        self.fdb.audit(want, |key| names.endpoint(key.vni, key.mac), found);
         Ok(())
     }
 

@@ -10,7 +10,10 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use overlay_ebpf::abi::{Endpoint, EndpointKey, FdbBucket, FdbEntry, PER_BUCKET, fdb_index};
 
 use super::object::failed;
-use crate::datapath::DatapathError;
+use crate::datapath::{DatapathError, DifferenceKind, Differences};
+
+/// What the table is called to an operator.
+const PLACE: &str = "map fdb";
 
 /// The table, and the map as long as it is used.
 pub struct Fdb {
@@ -94,6 +97,36 @@ impl Fdb {
             }
         }
         wrong
+    }
+
+    /// Compares the table with what `endpoints` should have. An entry that found no room is not missed.
+    pub fn audit(
+        &self,
+        endpoints: &BTreeMap<EndpointKey, Endpoint>,
+        name: impl Fn(&EndpointKey) -> String,
+        found: &mut Differences,
+    ) {
+        for bucket in self.all() {
+            for entry in bucket.entries() {
+                let Some(key) = entry.key() else {
+                    found.note(DifferenceKind::Extra, PLACE, || "what is no entry".to_owned());
+                    continue;
+                };
+                let right = endpoints.get(&key).map(|row| FdbEntry::new(key.vni, key.mac, row));
+                if right.is_none() || !std::ptr::eq(self.bucket(&key), bucket) {
+                    found.note(DifferenceKind::Extra, PLACE, || name(&key));
+                } else if right != Some(entry) {
+                    found.note(DifferenceKind::Different, PLACE, || name(&key));
+                }
+            }
+        }
+        for (key, row) in endpoints {
+            let bucket = self.bucket(key);
+            let entry = FdbEntry::new(key.vni, key.mac, row);
+            if bucket.find(key.vni, key.mac).is_none() && bucket.has_room_for(entry) {
+                found.note(DifferenceKind::Missing, PLACE, || name(key));
+            }
+        }
     }
 
     fn bucket(&self, key: &EndpointKey) -> &FdbBucket {

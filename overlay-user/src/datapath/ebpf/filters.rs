@@ -12,6 +12,10 @@ use aya::programs::{
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
 
+use futures::TryStreamExt as _;
+use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
+use rtnetlink::Handle;
+
 use super::{object::failed, pins::Pins};
 use crate::datapath::DatapathError;
 
@@ -59,6 +63,19 @@ pub fn attach(
         }
     }
     last
+}
+
+/// Whether a program is our filter on an interface's ingress.
+pub async fn has(kernel: &Handle, ifindex: u32, program: u32) -> bool {
+    let Ok(index) = i32::try_from(ifindex) else { return false };
+    let filters: Result<Vec<_>, _> =
+        kernel.traffic_filter(index).get().ingress().execute().try_collect().await;
+    let wanted = TcOption::Bpf(TcFilterBpfOption::ProgId(program));
+    filters
+        .unwrap_or_default()
+        .iter()
+        .flat_map(|filter| &filter.attributes)
+        .any(|attribute| matches!(attribute, TcAttribute::Options(options) if options.contains(&wanted)))
 }
 
 /// Takes our filter off an interface; the clsact qdisc stays, for others may have put filters there.

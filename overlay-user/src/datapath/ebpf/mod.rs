@@ -5,6 +5,7 @@
 
 mod array;
 mod attachments;
+mod audit;
 mod counters;
 mod devices;
 mod endpoints;
@@ -14,6 +15,7 @@ mod filters;
 mod index;
 mod learned;
 mod links;
+mod names;
 mod object;
 mod pins;
 mod ports;
@@ -35,7 +37,7 @@ use std::{
 use async_trait::async_trait;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 pub use overlay_ebpf::abi::SCHEMA;
 use overlay_ebpf::abi::{Addr, DECAP_L4_UDP, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
 use rtnetlink::LinkUnspec;
@@ -43,6 +45,7 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
+    audit::PinnedMaps,
     counters::CounterMaps,
     index::Indices,
     learned::{Heard, LearnedMap},
@@ -59,10 +62,10 @@ pub use self::{
     object::{OBJECT, loader, object_for},
     upgrade::{check_schema, is_under_way},
 };
-use super::{Applied, Counters, Datapath, DatapathError, Mode, Sighting, Underlay};
+use super::{Applied, Counters, Datapath, DatapathError, Differences, Mode, Sighting, Underlay};
 use crate::{
-    netlink,
-    plan::{Location, Plan},
+    Vni, netlink,
+    plan::Plan,
     state::{EndpointId, NodeName},
 };
 
@@ -100,6 +103,7 @@ pub struct EbpfDatapath {
     /// Pins of daemons with an older schema whose programs forward until our maps are filled.
     former: Vec<Pins>,
     ebpf: Ebpf,
+    maps: PinnedMaps,
     tables: Tables,
     counters: CounterMaps,
     learned: LearnedMap,
@@ -117,7 +121,10 @@ pub struct EbpfDatapath {
     /// Passes on what the programs log.
     _log: Option<AbortOnDropHandle<()>>,
     adopted: bool,
-    verified: Instant,
+    /// Interfaces that gateway ports redirect to on the way to other nodes.
+    ways_out: BTreeSet<u32>,
+    /// When everything was last compared with the kernel; `None`: it is due.
+    verified: Option<Instant>,
 }
 
 impl EbpfDatapath {
@@ -140,6 +147,7 @@ impl EbpfDatapath {
         let verbose = tracing::enabled!(target: "overlay", tracing::Level::DEBUG);
         let log_level = if verbose { log::Level::Debug as u8 } else { 0 };
         let mut ebpf = object::load(&pins, &options, log_level, programs)?;
+        let maps = PinnedMaps::read(&pins, object::pinned_maps(&ebpf))?;
         let log = if verbose { forward_log(&mut ebpf) } else { None };
         let tables = Tables::open(&mut ebpf)?;
         let counters = CounterMaps::open(&mut ebpf)?;
@@ -152,6 +160,7 @@ impl EbpfDatapath {
             pins,
             former,
             ebpf,
+            maps,
             tables,
             counters,
             learned,
@@ -164,7 +173,8 @@ impl EbpfDatapath {
             netlink: connect()?,
             _log: log,
             adopted: false,
-            verified: Instant::now(),
+            ways_out: BTreeSet::new(),
+            verified: Some(Instant::now()),
         };
         datapath.attach_uplink(underlay)?;
         Ok(datapath)
@@ -223,6 +233,31 @@ impl EbpfDatapath {
         }
     }
 
+    /// What the maps should have.
+    fn rows(
+        &self,
+        plan: &Plan,
+        underlay: &Underlay,
+        devices: &BTreeMap<EndpointId, u32>,
+        redirected: &BTreeSet<u32>,
+        slow: &BTreeMap<Vni, u32>,
+    ) -> Rows {
+        let local = Local {
+            mode: self.mode,
+            ignore_reserved_bits: self.options.ignore_reserved_bits,
+            decap_clears_tunnel: self.decap_clears_tunnel,
+            devices,
+            redirected,
+            ports: &self.ports,
+            ways_out: &self.ways_out,
+            slow,
+            fdb_mask: self.tables.endpoints.fdb_mask(),
+            vteps: &self.vteps,
+            slots: &self.slots,
+        };
+        Rows::of(plan, underlay, &local)
+    }
+
     async fn bring_to(
         &mut self,
         plan: &Plan,
@@ -235,11 +270,14 @@ impl EbpfDatapath {
             return Ok(applied);
         }
         applied.problems.extend(underlay.of_other_family(plan));
-        if self.verified.elapsed() >= self.options.verify_every {
+        let verify_every = self.options.verify_every;
+        if self.verified.is_none_or(|verified| verified.elapsed() >= verify_every) {
             self.tables.reread()?;
             // Links too are what they should be only if looked at again.
             self.attached.clear();
-            self.verified = Instant::now();
+            applied.changed += self.maps.repair(&self.pins, &mut applied.problems);
+            applied.changed += self.repair_program_pins(&mut applied.problems);
+            self.verified = Some(Instant::now());
         }
         let devices = local_devices(plan, &mut applied.problems);
         self.redirected = match self.mode {
@@ -249,32 +287,17 @@ impl EbpfDatapath {
         let redirected = redirect::taking(&self.netlink, &self.redirected, &mut applied.problems).await;
         self.ports = ports::local(&self.netlink, plan, underlay.ifindex, &mut applied.problems).await;
         let by_xdp = self.ports.values().any(|port| port.status.mode == Mode::Xdp);
-        let ways_out = if by_xdp { ports::ways_out(underlay, &mut self.ports) } else { BTreeSet::new() };
+        self.ways_out = if by_xdp { ports::ways_out(underlay, &mut self.ports) } else { BTreeSet::new() };
         let mut slotted = devices.clone();
         slotted.extend(self.ports.iter().map(|(id, port)| (id.clone(), port.ifindex)));
         if !self.adopted {
             self.adopt(plan, &slotted);
         }
         self.assign_indices(plan, &slotted, &mut applied.problems);
-        self.attach_uplink(underlay)?;
+        // An uplink that is away keeps nothing else from being done.
+        applied.problems.extend(self.attach_uplink(underlay).err().map(|error| error.to_string()));
         let slow = self.slow_path(plan, underlay, extent, &mut applied).await?;
-        let rows = Rows::of(
-            plan,
-            underlay,
-            &Local {
-                mode: self.mode,
-                ignore_reserved_bits: self.options.ignore_reserved_bits,
-                decap_clears_tunnel: self.decap_clears_tunnel,
-                devices: &devices,
-                redirected: &redirected,
-                ports: &self.ports,
-                ways_out: &ways_out,
-                slow: &slow,
-                fdb_mask: self.tables.endpoints.fdb_mask(),
-                vteps: &self.vteps,
-                slots: &self.slots,
-            },
-        );
+        let rows = self.rows(plan, underlay, &devices, &redirected, &slow);
         applied.problems.extend(plan.capped());
         for (vni, network) in rows.networks.iter().filter(|(_, n)| n.flood_ports > MAX_FLOOD_PORTS) {
             applied.problems.push(format!(
@@ -290,7 +313,8 @@ impl EbpfDatapath {
         };
         if applied.problems.len() == problems {
             applied.changed += self.take_over()?;
-            self.attach_uplink(underlay)?;
+            applied.problems.extend(self.attach_uplink(underlay).err().map(|error| error.to_string()));
+            applied.problems.dedup();
         }
         self.guard_endpoints(&devices, &mut applied.problems).await;
         self.guard_ports(&mut applied.problems).await;
@@ -322,6 +346,14 @@ impl Datapath for EbpfDatapath {
 
     async fn restore(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
         self.bring_to(plan, underlay, Extent::Missing).await
+    }
+
+    async fn audit(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Differences, DatapathError> {
+        self.differences(plan, underlay).await
+    }
+
+    fn distrust(&mut self) {
+        self.verified = None;
     }
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
@@ -366,7 +398,7 @@ pub async fn leave(bpffs: &Path) -> Result<(), DatapathError> {
     let netlink = connect()?;
     for pins in Pins::existing(bpffs)? {
         for (program, ifindex) in pins.attached()? {
-            if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && if_indextoname(ifindex).is_ok() {
+            if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && netlink::name_at(ifindex).is_some() {
                 let down = LinkUnspec::new_with_index(ifindex).down().build();
                 netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
                     what: format!("cannot set interface {ifindex} down"),
@@ -399,7 +431,7 @@ fn connect() -> Result<netlink::Connection, DatapathError> {
 fn local_devices(plan: &Plan, problems: &mut Vec<String>) -> BTreeMap<EndpointId, u32> {
     let mut devices = BTreeMap::new();
     for network in plan.networks.values() {
-        for endpoint in network.endpoints.values().filter(|e| e.location == Location::Local) {
+        for endpoint in network.local.values() {
             let device = endpoint.id.host_device();
             match if_nametoindex(device.as_str()) {
                 Ok(ifindex) => drop(devices.insert(endpoint.id.clone(), ifindex)),

@@ -122,6 +122,12 @@ pub fn load(
     Ok(ebpf)
 }
 
+/// The names of the maps that [`load`] pinned.
+pub fn pinned_maps(ebpf: &Ebpf) -> Vec<String> {
+    let shared = |name: &&str| *name != LOG_MAP && !name.starts_with('.');
+    ebpf.maps().map(|(name, _)| name).filter(shared).map(str::to_owned).collect()
+}
+
 /// Loads and pins one program.
 ///
 /// # Errors

@@ -7,7 +7,6 @@ use std::{
 
 use nix::{
     mount::{MsFlags, mount},
-    net::if_::if_indextoname,
     sys::statfs::{FsType, statfs},
 };
 
@@ -15,7 +14,7 @@ use super::{
     filters,
     links::{PORT_XDP, UPLINK_XDP},
 };
-use crate::datapath::DatapathError;
+use crate::{datapath::DatapathError, netlink};
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
@@ -145,8 +144,8 @@ impl Pins {
     pub fn detach(&self, program: &str, ifindex: u32) -> Result<(), DatapathError> {
         let filter = self.filter(program, ifindex);
         if filter.exists() {
-            if let Ok(device) = if_indextoname(ifindex) {
-                filters::detach(program, &device.to_string_lossy())?;
+            if let Some(device) = netlink::name_at(ifindex) {
+                filters::detach(program, &device)?;
             }
             remove_file(&filter)?;
         }

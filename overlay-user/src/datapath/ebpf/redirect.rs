@@ -14,7 +14,7 @@ use crate::{
 
 /// The endpoints among those with `devices` that are to get frames by redirect, with their interfaces.
 pub fn asked(plan: &Plan, devices: &BTreeMap<EndpointId, u32>) -> BTreeMap<EndpointId, u32> {
-    let endpoints = plan.networks.values().flat_map(|network| network.endpoints.values());
+    let endpoints = plan.networks.values().flat_map(|network| network.local.values());
     let asking = endpoints.filter(|endpoint| endpoint.delivery == Delivery::Xdp);
     asking.filter_map(|endpoint| Some((endpoint.id.clone(), *devices.get(&endpoint.id)?))).collect()
 }

@@ -77,7 +77,7 @@ pub fn vtep(addr: IpAddr, underlay: &Underlay) -> Vtep {
 }
 
 /// `None` for a local endpoint without a device, and for one behind a node without a row.
-pub fn endpoint(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint> {
+pub fn endpoint(endpoint: &plan::Endpoint<'_>, local: &Local<'_>) -> Option<Endpoint> {
     let (mut addr4, mut addr6) = ([0; 4], [0; 16]);
     // The first of each family: the last that is written.
     for address in endpoint.addresses.iter().rev() {
@@ -86,13 +86,13 @@ pub fn endpoint(endpoint: &plan::Endpoint, local: &Local<'_>) -> Option<Endpoint
             IpAddr::V6(v6) => addr6 = v6.octets(),
         }
     }
-    match &endpoint.location {
+    match endpoint.location {
         Location::Local => {
-            let ifindex = *local.devices.get(&endpoint.id)?;
+            let ifindex = *local.devices.get(endpoint.id)?;
             Some(Endpoint {
                 vtep: SELF_VTEP,
                 ifindex,
-                slot: u16::try_from(local.slots.get(&endpoint.id)?).ok()?,
+                slot: u16::try_from(local.slots.get(endpoint.id)?).ok()?,
                 flags: if local.redirected.contains(&ifindex) { ENDPOINT_REDIRECT } else { 0 },
                 addr4,
                 addr6,

@@ -108,12 +108,12 @@ impl Rows {
             Dscp::Fixed(dscp) => OuterClass::fixed(dscp),
         };
         let mut ports = BTreeSet::new();
-        for (mac, endpoint) in &network.endpoints {
-            let Some(row) = row::endpoint(endpoint, local) else { continue };
-            self.endpoints.insert(EndpointKey::new(vni.get(), *mac), row);
-            for address in &endpoint.addresses {
+        for (mac, endpoint) in network.endpoints() {
+            let Some(row) = row::endpoint(&endpoint, local) else { continue };
+            self.endpoints.insert(EndpointKey::new(vni.get(), mac), row);
+            for address in endpoint.addresses {
                 let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
-                self.neighbours.insert(key, Neighbour { mac: *mac, ..Neighbour::default() });
+                self.neighbours.insert(key, Neighbour { mac, ..Neighbour::default() });
             }
             if row.vtep == SELF_VTEP && !endpoint.learned {
                 ports.insert(row.ifindex);
@@ -124,7 +124,7 @@ impl Rows {
                 let port = Port {
                     vni: vni.get(),
                     slot: slot.into(),
-                    mac: *mac,
+                    mac,
                     class,
                     addr4,
                     addr6,
@@ -211,12 +211,13 @@ mod tests {
 
     use overlay_ebpf::abi::{UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM};
 
+    use imbl::OrdMap;
+
     use super::*;
     use crate::{
         MacAddr,
         datapath::Route,
-        plan::{Location, Network as PlanNetwork},
-        state::{Delivery, Policy},
+        state::{self, Delivery, Policy},
     };
 
     fn mac(last: u8) -> MacAddr {
@@ -228,32 +229,25 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        let endpoint = |id: &str, last: u8, location| plan::Endpoint {
+        let endpoint = |id: &str, last: u8, node: &NodeName| state::Endpoint {
             id: id.parse().unwrap(),
+            created: 0,
+            node: node.clone(),
+            mac: mac(last),
             addresses: [IpAddr::from([10, 0, 9, last]), addr6(last)].into(),
-            location,
+            names: [].into(),
             delivery: Delivery::Xdp,
-            learned: false,
+            container: "".into(),
         };
-        let node: NodeName = "node2".parse().unwrap();
-        let network = PlanNetwork {
-            name: "net".parse().unwrap(),
-            mtu: None,
-            policy: Policy::default(),
-            members: [node.clone()].into(),
-            endpoints: [
-                (mac(2), endpoint("00000000000a", 2, Location::Local)),
-                (mac(3), endpoint("00000000000b", 3, Location::Remote(node.clone()))),
-            ]
-            .into(),
-            ports: BTreeMap::new(),
-            has_ports: false,
-        };
+        let (here, node): (NodeName, NodeName) = ("node1".parse().unwrap(), "node2".parse().unwrap());
+        let mut network = plan::Network::new("net".parse().unwrap(), here.clone(), None, Policy::default());
+        network.insert(endpoint("00000000000a", 2, &here).into());
+        network.insert(endpoint("00000000000b", 3, &node).into());
         let addr = IpAddr::from([192, 0, 2, 2]);
         Plan {
-            vteps: [(node, plan::Vtep { addr })].into(),
+            vteps: OrdMap::unit(node, plan::Vtep { addr }),
             networks: [(Vni::new(42).unwrap(), network)].into(),
-            protected: [addr, IpAddr::from([192, 0, 2, 1])].into(),
+            protected: [addr, IpAddr::from([192, 0, 2, 1])].into_iter().collect(),
         }
     }
 
@@ -388,8 +382,8 @@ mod tests {
         let said: Vec<_> = underlay.of_other_family(&plan).collect();
         assert!(said.len() == 1 && said[0].starts_with("node2's tunnel address is IPv4"), "{said:?}");
 
-        plan.vteps.values_mut().for_each(|vtep| vtep.addr = there);
-        plan.protected = [here, there].into();
+        plan.vteps.insert("node2".parse().unwrap(), plan::Vtep { addr: there });
+        plan.protected = [here, there].into_iter().collect();
         let route = underlay.routes.values().next().unwrap().clone();
         underlay.routes = [(there, Route { next_hop: there, ..route })].into();
         assert_eq!(underlay.of_other_family(&plan).count(), 0);

@@ -8,7 +8,7 @@ use aya::{
 };
 
 use super::object::failed;
-use crate::datapath::DatapathError;
+use crate::datapath::{DatapathError, DifferenceKind, Differences};
 
 /// A hash map and a mirror of its rows.
 pub struct Table<K, V> {
@@ -42,6 +42,41 @@ where
     /// If the map cannot be read.
     pub fn reread(&mut self) -> Result<(), DatapathError> {
         self.rows = self.map.iter().collect::<Result<_, _>>().map_err(|e| self.failed("read", e))?;
+        Ok(())
+    }
+
+    /// Compares what the map has now with `want`; rows are the `same` by that, and told by their `name`.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn audit(
+        &self,
+        want: &BTreeMap<K, V>,
+        same: impl Fn(&V, &V) -> bool,
+        name: impl Fn(&K) -> String,
+        found: &mut Differences,
+    ) -> Result<(), DatapathError> {
+        let place = format!("map {}", self.name);
+        let mut there = 0;
+        for row in &self.map {
+            let (key, value) = row.map_err(|e| self.failed("read", e))?;
+            let wanted = want.get(&key);
+            there += usize::from(wanted.is_some());
+            match wanted {
+                None => found.note(DifferenceKind::Extra, &place, || name(&key)),
+                Some(wanted) if !same(wanted, &value) => {
+                    found.note(DifferenceKind::Different, &place, || name(&key));
+                }
+                Some(_) => {}
+            }
+        }
+        if there < want.len() {
+            for key in want.keys() {
+                if matches!(self.map.get(key, 0), Err(MapError::KeyNotFound)) {
+                    found.note(DifferenceKind::Missing, &place, || name(key));
+                }
+            }
+        }
         Ok(())
     }
 

@@ -1,15 +1,22 @@
 //! All maps, brought from the rows they hold to the rows they should hold in an order that never
 //! opens a black hole: what a row points to is there before it, and goes after it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::Ebpf;
 use overlay_ebpf::abi::{
     Addr, Bucket, Config, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Vtep,
 };
 
-use super::{array::ArrayTable, devices::DeviceTable, endpoints::EndpointTable, rows::Rows, table::Table};
-use crate::datapath::DatapathError;
+use super::{
+    array::ArrayTable,
+    devices::DeviceTable,
+    endpoints::EndpointTable,
+    names::{self, Names},
+    rows::Rows,
+    table::Table,
+};
+use crate::datapath::{DatapathError, Differences};
 
 /// Every map the daemon writes.
 pub struct Tables {
@@ -72,6 +79,51 @@ impl Tables {
         self.flood_ports.reread()?;
         self.redirect_targets.reread()?;
         self.ports.reread()
+    }
+
+    /// Compares what all maps have now with `want`, and changes nothing.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn audit(
+        &self,
+        want: &Rows,
+        names: &Names<'_>,
+        found: &mut Differences,
+    ) -> Result<(), DatapathError> {
+        let ip = |addr: Addr| IpAddr::from(addr);
+        let by_vni = |vni: &u32| names.network(*vni);
+        let flood = |to: &str, key: &FloodKey| format!("{}, {to} {}", names.network(key.vni), key.slot);
+        self.config.audit(
+            &BTreeMap::from([(0, want.config)]),
+            |_| "this node's address and settings".into(),
+            found,
+        )?;
+        self.vtep_addrs.audit(
+            &want.vtep_addrs,
+            Member::eq,
+            |addr| format!("tunnel address {}", ip(*addr)),
+            found,
+        )?;
+        self.vteps.audit(&want.vteps, |index| names.node(index), found)?;
+        self.flood_vteps.audit(&want.flood_vteps, u32::eq, |key| flood("broadcast to node", key), found)?;
+        self.flood_ports.audit(
+            &want.flood_ports,
+            u32::eq,
+            |key| flood("broadcast to interface", key),
+            found,
+        )?;
+        self.redirect_targets.audit(&want.redirect_targets, names::device, found)?;
+        // The programs write what is in them.
+        self.bum_buckets.audit(&want.bum_buckets, |_, _| true, by_vni, found)?;
+        self.slow_devices.audit(&want.slow_devices, u32::eq, |ifindex| names::device(*ifindex), found)?;
+        self.networks.audit(&want.networks, Network::eq, by_vni, found)?;
+        let neighbour = |key: &NeighbourKey| format!("{}, address {}", names.network(key.vni), ip(key.addr));
+        self.neighbours.audit(&want.neighbours, Neighbour::eq, neighbour, found)?;
+        self.endpoints.audit(&want.endpoints, names, found)?;
+        let member = |key: &MemberKey| format!("{}, node at {}", names.network(key.vni), ip(key.addr));
+        self.members.audit(&want.members, Member::eq, member, found)?;
+        self.ports.audit(&want.ports, Port::eq, |ifindex| names::device(*ifindex), found)
     }
 
     /// Adds and changes rows, what is pointed to first. Returns how many.

@@ -3,14 +3,15 @@
 
 use std::path::Path;
 
-use nix::net::if_::if_indextoname;
-
 use super::{
     EbpfDatapath,
     links::{ENDPOINT_IN, PORT_IN, PORT_XDP, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
     pins::Pins,
 };
-use crate::datapath::{DatapathError, Mode};
+use crate::{
+    datapath::{DatapathError, Mode},
+    netlink,
+};
 
 /// Every program that is put on interfaces.
 const PROGRAMS: [&str; 6] = [UPLINK_IN, SLOWPATH_IN, ENDPOINT_IN, PORT_IN, UPLINK_XDP, PORT_XDP];
@@ -81,9 +82,8 @@ impl EbpfDatapath {
             // is taken too: it keeps dropping.
             for program in PROGRAMS.into_iter().filter(|program| by_xdp || *program != UPLINK_XDP) {
                 for (_, ifindex) in attached.iter().filter(|(name, _)| name == program) {
-                    let Ok(device) = if_indextoname(*ifindex) else { continue };
+                    let Some(device) = netlink::name_at(*ifindex) else { continue };
                     self.pins.take(&former, program, *ifindex)?;
-                    let device = device.to_string_lossy();
                     if [UPLINK_XDP, PORT_XDP].contains(&program) {
                         self.attach_xdp(program, &device, *ifindex)?;
                     } else {

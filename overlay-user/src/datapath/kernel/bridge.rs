@@ -14,7 +14,7 @@ use netlink_packet_route::{
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec};
 
 use super::super::{
-    DatapathError,
+    DatapathError, DifferenceKind, Differences,
     vxlan_device::{Ensured, Fdb, Reconciled, mac_of},
 };
 use crate::{
@@ -101,24 +101,14 @@ pub(super) async fn reconcile_fdb(
     wanted: &BTreeMap<MacAddr, u32>,
 ) -> Reconciled {
     let mut done = Reconciled::default();
-    let present: Vec<_> = fdb.of_bridge(bridge).collect();
-    let right: BTreeSet<_> = present.iter().filter_map(|message| fixed_row(message)).collect();
-    for (mac, port) in wanted {
-        if right.contains(&(*mac, *port)) {
-            continue;
-        }
-        let message = RouteNetlinkMessage::NewNeighbour(row_message(*mac, *port));
+    let (missing, wrong) = compare(fdb, bridge, wanted);
+    for (mac, port) in missing {
+        let message = RouteNetlinkMessage::NewNeighbour(row_message(mac, port));
         let result = netlink::acknowledged(kernel, message, NLM_F_CREATE | NLM_F_REPLACE).await;
         done.note(result, || format!("add {mac} to the bridge's FDB"));
     }
-    for message in present {
+    for message in wrong {
         let Some(mac) = mac_of(message) else { continue };
-        let tagged = message.attributes.iter().any(|a| matches!(a, NeighbourAttribute::Vlan(_)));
-        // In a bridge's database "permanent" is a device's own address.
-        let own = message.header.state == NeighbourState::Permanent;
-        if !tagged && (own || wanted.contains_key(&mac)) {
-            continue;
-        }
         let mut request = row_message(mac, message.header.ifindex);
         let vlan = message.attributes.iter().filter(|a| matches!(a, NeighbourAttribute::Vlan(_)));
         request.attributes.extend(vlan.cloned());
@@ -128,6 +118,63 @@ pub(super) async fn reconcile_fdb(
         }
     }
     done
+}
+
+/// Compares the bridge's forwarding database with `wanted`.
+pub(super) fn audit_fdb(
+    fdb: &Fdb,
+    (bridge, name): (u32, &str),
+    wanted: &BTreeMap<MacAddr, u32>,
+    found: &mut Differences,
+) {
+    let place = format!("FDB of {name}");
+    let (missing, wrong) = compare(fdb, bridge, wanted);
+    for (mac, _) in missing {
+        found.note(DifferenceKind::Missing, &place, || mac.to_string());
+    }
+    for message in wrong {
+        found.note(DifferenceKind::Extra, &place, || mac_of(message).unwrap_or_default().to_string());
+    }
+}
+
+/// The rows of `wanted` that the bridge has not, and those of others that it has. One that is there for another
+/// port is missing, and is replaced by the right one.
+fn compare<'a>(
+    fdb: &'a Fdb,
+    bridge: u32,
+    wanted: &BTreeMap<MacAddr, u32>,
+) -> (Vec<(MacAddr, u32)>, Vec<&'a NeighbourMessage>) {
+    let present: Vec<_> = fdb.of_bridge(bridge).collect();
+    let right: BTreeSet<_> = present.iter().filter_map(|message| fixed_row(message)).collect();
+    let missing = wanted.iter().map(|(mac, port)| (*mac, *port)).filter(|row| !right.contains(row)).collect();
+    let stays = |message: &&NeighbourMessage| {
+        let tagged = message.attributes.iter().any(|a| matches!(a, NeighbourAttribute::Vlan(_)));
+        // In a bridge's database "permanent" is a device's own address.
+        let own = message.header.state == NeighbourState::Permanent;
+        !tagged && (own || mac_of(message).is_some_and(|mac| wanted.contains_key(&mac)))
+    };
+    (missing, present.into_iter().filter(|message| !stays(message)).collect())
+}
+
+/// Compares the bridge of `vni` among `links` with what it should be. Returns its interface index, if it is there.
+pub(super) fn audit(links: &[Link], vni: Vni, mtu: u16, found: &mut Differences) -> Option<u32> {
+    let name = name(vni);
+    let place = format!("interface {name}");
+    let Some(link) = links.iter().find(|link| vni_of(link) == Some(vni)) else {
+        found.note(DifferenceKind::Missing, place, || format!("the bridge of VNI {vni}"));
+        return None;
+    };
+    for (right, what) in [
+        (differing(link).is_empty(), "its options"),
+        (link.mtu == u32::from(mtu), "its MTU"),
+        (link.up, "that it is set up"),
+        (link.mac == Some(mac(vni)), "its MAC address"),
+    ] {
+        if !right {
+            found.note(DifferenceKind::Different, &place, || what.to_owned());
+        }
+    }
+    Some(link.ifindex)
 }
 
 /// A row as we make them: of no VLAN, and neither learnt nor a device's own address.

@@ -9,6 +9,7 @@
 //!
 //! What the kernel would accept and must not (see [`guard`]) is dropped by nftables.
 
+mod audit;
 mod bridge;
 mod counters;
 mod guard;
@@ -26,7 +27,7 @@ use rtnetlink::{Handle, LinkUnspec};
 
 use self::guard::{Guard, Ruleset};
 use super::{
-    Applied, Counters, Datapath, DatapathError, Mode, Underlay,
+    Applied, Counters, Datapath, DatapathError, Differences, Mode, Underlay,
     vxlan_device::{self, Fdb, Reconciled, Wanted},
 };
 use crate::{
@@ -83,7 +84,7 @@ impl KernelDatapath {
             .networks
             .iter()
             .flat_map(|(vni, network)| {
-                let ports = local_endpoints(network).map(|(_, device)| device);
+                let ports = network.local.values().map(|endpoint| endpoint.id.host_device());
                 ports.chain([vxlan_device::name(*vni)]).map(|port| (*vni, port))
             })
             .collect();
@@ -125,15 +126,16 @@ impl KernelDatapath {
         done.changed += vxlan_device::set_up(kernel, underlay, vni, vxlan).await?;
 
         let mut ports = BTreeMap::new();
-        for (mac, device) in local_endpoints(network) {
+        for (mac, endpoint) in &network.local {
+            let device = endpoint.id.host_device();
             if let Some(link) = links.iter().find(|link| link.name == device) {
                 port::ensure(kernel, link.ifindex, bridge, port::Kind::Endpoint, network.flooding(), done)
                     .await;
-                ports.insert(mac, link.ifindex);
+                ports.insert(*mac, link.ifindex);
             } else {
                 done.problems.push(format!(
                     "endpoint {} of network {} has no interface {device}: attach it again",
-                    network.endpoints[&mac].id, network.name
+                    endpoint.id, network.name
                 ));
             }
         }
@@ -196,7 +198,7 @@ impl Datapath for KernelDatapath {
         // The bridges, then the guard, then what makes packets flow: nothing passes unguarded.
         let mut bridges = BTreeMap::new();
         for (vni, network) in &plan.networks {
-            let mtu = network.mtu.unwrap_or(underlay.inner_mtu()).max(SMALLEST_MTU);
+            let mtu = mtu(network, underlay);
             match bridge::ensure(&kernel, &links, *vni, mtu).await {
                 Ok(bridge) => {
                     done.changed += bridge.changed;
@@ -252,6 +254,13 @@ impl Datapath for KernelDatapath {
         Ok(Applied { changed: 0, problems: problems.collect() })
     }
 
+    async fn audit(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Differences, DatapathError> {
+        self.differences(plan, underlay).await
+    }
+
+    /// Nothing is ever taken for granted here: each apply looks at everything.
+    fn distrust(&mut self) {}
+
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let kernel = connect()?;
         let links = list(&kernel).await?;
@@ -293,21 +302,19 @@ fn refused_ports(plan: &Plan) -> impl Iterator<Item = String> {
     })
 }
 
-/// The endpoints of a network on this node: their MAC addresses and host side interfaces.
-fn local_endpoints(network: &Network) -> impl Iterator<Item = (MacAddr, String)> {
-    let local = network.endpoints.iter().filter(|(_, endpoint)| endpoint.location == Location::Local);
-    local.map(|(mac, endpoint)| (*mac, endpoint.id.host_device()))
+/// MTU of a network's devices in bytes.
+fn mtu(network: &Network, underlay: &Underlay) -> u16 {
+    network.mtu.unwrap_or(underlay.inner_mtu()).max(SMALLEST_MTU)
 }
 
 /// The bridge's forwarding database: which port each endpoint is behind.
 fn bridge_rows(network: &Network, devices: &Devices) -> BTreeMap<MacAddr, u32> {
-    let port_of = |mac: &MacAddr, location: &Location| match location {
-        Location::Local => devices.ports.get(mac).copied(),
+    let port_of = |mac: MacAddr, location: Location<'_>| match location {
+        Location::Local => devices.ports.get(&mac).copied(),
         Location::Port(_) => None,
         Location::Remote(_) => Some(devices.vxlan),
     };
-    let rows = network.endpoints.iter();
-    rows.filter_map(|(mac, endpoint)| Some((*mac, port_of(mac, &endpoint.location)?))).collect()
+    network.endpoints().filter_map(|(mac, endpoint)| Some((mac, port_of(mac, endpoint.location)?))).collect()
 }
 
 fn connect() -> Result<netlink::Connection, DatapathError> {

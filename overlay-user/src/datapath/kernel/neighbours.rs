@@ -20,7 +20,7 @@ use netlink_packet_route::{
 use rtnetlink::Handle;
 
 use super::super::{
-    DatapathError,
+    DatapathError, DifferenceKind, Differences,
     vxlan_device::{Reconciled, mac_of},
 };
 use crate::{
@@ -43,13 +43,11 @@ pub(super) async fn read(kernel: &Handle) -> Result<Vec<NeighbourMessage>, Datap
 /// The entries a network needs on a bridge that has IPv6 or not. An endpoint has the link-local address
 /// of its MAC address too.
 pub(super) fn wanted(network: &Network, ipv6: bool) -> BTreeMap<IpAddr, MacAddr> {
-    let of_endpoint = |(mac, endpoint): (&MacAddr, &crate::plan::Endpoint)| {
-        let mac = *mac;
+    let all = network.endpoints().flat_map(|(mac, endpoint)| {
         let link_local = IpAddr::V6(Ipv6Addr::from(mac.link_local()));
-        let addresses = endpoint.addresses.clone().into_iter().chain([link_local]);
+        let addresses = endpoint.addresses.iter().copied().chain([link_local]);
         addresses.map(move |address| (address, mac))
-    };
-    let all = network.endpoints.iter().flat_map(of_endpoint);
+    });
     all.filter(|(address, _)| ipv6 || address.is_ipv4()).collect()
 }
 
@@ -62,29 +60,55 @@ pub(super) async fn reconcile(
     wanted: &BTreeMap<IpAddr, MacAddr>,
 ) -> Reconciled {
     let mut done = Reconciled::default();
-    let permanent =
-        |m: &&NeighbourMessage| m.header.ifindex == bridge && m.header.state == NeighbourState::Permanent;
-    let present: BTreeMap<_, _> =
-        present.iter().filter(permanent).filter_map(|m| Some((addr_of(m)?, mac_of(m)?))).collect();
-    for (addr, mac) in wanted {
-        if present.get(addr) == Some(mac) {
-            continue;
-        }
-        let mut message = message(bridge, *addr);
+    let (missing, extra) = compare(present, bridge, wanted);
+    for (addr, mac) in missing {
+        let mut message = message(bridge, addr);
         message.header.state = NeighbourState::Permanent;
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         let message = RouteNetlinkMessage::NewNeighbour(message);
         let result = netlink::acknowledged(kernel, message, NLM_F_CREATE | NLM_F_REPLACE).await;
         done.note(result, || format!("add the neighbour entry of {addr}"));
     }
-    for addr in present.keys().filter(|addr| !wanted.contains_key(addr)) {
-        let message = RouteNetlinkMessage::DelNeighbour(message(bridge, *addr));
+    for addr in extra {
+        let message = RouteNetlinkMessage::DelNeighbour(message(bridge, addr));
         match netlink::acknowledged(kernel, message, 0).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => done.note(other, || format!("remove the neighbour entry of {addr}")),
         }
     }
     done
+}
+
+/// Compares the entries of `bridge` with `wanted`.
+pub(super) fn audit(
+    present: &[NeighbourMessage],
+    (bridge, name): (u32, &str),
+    wanted: &BTreeMap<IpAddr, MacAddr>,
+    found: &mut Differences,
+) {
+    let place = format!("neighbours of {name}");
+    let (missing, extra) = compare(present, bridge, wanted);
+    for (addr, mac) in missing {
+        found.note(DifferenceKind::Missing, &place, || format!("{addr} ({mac})"));
+    }
+    for addr in extra {
+        found.note(DifferenceKind::Extra, &place, || addr.to_string());
+    }
+}
+
+/// The entries of `wanted` that `bridge` has not, and the addresses of those it has beside them.
+fn compare(
+    present: &[NeighbourMessage],
+    bridge: u32,
+    wanted: &BTreeMap<IpAddr, MacAddr>,
+) -> (Vec<(IpAddr, MacAddr)>, Vec<IpAddr>) {
+    let permanent =
+        |m: &&NeighbourMessage| m.header.ifindex == bridge && m.header.state == NeighbourState::Permanent;
+    let present: BTreeMap<_, _> =
+        present.iter().filter(permanent).filter_map(|m| Some((addr_of(m)?, mac_of(m)?))).collect();
+    let missing = wanted.iter().map(|(addr, mac)| (*addr, *mac));
+    let missing = missing.filter(|(addr, mac)| present.get(addr) != Some(mac)).collect();
+    (missing, present.keys().filter(|addr| !wanted.contains_key(addr)).copied().collect())
 }
 
 fn addr_of(message: &NeighbourMessage) -> Option<IpAddr> {

@@ -5,7 +5,7 @@ use std::{io, mem};
 use netlink_packet_route::link::InfoBridgePort;
 use rtnetlink::{Handle, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
-use super::super::vxlan_device::Reconciled;
+use super::super::{DifferenceKind, Differences, vxlan_device::Reconciled};
 use crate::{
     netlink::{self, Link, into_io},
     plan::FloodingOf,
@@ -52,11 +52,7 @@ async fn bring(
         link = read(kernel, ifindex).await?;
     }
     let wanted = options(kind, flooding);
-    // An option that the kernel does not show it does not have (`locked` came with Linux 5.18).
-    let differs = link.port.iter().any(|shown| {
-        wanted.iter().any(|option| mem::discriminant(option) == mem::discriminant(shown) && option != shown)
-    });
-    if differs {
+    if differs(&link, &wanted) {
         let builder = LinkBridgePort::new(ifindex);
         let message =
             wanted.into_iter().fold(builder, LinkMessageBuilder::<LinkBridgePort>::append_info_data).build();
@@ -73,6 +69,30 @@ async fn bring(
         changed += 1;
     }
     Ok(changed)
+}
+
+/// Compares `link` with what a port of `bridge` should be.
+pub(super) fn audit(link: &Link, bridge: u32, kind: Kind, flooding: FloodingOf, found: &mut Differences) {
+    let place = format!("interface {}", link.name);
+    for (right, what) in [
+        (link.controller == Some(bridge), "its bridge"),
+        (
+            link.controller != Some(bridge) || !differs(link, &options(kind, flooding)),
+            "its options as a port",
+        ),
+        (link.up || kind == Kind::Vxlan, "that it is set up"),
+    ] {
+        if !right {
+            found.note(DifferenceKind::Different, &place, || what.to_owned());
+        }
+    }
+}
+
+/// An option that the kernel does not show it does not have (`locked` came with Linux 5.18).
+fn differs(link: &Link, wanted: &[InfoBridgePort]) -> bool {
+    link.port.iter().any(|shown| {
+        wanted.iter().any(|option| mem::discriminant(option) == mem::discriminant(shown) && option != shown)
+    })
 }
 
 async fn read(kernel: &Handle, ifindex: u32) -> io::Result<Link> {

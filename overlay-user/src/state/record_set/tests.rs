@@ -91,7 +91,7 @@ fn of_two_that_cannot_both_be_the_older_stands() {
         &[raw("networks/red", BLUE, 2), raw("networks/blue", &other, 3)],
         &[("networks/blue", "VNI 7 is network red's")],
     );
-    assert!(state.networks.contains_key(&"red".parse().unwrap()));
+    assert!(state.networks.contains_key(&"red".parse::<NetworkName>().unwrap()));
     assert_rejected(&[node("a", "192.0.2.1", 9), node("b", "192.0.2.1", 8)], &[("nodes/a", "node b's")]);
     assert_rejected(
         &[
@@ -214,7 +214,49 @@ fn newest(records: Vec<Raw>) -> Vec<Raw> {
     by_key.into_values().collect()
 }
 
+/// What is done to a set: records come, those of keys go, and the state is asked for in between.
+#[derive(Clone, Debug)]
+enum Step {
+    Put(Raw),
+    Delete(String),
+    Look,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let junk = prop_oneof![Just("networks/n1"), Just("nodes/m0"), Just("endpoints/n0/000000000001")];
+    prop_oneof![
+        6 => any_record().prop_map(Step::Put),
+        2 => any_record().prop_map(|(key, ..)| Step::Delete(key)),
+        1 => junk.prop_map(|key| Step::Put(raw(key, "{", 3))),
+        3 => Just(Step::Look),
+    ]
+}
+
 proptest! {
+    #[test]
+    fn the_state_kept_up_is_the_state_made_at_once(steps in prop::collection::vec(any_step(), 0..80)) {
+        let mut set = RecordSet::default();
+        let mut there: BTreeMap<String, Raw> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Put(record) => {
+                    put(&mut set, &record);
+                    there.insert(record.0.clone(), record);
+                }
+                Step::Delete(key) => {
+                    set.delete(key.as_bytes());
+                    there.remove(&key);
+                }
+                Step::Look => {
+                    let records: Vec<_> = there.values().cloned().collect();
+                    prop_assert_eq!(set.state(100), state(&records));
+                }
+            }
+        }
+        let records: Vec<_> = there.into_values().collect();
+        prop_assert_eq!(set.state(100), state(&records));
+    }
+
     #[test]
     fn no_bytes_make_it_panic(
         records in prop::collection::vec((
@@ -286,13 +328,13 @@ proptest! {
         prop_assert!(unique(state.networks.len(), vnis));
         let vteps = state.nodes.values().map(|n| n.vtep.to_string()).collect();
         prop_assert!(unique(state.nodes.len(), vteps));
-        let macs = state.endpoints.iter().map(|((n, _), e)| format!("{n} {}", e.mac)).collect();
+        let macs = state.endpoints.iter().map(|(n, e)| format!("{n} {}", e.mac)).collect();
         prop_assert!(unique(state.endpoints.len(), macs));
-        let addresses = state.endpoints.iter().map(|((n, _), e)| format!("{n} {:?}", e.addresses)).collect();
+        let addresses = state.endpoints.iter().map(|(n, e)| format!("{n} {:?}", e.addresses)).collect();
         prop_assert!(unique(state.endpoints.len(), addresses));
-        let ids = state.endpoints.keys().map(|(_, id)| id.to_string()).collect();
+        let ids = state.endpoints.iter().map(|(_, e)| e.id.to_string()).collect();
         prop_assert!(unique(state.endpoints.len(), ids));
-        for ((network, _), endpoint) in &state.endpoints {
+        for (network, endpoint) in state.endpoints.iter() {
             prop_assert!(state.nodes.contains_key(&endpoint.node));
             for &address in &endpoint.addresses {
                 prop_assert!(state.networks[network].check_address(address).is_ok());

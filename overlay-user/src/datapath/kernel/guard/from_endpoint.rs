@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use overlay_ebpf::abi::{Hook, Outcome};
@@ -37,14 +37,11 @@ pub(super) fn network(
     network: &Network,
     indices: &BTreeMap<&str, u32>,
 ) {
-    for (mac, endpoint) in &network.endpoints {
-        if endpoint.location != Location::Local {
-            continue;
-        }
+    for (mac, endpoint) in &network.local {
         let device = endpoint.id.host_device();
         if let Some(ifindex) = indices.get(device.as_str()) {
             let base = Base::Ingress { device, ifindex: *ifindex, policy: Policy::Accept };
-            sources(ruleset, plan, port, (vni, network.policy.vlan), (*mac, endpoint), base);
+            sources(ruleset, plan, port, (vni, network.policy.vlan), (*mac, network.station(endpoint)), base);
         }
     }
     destinations(ruleset, plan, vni, network);
@@ -56,7 +53,7 @@ fn sources(
     plan: &Plan,
     port: u16,
     (vni, vlan): (Vni, Vlan),
-    (mac, endpoint): (MacAddr, &Endpoint),
+    (mac, endpoint): (MacAddr, Endpoint<'_>),
     base: Base,
 ) {
     let name = format!("endpoint_{}", endpoint.id);
@@ -74,7 +71,7 @@ fn sources(
         }
     }
 
-    let own = v4(&endpoint.addresses);
+    let own = v4(endpoint.addresses);
     chain.drop(format_args!("ether type arp @nh,0,48 != {ARP_OF_IPV4}"), Outcome::SpoofedArp);
     chain.drop(format_args!("ether type arp arp saddr ether != {mac}"), Outcome::SpoofedArp);
     // A probe for an address in use has no sender address yet (RFC 5227, section 1.1).
@@ -84,7 +81,7 @@ fn sources(
         Some(own) => chain.drop(format_args!("ip saddr != {own}"), Outcome::SpoofedAddress),
         None => chain.drop("ether type ip", Outcome::SpoofedAddress),
     }
-    let own = own6(mac, endpoint);
+    let own = own6(mac, endpoint.addresses);
     discovery(&mut chain, mac, &own);
     // Who has no address yet asks whether it can have one, or who there is (RFC 3590, section 4).
     let nowhere = format!("ip6 saddr :: icmpv6 type {{ {SOLICITATIONS}, {LISTENERS} }}");
@@ -103,8 +100,8 @@ fn sources(
 }
 
 /// An endpoint's IPv6 addresses, the link-local one of its MAC address included.
-fn own6(mac: MacAddr, endpoint: &Endpoint) -> BTreeSet<Ipv6Addr> {
-    let mut own = v6(&endpoint.addresses);
+fn own6(mac: MacAddr, addresses: &[IpAddr]) -> BTreeSet<Ipv6Addr> {
+    let mut own = v6(addresses);
     own.insert(mac.link_local().into());
     own
 }
@@ -132,16 +129,16 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
     let mut remote = Vec::new();
     let mut remote_addresses = Vec::new();
     let (mut remote6, mut known6) = (BTreeSet::new(), BTreeSet::new());
-    for (mac, endpoint) in &network.endpoints {
-        known6.extend(own6(*mac, endpoint));
-        match &endpoint.location {
-            Location::Local => local.push(*mac),
+    for (mac, endpoint) in network.endpoints() {
+        known6.extend(own6(mac, endpoint.addresses));
+        match endpoint.location {
+            Location::Local => local.push(mac),
             Location::Port(_) => {}
             Location::Remote(node) => {
                 let Some(vtep) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
-                remote.push((*mac, vtep));
-                remote_addresses.extend(v4(&endpoint.addresses));
-                remote6.extend(own6(*mac, endpoint));
+                remote.push((mac, vtep));
+                remote_addresses.extend(v4(endpoint.addresses));
+                remote6.extend(own6(mac, endpoint.addresses));
             }
         }
     }

@@ -93,12 +93,12 @@ pub(super) fn other_ways(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay
 /// What comes in for one network: who may send, from which sources, and to whom.
 pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay, vni: Vni, network: &Network) {
     let mut sources: BTreeMap<IpAddr, Vec<MacAddr>> = BTreeMap::new();
-    for (mac, endpoint) in &network.endpoints {
-        if let Location::Remote(node) = &endpoint.location
+    for (mac, endpoint) in network.endpoints() {
+        if let Location::Remote(node) = endpoint.location
             && let Some(addr) = plan.vteps.get(node).map(|vtep| vtep.addr)
             && addr.is_ipv6() == underlay.addr.is_ipv6()
         {
-            sources.entry(addr).or_default().push(*mac);
+            sources.entry(addr).or_default().push(mac);
         }
     }
 
@@ -153,8 +153,8 @@ fn member(
 
 fn destinations(ruleset: &mut Ruleset, vni: Vni, network: &Network) {
     let at = |local: bool| {
-        let there = network.endpoints.iter().filter(move |(_, e)| (e.location == Location::Local) == local);
-        set(there.map(|(mac, _)| bits(*mac)))
+        let there = network.endpoints().filter(move |(_, e)| (e.location == Location::Local) == local);
+        set(there.map(|(mac, _)| bits(mac)))
     };
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, destination_chain(vni), None);
     if let Some(local) = at(true) {

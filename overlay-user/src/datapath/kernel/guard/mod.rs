@@ -66,6 +66,12 @@ impl Guard {
         Ok(changed)
     }
 
+    /// Whether the kernel's rules are `wanted`, as far as this guard installed them.
+    pub(super) async fn is(&self, wanted: &Ruleset) -> Result<bool, NftError> {
+        let present = stable(&nft::list(TABLE).await?);
+        Ok(self.installed.as_ref().is_some_and(|it| it.ruleset == *wanted && it.shown == present))
+    }
+
     /// Reads every counter.
     pub(super) async fn counters(&self) -> Result<BTreeMap<String, Count>, NftError> {
         let objects = nft::counters(TABLE).await?;

@@ -1,0 +1,258 @@
+//! The whole store read afresh, for who wants to know whether it is what it should be: the state it makes, and
+//! what of allocation does not fit the records it is for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use etcd_client::KeyValue;
+
+use super::{
+    Store, StoreError,
+    call::Call,
+    value::{decoded, text},
+};
+use crate::{
+    MacAddr,
+    state::{
+        AddressRecord, AddressState, EndpointId, EndpointRecord, NetworkName, NetworkRecord, RawRecord,
+        RecordKey, RecordSet, State, shown_key,
+    },
+};
+
+/// The store as it was at one revision.
+#[derive(Debug)]
+pub struct Examined {
+    /// What its records make.
+    pub state: State,
+    /// What is wrong with allocation.
+    pub flaws: Vec<Flaw>,
+    /// Endpoints that are being made: they have an address, and no record yet.
+    pub in_the_making: BTreeSet<EndpointId>,
+}
+
+/// Something of allocation that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// What is wrong.
+    pub what: String,
+    /// The command that mends it.
+    pub cure: String,
+}
+
+/// What is allocated, and for whom.
+#[derive(Default)]
+struct Allocation {
+    networks: BTreeMap<NetworkName, u32>,
+    vnis: BTreeMap<String, String>,
+    endpoints: BTreeMap<(NetworkName, EndpointId), EndpointRecord>,
+    addresses: BTreeMap<String, AddressRecord>,
+    macs: BTreeMap<String, String>,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Reads everything at one revision.
+    pub async fn examine(&self) -> Result<Examined, StoreError> {
+        let mut records = RecordSet::default();
+        let mut allocation = Allocation::default();
+        let take = |page: Vec<KeyValue>| {
+            for kv in &page {
+                let Some(key) = self.keys().relative(kv.key()) else { continue };
+                let raw = RawRecord { key, value: kv.value(), create_revision: kv.create_revision() };
+                records.put(raw);
+                allocation.take(key, kv.value());
+            }
+        };
+        let revision = Call::stepwise(&self.inner.connection).pages(self.keys().prefix(), take).await?;
+        let in_the_making = allocation.in_the_making();
+        let flaws = allocation.flaws(
+            |key| format!("{}{key}", self.keys().prefix()),
+            |network, address| {
+                let key = self.keys().address(network, address);
+                text(self.keys().relative(key.as_bytes()).unwrap_or_default()).into_owned()
+            },
+        );
+        Ok(Examined { state: records.state(revision), flaws, in_the_making })
+    }
+}
+
+// === impl Allocation ===
+
+impl Allocation {
+    fn take(&mut self, key: &[u8], value: &[u8]) {
+        let shown = || shown_key(key);
+        match RecordKey::parse(key) {
+            Ok(RecordKey::Network(name)) => {
+                if let Some(record) = decoded::<NetworkRecord>(value) {
+                    self.networks.insert(name, record.vni);
+                }
+            }
+            Ok(RecordKey::Endpoint(network, id)) => {
+                if let Some(record) = decoded(value) {
+                    self.endpoints.insert((network, id), record);
+                }
+            }
+            Ok(RecordKey::Allocation) if key.starts_with(b"addresses/") => {
+                if let Some(record) = decoded(value) {
+                    self.addresses.insert(shown(), record);
+                }
+            }
+            Ok(RecordKey::Allocation) if key.starts_with(b"macs/") => {
+                self.macs.insert(shown(), text(value).into_owned());
+            }
+            Ok(RecordKey::Allocation) if key.starts_with(b"vnis/") => {
+                self.vnis.insert(shown(), text(value).into_owned());
+            }
+            _ => {}
+        }
+    }
+
+    fn in_the_making(&self) -> BTreeSet<EndpointId> {
+        let reserved = self.addresses.values().filter(|record| record.state == AddressState::Reserved);
+        reserved.map(|record| record.endpoint.clone()).collect()
+    }
+
+    /// What does not fit. `whole` makes a whole key of a relative one, `address_key` the relative key of an
+    /// address.
+    fn flaws(
+        &self,
+        whole: impl Fn(&str) -> String,
+        address_key: impl Fn(&NetworkName, IpAddr) -> String,
+    ) -> Vec<Flaw> {
+        let mut flaws = Vec::new();
+        let mut flaw = |what: String, cure: String| flaws.push(Flaw { what, cure });
+        let delete = |key: &str| format!("etcdctl del {}", whole(key));
+        let attach_anew =
+            |id: &EndpointId| format!("overlayctl endpoint detach {id} on its node, and attach it again");
+        let mut held: BTreeSet<String> = BTreeSet::new();
+        for ((network, id), record) in &self.endpoints {
+            for address in &record.addresses {
+                let key = address_key(network, *address);
+                match self.addresses.get(&key) {
+                    Some(holder) if holder.endpoint == *id && holder.state == AddressState::Bound => {}
+                    Some(holder) => flaw(
+                        format!(
+                            "{address} of network {network} is endpoint {id}'s on {}, but kept for endpoint {} on {}",
+                            record.node, holder.endpoint, holder.node
+                        ),
+                        attach_anew(id),
+                    ),
+                    None => flaw(
+                        format!(
+                            "{address} of network {network} is endpoint {id}'s, but may be given to another"
+                        ),
+                        attach_anew(id),
+                    ),
+                }
+                held.insert(key);
+            }
+            let Ok(mac) = record.mac.parse::<MacAddr>() else { continue };
+            let key = format!("macs/{network}/{}", mac.to_string().replace(':', ""));
+            if self.macs.get(&key).is_none_or(|holder| *holder != id.to_string()) {
+                flaw(
+                    format!("the MAC address {mac} of endpoint {id} in network {network} is not kept for it"),
+                    attach_anew(id),
+                );
+            }
+            held.insert(key);
+        }
+        for (key, record) in &self.addresses {
+            if record.state == AddressState::Bound && !held.contains(key) {
+                flaw(
+                    format!(
+                        "the address of {key} is kept for endpoint {} on {}, which has no record",
+                        record.endpoint, record.node
+                    ),
+                    delete(key),
+                );
+            }
+        }
+        for (key, id) in self.macs.iter().filter(|(key, _)| !held.contains(*key)) {
+            flaw(
+                format!("the MAC address of {key} is kept for endpoint {id}, which has no record"),
+                delete(key),
+            );
+        }
+        for (name, vni) in &self.networks {
+            let key = format!("vnis/{vni:08}");
+            if self.vnis.get(&key).is_none_or(|holder| holder != name.as_str()) {
+                flaw(
+                    format!("VNI {vni} of network {name} is not kept for it"),
+                    format!("etcdctl put {} {name}", whole(&key)),
+                );
+            }
+        }
+        for (key, name) in &self.vnis {
+            let network = name.parse::<NetworkName>().ok();
+            let vni = network.and_then(|name| self.networks.get(&name));
+            if vni.is_none_or(|vni| *key != format!("vnis/{vni:08}")) {
+                flaw(format!("{key} is kept for network {name}, which does not have it"), delete(key));
+            }
+        }
+        flaws
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::keys::Keys;
+
+    fn flaws(records: &[(&str, &str)]) -> Vec<String> {
+        let keys = Keys::new("default");
+        let mut allocation = Allocation::default();
+        for (key, value) in records {
+            allocation.take(key.as_bytes(), value.as_bytes());
+        }
+        let address = |network: &NetworkName, address| {
+            let key = keys.address(network, address);
+            text(keys.relative(key.as_bytes()).unwrap()).into_owned()
+        };
+        allocation.flaws(ToOwned::to_owned, address).into_iter().map(|flaw| flaw.what).collect()
+    }
+
+    const WHOLE: [(&str, &str); 5] = [
+        ("networks/blue", r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1"}"#),
+        ("vnis/00000007", "blue"),
+        (
+            "endpoints/blue/aaaaaaaaaaaa",
+            r#"{"node":"n1","mac":"02:42:0a:00:09:02","addresses":["10.0.9.2"]}"#,
+        ),
+        ("addresses/blue/0a000902", r#"{"state":"bound","node":"n1","endpoint":"aaaaaaaaaaaa"}"#),
+        ("macs/blue/02420a000902", "aaaaaaaaaaaa"),
+    ];
+
+    #[test]
+    fn what_fits_is_no_flaw() {
+        assert_eq!(flaws(&WHOLE), Vec::<String>::new());
+        let cooling = r#"{"state":"cooling","node":"n1","endpoint":"bbbbbbbbbbbb"}"#;
+        assert_eq!(flaws(&[("addresses/blue/0a000903", cooling)]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_key_that_is_gone_or_left_behind_is_a_flaw() {
+        for (without, says) in [
+            (0, "vnis/00000007 is kept for network blue, which does not have it"),
+            (1, "VNI 7 of network blue is not kept for it"),
+            (3, "10.0.9.2 of network blue is endpoint aaaaaaaaaaaa's, but may be given to another"),
+            (
+                4,
+                "the MAC address 02:42:0a:00:09:02 of endpoint aaaaaaaaaaaa in network blue is not kept for it",
+            ),
+        ] {
+            let mut records = WHOLE.to_vec();
+            records.remove(without);
+            assert_eq!(flaws(&records), [says]);
+        }
+        let mut records = WHOLE.to_vec();
+        records.remove(2);
+        assert_eq!(flaws(&records).len(), 2, "an address and a MAC address without their endpoint");
+        let mut records = WHOLE.to_vec();
+        records[3].1 = r#"{"state":"bound","node":"n2","endpoint":"bbbbbbbbbbbb"}"#;
+        let said = flaws(&records);
+        assert!(said.len() == 1 && said[0].contains("but kept for endpoint bbbbbbbbbbbb on n2"), "{said:?}");
+    }
+}
