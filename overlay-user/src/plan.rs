@@ -187,6 +187,21 @@ impl Network {
 }
 
 impl Plan {
+    /// Whether `other` differs from it, if at all, in nothing but who is on other nodes.
+    #[must_use]
+    pub fn differs_in_stations_only(&self, other: &Self) -> bool {
+        let same = |one: &Network, other: &Network| {
+            let Network { name, mtu, policy, node, members, stations: _, local, learned, ports, has_ports } =
+                one;
+            (name, mtu, policy, node) == (&other.name, &other.mtu, &other.policy, &other.node)
+                && (members, local, learned) == (&other.members, &other.local, &other.learned)
+                && (ports, has_ports) == (&other.ports, &other.has_ports)
+        };
+        (&self.vteps, &self.protected) == (&other.vteps, &other.protected)
+            && self.networks.keys().eq(other.networks.keys())
+            && self.networks.values().zip(other.networks.values()).all(|(one, other)| same(one, other))
+    }
+
     /// What its owners' decisions keep from being forwarded, one sentence each.
     pub fn capped(&self) -> impl Iterator<Item = String> {
         self.networks.values().filter(|network| network.is_over_cap()).map(|network| {

@@ -50,6 +50,17 @@ struct Target {
     underlay: Underlay,
 }
 
+/// How bringing the data path to a target went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// All of it is done.
+    Well,
+    /// There is more to do.
+    InPart,
+    /// Something could not be done.
+    Badly,
+}
+
 impl Reconciler {
     /// Runs until `cancel`. The data path is left as it is.
     pub async fn run(mut self, cancel: CancellationToken) {
@@ -98,9 +109,13 @@ impl Reconciler {
                     self.progress.send_modify(|progress| progress.applied = Some(state.revision));
                     continue;
                 }
-                let well = self.apply(&state, &target, same && was_well).await;
-                last = Some((target, well));
-                let wait = if well { self.pace.after_success() } else { self.pace.after_failure() };
+                let done = self.apply(&state, &target, same && was_well).await;
+                last = Some((target, done == Done::Well));
+                let wait = match done {
+                    Done::Well => self.pace.after_success(),
+                    Done::InPart => Duration::ZERO,
+                    Done::Badly => self.pace.after_failure(),
+                };
                 due = Some(Instant::now() + wait);
             }
             if let Some(reply) = asked {
@@ -134,8 +149,8 @@ impl Reconciler {
         self.underlay.borrow_and_update().clone()
     }
 
-    /// Brings the data path to `target`, where it is already if `repair`. Returns whether all of it was done.
-    async fn apply(&mut self, state: &Arc<State>, target: &Target, repair: bool) -> bool {
+    /// Brings the data path to `target`, where it is already if `repair`.
+    async fn apply(&mut self, state: &Arc<State>, target: &Target, repair: bool) -> Done {
         let start = Instant::now();
         let Target { source, plan, underlay } = target;
         let outcome = match source {
@@ -144,7 +159,7 @@ impl Reconciler {
         };
         let took = start.elapsed();
         match outcome {
-            Ok(Applied { changed, mut problems }) => {
+            Ok(Applied { changed, mut problems, unfinished }) => {
                 if *source == Source::Store {
                     problems.extend(self.mtus.bring_to(plan, underlay).await);
                 }
@@ -157,7 +172,11 @@ impl Reconciler {
                 } else if changed > 0 {
                     tracing::debug!(revision, changed, ?took, "data path brought up to date");
                 }
-                let well = problems.is_empty();
+                let done = match (problems.is_empty(), unfinished) {
+                    (_, true) => Done::InPart,
+                    (true, false) => Done::Well,
+                    (false, false) => Done::Badly,
+                };
                 let changed_before = self.progress.borrow().changed;
                 self.publish(Progress {
                     applied: Some(revision),
@@ -167,12 +186,12 @@ impl Reconciler {
                     changed: changed_before + changed as u64,
                 });
                 self.applied.send_replace(Arc::clone(state));
-                well
+                done
             }
             Err(error) => {
                 let old = self.progress.borrow().clone();
                 self.publish(Progress { last_error: Some(error.to_string()), took: Some(took), ..old });
-                false
+                Done::Badly
             }
         }
     }

@@ -100,6 +100,8 @@ pub struct Applied {
     pub changed: usize,
     /// What could not be done, for whom, and why; empty when all is as planned.
     pub problems: Vec<String>,
+    /// There is more to do, which nobody waits for: to be called again at once.
+    pub unfinished: bool,
 }
 
 /// Counters of a data path, for `status`.

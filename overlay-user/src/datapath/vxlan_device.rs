@@ -16,7 +16,10 @@ use crate::{
     state::Dscp,
 };
 
-pub use super::vxlan_fdb::{Fdb, Reconciled, Row, mac_of, rows_of};
+pub use super::vxlan_fdb::{
+    Fdb, Reconciled, Row, add_row, delete_row, delete_unicast, each_row, mac_of, plain_row, remove_row,
+    rows_of,
+};
 
 /// First UDP source port of the tunnel (RFC 7348, section 5, recommends the dynamic range).
 const FIRST_SOURCE_PORT: u16 = 49152;

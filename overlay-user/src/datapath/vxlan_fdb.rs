@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -63,6 +63,79 @@ pub fn rows_of(plan: &Plan, network: &Network, underlay: &Underlay) -> BTreeSet<
     unicast.chain(flood).collect()
 }
 
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mac, vtep } = self;
+        if *mac == MacAddr::default() {
+            write!(f, "broadcasts to {vtep}")
+        } else {
+            write!(f, "{mac} to {vtep}")
+        }
+    }
+}
+
+/// Tells `each` the rows of every VXLAN device as the kernel has them, without keeping them: there may be
+/// a million.
+///
+/// # Errors
+/// If the kernel does not hand them out.
+pub async fn each_row(
+    handle: &Handle,
+    mut each: impl FnMut(u32, &NeighbourMessage),
+) -> Result<(), DatapathError> {
+    let mut messages = handle.neighbours().get().set_address_family(AddressFamily::Bridge).execute();
+    let failed =
+        |error| DatapathError::Io { what: "read the forwarding databases".into(), cause: into_io(error) };
+    while let Some(message) = messages.try_next().await.map_err(failed)? {
+        if message.header.flags.contains(NeighbourFlags::Own) {
+            each(message.header.ifindex, &message);
+        }
+    }
+    Ok(())
+}
+
+/// Adds a row to a device. One MAC address has one VTEP, and a new row takes the place of the old; the zero
+/// address has a row for each VTEP.
+///
+/// # Errors
+/// The kernel's.
+pub async fn add_row(handle: &Handle, ifindex: u32, row: Row) -> io::Result<()> {
+    let zero = row.mac == MacAddr::default();
+    let flags = NLM_F_CREATE | if zero { NLM_F_APPEND } else { NLM_F_REPLACE };
+    netlink::acknowledged(handle, RouteNetlinkMessage::NewNeighbour(row_message(ifindex, row)), flags).await
+}
+
+/// Takes one VTEP from a MAC address; one that is gone is no error.
+///
+/// # Errors
+/// The kernel's.
+pub async fn delete_row(handle: &Handle, ifindex: u32, row: Row) -> io::Result<()> {
+    unless_gone(handle, row_message(ifindex, row)).await
+}
+
+/// Takes the VTEP from a unicast MAC address, whichever it is; one without is no error.
+///
+/// # Errors
+/// The kernel's.
+pub async fn delete_unicast(handle: &Handle, ifindex: u32, mac: MacAddr) -> io::Result<()> {
+    let mut message = row_message(ifindex, Row { mac, vtep: IpAddr::V4(Ipv4Addr::UNSPECIFIED) });
+    message.attributes.retain(|attribute| !matches!(attribute, NeighbourAttribute::Destination(_)));
+    unless_gone(handle, message).await
+}
+
+/// Removes exactly the row of `message`.
+pub async fn remove_row(handle: &Handle, message: &NeighbourMessage, done: &mut Reconciled) {
+    let result = unless_gone(handle, deletion(message)).await;
+    done.note(result, || format!("remove {} from the FDB", mac_of(message).unwrap_or_default()));
+}
+
+async fn unless_gone(handle: &Handle, message: NeighbourMessage) -> io::Result<()> {
+    match netlink::acknowledged(handle, RouteNetlinkMessage::DelNeighbour(message), 0).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 // === impl Fdb ===
 
 impl Fdb {
@@ -105,13 +178,7 @@ impl Fdb {
         let mut done = Reconciled::default();
         let (missing, wrong) = self.compare(ifindex, wanted);
         for row in missing {
-            let zero = row.mac == MacAddr::default();
-            // One MAC address has one VTEP, and a new row takes the place of the old; the zero
-            // address has a row for each VTEP.
-            let flags = NLM_F_CREATE | if zero { NLM_F_APPEND } else { NLM_F_REPLACE };
-            let message = RouteNetlinkMessage::NewNeighbour(row_message(ifindex, row));
-            let result = netlink::acknowledged(handle, message, flags).await;
-            done.note(result, || format!("add {} via {} to the FDB", row.mac, row.vtep));
+            done.note(add_row(handle, ifindex, row).await, || format!("add {row} to the FDB"));
         }
 
         let replaced: BTreeSet<_> = wanted.iter().map(|row| row.mac).collect();
@@ -121,14 +188,7 @@ impl Fdb {
             if mac.is_some_and(|mac| mac.is_unicast() && replaced.contains(&mac)) {
                 continue;
             }
-            let result =
-                match netlink::acknowledged(handle, RouteNetlinkMessage::DelNeighbour(deletion(message)), 0)
-                    .await
-                {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    other => other,
-                };
-            done.note(result, || format!("remove {} from the FDB", mac.unwrap_or_default()));
+            remove_row(handle, message, &mut done).await;
         }
         done
     }
@@ -187,7 +247,8 @@ pub fn mac_of(message: &NeighbourMessage) -> Option<MacAddr> {
 }
 
 /// The row as we make them: never ageing, to the device's own port and VNI. `None` for any other.
-fn plain_row(message: &NeighbourMessage) -> Option<Row> {
+#[must_use]
+pub fn plain_row(message: &NeighbourMessage) -> Option<Row> {
     // The states are bits, and rows made by hand have both of these.
     let ageless = u16::from(NeighbourState::Permanent) | u16::from(NeighbourState::Noarp);
     if u16::from(message.header.state) & ageless == 0 {

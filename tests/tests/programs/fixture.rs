@@ -304,7 +304,7 @@ impl Fixture {
             self.set("locals", row.slot.into(), row);
         }
         if !self.crowded {
-            self.fdb.set(&key, &row);
+            self.fdb.ensure(&key, &row);
         }
     }
 

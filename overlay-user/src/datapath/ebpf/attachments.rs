@@ -9,14 +9,16 @@ use super::{
     links::{self, ENDPOINT_IN, PORT_IN, PORT_XDP, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
     ports::{self, LocalPort},
     rows::Rows,
-    slow_path,
+    slow_path::{self, Forwarding, SlowPath},
 };
 use crate::{
     Vni,
-    datapath::{Applied, DatapathError, Mode, PortStatus, Underlay, vxlan_device},
+    datapath::{
+        Applied, DatapathError, Mode, PortStatus, Underlay,
+        vxlan_device::{self, Reconciled},
+    },
     netlink,
     plan::Plan,
-    state::EndpointId,
 };
 
 impl EbpfDatapath {
@@ -24,7 +26,7 @@ impl EbpfDatapath {
     pub(super) fn attach_uplink(&mut self, underlay: &Underlay) -> Result<(), DatapathError> {
         let Underlay { ifindex, name, .. } = underlay;
         self.attach(UPLINK_IN, name, *ifindex)?;
-        if self.mode == Mode::Xdp && self.former.is_empty() {
+        if self.local.mode == Mode::Xdp && self.former.is_empty() {
             self.attach_xdp(UPLINK_XDP, name, *ifindex)?;
         }
         Ok(())
@@ -60,7 +62,7 @@ impl EbpfDatapath {
     }
 
     /// The kernel's VXLAN device of each network, with our program on it.
-    pub(super) async fn slow_path(
+    pub(super) async fn slow_devices(
         &mut self,
         plan: &Plan,
         underlay: &Underlay,
@@ -78,7 +80,11 @@ impl EbpfDatapath {
                 }
             }
         }
-        for (vni, device) in slow_path::ensure(&self.netlink, &wanted, underlay, applied).await? {
+        let ensured = slow_path::ensure(&self.netlink, &wanted, underlay, applied).await;
+        let to = Forwarding { plan: &wanted, underlay };
+        let fresh = ensured.iter().map(|(vni, device)| (*vni, device.ifindex)).collect();
+        applied.unfinished |= self.fill_slow_path(to, &fresh, applied).await?;
+        for (vni, device) in ensured {
             if let Err(error) = self.attach(SLOWPATH_IN, &vxlan_device::name(vni), device.ifindex) {
                 applied.problems.push(error.to_string());
                 if device.up {
@@ -101,13 +107,31 @@ impl EbpfDatapath {
         Ok(devices)
     }
 
-    /// Our program on the interface of each endpoint of this node, and the interface up behind it.
-    pub(super) async fn guard_endpoints(
+    /// Brings the forwarding databases of `devices` to the plan. Returns whether there is more to do.
+    pub(super) async fn fill_slow_path(
         &mut self,
-        devices: &BTreeMap<EndpointId, u32>,
-        problems: &mut Vec<String>,
-    ) {
-        for (id, ifindex) in devices {
+        to: Forwarding<'_>,
+        devices: &BTreeMap<Vni, u32>,
+        applied: &mut Applied,
+    ) -> Result<bool, DatapathError> {
+        let mut done = Reconciled::default();
+        match &self.filled {
+            Some(before) => self.slow_path.follow(before, to.plan),
+            None => self.slow_path = SlowPath::of(devices),
+        }
+        self.slow_path.see(devices, to.plan);
+        if self.filled.is_none() {
+            self.slow_path.survey(&self.netlink, to, &mut done).await?;
+        }
+        let all = self.slow_path.work(&self.netlink, to, &mut done).await;
+        applied.changed += done.changed;
+        applied.problems.extend(done.problems);
+        Ok(!all)
+    }
+
+    /// Our program on the interface of each endpoint of this node, and the interface up behind it.
+    pub(super) async fn guard_endpoints(&mut self, problems: &mut Vec<String>) {
+        for (id, ifindex) in &self.local.devices.clone() {
             if self.attached.contains(&(ENDPOINT_IN, *ifindex)) {
                 continue;
             }
@@ -122,7 +146,7 @@ impl EbpfDatapath {
     /// Our programs on the interface of each gateway port of this node; tc first, which takes what XDP
     /// leaves.
     pub(super) async fn guard_ports(&mut self, problems: &mut Vec<String>) {
-        let mut ports = std::mem::take(&mut self.ports);
+        let mut ports = std::mem::take(&mut self.local.ports);
         for (id, port) in &mut ports {
             let LocalPort { ifindex, device, status, .. } = port;
             if let Err(error) = self.attach(PORT_IN, device, *ifindex) {
@@ -140,7 +164,7 @@ impl EbpfDatapath {
                 problems.push(format!("port {id}: cannot open {device} for all MAC addresses: {error}"));
             }
         }
-        self.ports = ports;
+        self.local.ports = ports;
     }
 
     async fn set_link(&self, ifindex: u32, up: bool, problems: &mut Vec<String>) {
@@ -165,11 +189,11 @@ impl EbpfDatapath {
                 ENDPOINT_IN => rows.ports.contains_key(&ifindex) || netlink::name_at(ifindex).is_some(),
                 SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
                 UPLINK_IN => ifindex == underlay.ifindex,
-                UPLINK_XDP => ifindex == underlay.ifindex && self.mode == Mode::Xdp,
-                PORT_IN => self.ports.values().any(|port| port.ifindex == ifindex),
+                UPLINK_XDP => ifindex == underlay.ifindex && self.local.mode == Mode::Xdp,
+                PORT_IN => self.local.ports.values().any(|port| port.ifindex == ifindex),
                 PORT_XDP => {
                     let by_xdp = |port: &LocalPort| port.ifindex == ifindex && port.status.mode == Mode::Xdp;
-                    self.ports.values().any(by_xdp)
+                    self.local.ports.values().any(by_xdp)
                 }
                 _ => false,
             };

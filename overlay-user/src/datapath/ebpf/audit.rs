@@ -15,6 +15,7 @@ use super::{
     object::failed,
     pins::{Pins, remove_file},
     redirect,
+    rows::{Local, Rows},
 };
 use crate::{
     Vni,
@@ -112,8 +113,8 @@ impl EbpfDatapath {
             self.audit_attachment(program, ifindex, &links, &mut found).await;
         }
         let redirected = redirect::taking(&self.netlink, &self.redirected, &mut Vec::new()).await;
-        let rows = self.rows(plan, underlay, &devices, &redirected, &slow);
-        let names = Names { plan, vteps: &self.vteps, slots: &self.slots };
+        let names = Names { plan, vteps: &self.local.vteps, slots: &self.local.slots };
+        let rows = Rows::of(plan, underlay, &Local { devices, redirected, slow, ..self.local.clone() });
         self.tables.audit(&rows, &names, &mut found)?;
         Ok(found)
     }
@@ -154,12 +155,12 @@ impl EbpfDatapath {
         slow: &BTreeMap<Vni, u32>,
     ) -> Vec<(&'static str, u32)> {
         let mut placements = vec![(UPLINK_IN, underlay.ifindex)];
-        if self.mode == Mode::Xdp {
+        if self.local.mode == Mode::Xdp {
             placements.push((UPLINK_XDP, underlay.ifindex));
         }
         placements.extend(devices.values().map(|ifindex| (ENDPOINT_IN, *ifindex)));
         placements.extend(slow.values().map(|ifindex| (SLOWPATH_IN, *ifindex)));
-        for port in self.ports.values() {
+        for port in self.local.ports.values() {
             placements.push((PORT_IN, port.ifindex));
             if port.status.mode == Mode::Xdp {
                 placements.push((PORT_XDP, port.ifindex));

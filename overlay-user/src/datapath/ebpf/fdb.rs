@@ -69,9 +69,12 @@ impl Fdb {
         self.mask
     }
 
-    /// Writes an endpoint's entry. One that finds no room is left to `endpoints`.
-    pub fn set(&mut self, key: &EndpointKey, row: &Endpoint) {
-        let _ = self.bucket(key).set(FdbEntry::new(key.vni, key.mac, row));
+    /// Writes an endpoint's entry unless it is there. One that finds no room is left to `endpoints`. Returns
+    /// whether there was another one, or none.
+    pub fn ensure(&mut self, key: &EndpointKey, row: &Endpoint) -> bool {
+        let entry = FdbEntry::new(key.vni, key.mac, row);
+        let bucket = self.bucket(key);
+        bucket.find(key.vni, key.mac) != Some(entry) && bucket.set(entry)
     }
 
     /// Removes an endpoint's entry, if it has one.
@@ -79,24 +82,15 @@ impl Fdb {
         self.bucket(key).remove(*key);
     }
 
-    /// Brings the table to what `endpoints` has; returns how many entries were not as they should be.
-    pub fn repair(&mut self, endpoints: &BTreeMap<EndpointKey, Endpoint>) -> usize {
-        let mut wrong = 0;
-        for bucket in self.all() {
-            wrong += bucket.retain(|entry| {
-                entry.key().is_some_and(|key| {
-                    let right = endpoints.get(&key).map(|row| FdbEntry::new(key.vni, key.mac, row));
-                    right == Some(entry) && std::ptr::eq(self.bucket(&key), bucket)
-                })
-            });
-        }
-        for (key, row) in endpoints {
-            let bucket = self.bucket(key);
-            if bucket.find(key.vni, key.mac).is_none() && bucket.set(FdbEntry::new(key.vni, key.mac, row)) {
-                wrong += 1;
-            }
-        }
-        wrong
+    /// Removes the entries that are not of the `right` rows; returns how many.
+    pub fn clear_wrong(&mut self, right: impl Fn(&EndpointKey) -> Option<Endpoint>) -> usize {
+        let is_right = |bucket: &FdbBucket, entry: FdbEntry| {
+            entry.key().is_some_and(|key| {
+                let right = right(&key).map(|row| FdbEntry::new(key.vni, key.mac, &row));
+                right == Some(entry) && std::ptr::eq(self.bucket(&key), bucket)
+            })
+        };
+        self.all().iter().map(|bucket| bucket.retain(|entry| is_right(bucket, entry))).sum()
     }
 
     /// Compares the table with what `endpoints` should have. An entry that found no room is not missed.

@@ -9,7 +9,7 @@ use overlay_ebpf::abi::{
     ENDPOINT_PORT, EndpointKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned,
 };
 
-use super::{endpoints::EndpointTable, object::failed};
+use super::{object::failed, stations::Stations};
 use crate::{MacAddr, Vni, datapath::DatapathError};
 
 /// The map `learned`.
@@ -45,12 +45,12 @@ impl LearnedMap {
     ///
     /// # Errors
     /// If the map cannot be read or written.
-    pub fn hear(&mut self, endpoints: &EndpointTable) -> Result<Vec<Heard>, DatapathError> {
+    pub fn hear(&mut self, endpoints: &Stations) -> Result<Vec<Heard>, DatapathError> {
         let rows: Vec<(EndpointKey, Learned)> =
             self.map.iter().collect::<Result<_, _>>().map_err(|e| failed("cannot read map learned", e))?;
         let mut heard = Vec::new();
         for (key, row) in rows {
-            let state = match endpoints.rows().get(&key) {
+            let state = match endpoints.endpoint(&key) {
                 None => LEARNED_PENDING,
                 Some(e) if e.flags & ENDPOINT_PORT != 0 && e.ifindex == row.ifindex => LEARNED_KNOWN,
                 Some(_) => LEARNED_REFUSED,

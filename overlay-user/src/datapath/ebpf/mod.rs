@@ -6,9 +6,9 @@
 mod array;
 mod attachments;
 mod audit;
+mod bare_table;
 mod counters;
 mod devices;
-mod endpoints;
 mod fdb;
 mod features;
 mod filters;
@@ -24,6 +24,7 @@ mod redirect;
 mod row;
 mod rows;
 mod slow_path;
+mod stations;
 mod table;
 mod tables;
 mod upgrade;
@@ -52,8 +53,9 @@ use self::{
     links::{ENDPOINT_IN, SLOWPATH_IN},
     object::Programs,
     pins::Pins,
-    ports::LocalPort,
     rows::{Local, Rows},
+    slow_path::{Forwarding, SlowPath},
+    stations::Task,
     tables::Tables,
 };
 pub use self::{
@@ -63,11 +65,7 @@ pub use self::{
     upgrade::{check_schema, is_under_way},
 };
 use super::{Applied, Counters, Datapath, DatapathError, Differences, Mode, Sighting, Underlay};
-use crate::{
-    Vni, netlink,
-    plan::Plan,
-    state::{EndpointId, NodeName},
-};
+use crate::{netlink, plan::Plan, state::EndpointId};
 
 /// Settings of the BPF data path.
 #[derive(Clone, Debug)]
@@ -97,7 +95,6 @@ enum Extent {
 
 /// The BPF data path.
 pub struct EbpfDatapath {
-    mode: Mode,
     options: Options,
     pins: Pins,
     /// Pins of daemons with an older schema whose programs forward until our maps are filled.
@@ -107,24 +104,23 @@ pub struct EbpfDatapath {
     tables: Tables,
     counters: CounterMaps,
     learned: LearnedMap,
-    /// This node's gateway ports as they were last brought to.
-    ports: BTreeMap<EndpointId, LocalPort>,
+    /// What is on this node, as it was last brought to.
+    local: Local,
     /// This node's endpoints that are to get frames by redirect, with their interfaces.
     redirected: BTreeMap<EndpointId, u32>,
-    /// Stripped packets are no longer marked as in a tunnel.
-    decap_clears_tunnel: bool,
-    vteps: Indices<NodeName>,
-    slots: Indices<EndpointId>,
+    slow_path: SlowPath,
     /// Programs and interfaces this daemon has put its own programs on.
     attached: BTreeSet<(&'static str, u32)>,
     netlink: netlink::Connection,
     /// Passes on what the programs log.
     _log: Option<AbortOnDropHandle<()>>,
     adopted: bool,
-    /// Interfaces that gateway ports redirect to on the way to other nodes.
-    ways_out: BTreeSet<u32>,
-    /// When everything was last compared with the kernel; `None`: it is due.
-    verified: Option<Instant>,
+    /// The plan that the maps have the rows of; `None`: that is not known.
+    filled: Option<Plan>,
+    /// What all of the kernel was last brought to, without a problem.
+    settled: Option<(Plan, Underlay, Rows)>,
+    /// When everything was last compared with the kernel, and how long that took; `None`: it is due.
+    verified: Option<(Instant, Duration)>,
 }
 
 impl EbpfDatapath {
@@ -154,8 +150,20 @@ impl EbpfDatapath {
         let learned = LearnedMap::open(&mut ebpf)?;
         let decap_clears_tunnel = probe::decap(&ebpf, DECAP_L4_UDP);
         tracing::debug!(decap_clears_tunnel, "probed the kernel");
-        let mut datapath = Self {
+        let local = Local {
             mode,
+            ignore_reserved_bits: options.ignore_reserved_bits,
+            decap_clears_tunnel,
+            devices: BTreeMap::new(),
+            redirected: BTreeSet::new(),
+            ports: BTreeMap::new(),
+            ways_out: BTreeSet::new(),
+            slow: BTreeMap::new(),
+            fdb_mask: tables.stations.fdb_mask(),
+            vteps: Indices::new(SELF_VTEP + 1, MAX_VTEPS),
+            slots: Indices::new(0, MAX_SLOTS),
+        };
+        let mut datapath = Self {
             options,
             pins,
             former,
@@ -164,17 +172,16 @@ impl EbpfDatapath {
             tables,
             counters,
             learned,
-            ports: BTreeMap::new(),
+            local,
             redirected: BTreeMap::new(),
-            decap_clears_tunnel,
-            vteps: Indices::new(SELF_VTEP + 1, MAX_VTEPS),
-            slots: Indices::new(0, MAX_SLOTS),
+            slow_path: SlowPath::default(),
             attached: BTreeSet::new(),
             netlink: connect()?,
             _log: log,
             adopted: false,
-            ways_out: BTreeSet::new(),
-            verified: Some(Instant::now()),
+            filled: None,
+            settled: None,
+            verified: None,
         };
         datapath.attach_uplink(underlay)?;
         Ok(datapath)
@@ -184,7 +191,7 @@ impl EbpfDatapath {
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
         let mut missing = self.options.features.missing();
-        if self.mode == Mode::Tc && !probe::decap(&self.ebpf, probe::DECAP_L3_IPV6) {
+        if self.local.mode == Mode::Tc && !probe::decap(&self.ebpf, probe::DECAP_L3_IPV6) {
             missing.push("no stripping across IP versions: IPv6 inside takes the kernel's VXLAN device");
         }
         missing
@@ -196,66 +203,84 @@ impl EbpfDatapath {
             plan.vteps.iter().map(|(node, vtep)| (vtep.addr.into(), node)).collect();
         for (index, row) in self.tables.vteps.rows() {
             match nodes.get(&row.addr) {
-                Some(node) => self.vteps.adopt((*node).clone(), *index),
-                None => self.vteps.rest(*index),
+                Some(node) => self.local.vteps.adopt((*node).clone(), *index),
+                None => self.local.vteps.rest(*index),
             }
         }
         let ids: BTreeMap<_, _> = devices.iter().map(|(id, ifindex)| (*ifindex, id)).collect();
-        for row in self.tables.endpoints.rows().values().filter(|row| row.vtep == SELF_VTEP) {
+        for row in self.tables.stations.locals().values() {
             match ids.get(&row.ifindex) {
-                Some(id) => self.slots.adopt((*id).clone(), row.slot.into()),
-                None => self.slots.rest(row.slot.into()),
+                Some(id) => self.local.slots.adopt((*id).clone(), row.slot.into()),
+                None => self.local.slots.rest(row.slot.into()),
             }
         }
         self.adopted = true;
     }
 
     /// Numbers for the plan's nodes and this node's endpoints; counters of new ones begin at zero.
+    /// Returns whether there are enough.
     fn assign_indices(
         &mut self,
         plan: &Plan,
         devices: &BTreeMap<EndpointId, u32>,
         problems: &mut Vec<String>,
-    ) {
-        let known_vteps: BTreeSet<u32> = self.vteps.iter().map(|(_, index)| index).collect();
-        let known_slots: BTreeSet<u32> = self.slots.iter().map(|(_, index)| index).collect();
-        let without = self.vteps.assign(plan.vteps.keys()) + self.slots.assign(devices.keys());
+    ) -> bool {
+        let known_vteps: BTreeSet<u32> = self.local.vteps.iter().map(|(_, index)| index).collect();
+        let known_slots: BTreeSet<u32> = self.local.slots.iter().map(|(_, index)| index).collect();
+        let without = self.local.vteps.assign(plan.vteps.keys()) + self.local.slots.assign(devices.keys());
         if without > 0 {
             problems.push(format!("{without} nodes or endpoints are more than this node has rows for"));
         }
-        let fresh_vteps = self.vteps.iter().map(|(_, i)| i).filter(|i| !known_vteps.contains(i));
-        let fresh_slots = self.slots.iter().map(|(_, i)| i).filter(|i| !known_slots.contains(i));
+        let fresh_vteps = self.local.vteps.iter().map(|(_, i)| i).filter(|i| !known_vteps.contains(i));
+        let fresh_slots = self.local.slots.iter().map(|(_, i)| i).filter(|i| !known_slots.contains(i));
         for index in fresh_vteps {
             problems.extend(self.counters.clear_peer(index).err().map(|e| e.to_string()));
         }
         for slot in fresh_slots {
             problems.extend(self.counters.clear_endpoint(slot).err().map(|e| e.to_string()));
         }
+        without == 0
     }
 
-    /// What the maps should have.
-    fn rows(
-        &self,
-        plan: &Plan,
-        underlay: &Underlay,
-        devices: &BTreeMap<EndpointId, u32>,
-        redirected: &BTreeSet<u32>,
-        slow: &BTreeMap<Vni, u32>,
-    ) -> Rows {
-        let local = Local {
-            mode: self.mode,
-            ignore_reserved_bits: self.options.ignore_reserved_bits,
-            decap_clears_tunnel: self.decap_clears_tunnel,
-            devices,
-            redirected,
-            ports: &self.ports,
-            ways_out: &self.ways_out,
-            slow,
-            fdb_mask: self.tables.endpoints.fdb_mask(),
-            vteps: &self.vteps,
-            slots: &self.slots,
+    /// Brings the kernel from one plan to the next if nothing differs but who is on other nodes: at the price
+    /// of the difference. `None` if there is more to do.
+    async fn step(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Option<Applied>, DatapathError> {
+        let (Some((settled, over, rows)), Some(before)) = (&self.settled, &self.filled) else {
+            return Ok(None);
         };
-        Rows::of(plan, underlay, &local)
+        if over != underlay || !settled.differs_in_stations_only(plan) {
+            return Ok(None);
+        }
+        let mut applied = Applied::default();
+        let task = Task { plan, before: Some(before), only_missing: false, local: &self.local };
+        applied.changed += self.tables.stations.add(&task, &rows.locals, &mut applied.problems);
+        applied.changed += self.tables.stations.remove(&task, &rows.locals, &mut applied.problems);
+        let (to, devices) = (Forwarding { plan, underlay }, self.local.slow.clone());
+        applied.unfinished = self.fill_slow_path(to, &devices, &mut applied).await?;
+        if applied.problems.is_empty() {
+            self.filled = Some(plan.clone());
+        } else {
+            (self.filled, self.settled) = (None, None);
+        }
+        Ok(Some(applied))
+    }
+
+    /// Reads back what somebody else may have changed, and repairs what depends on no plan.
+    fn verify(&mut self, applied: &mut Applied) -> Result<(), DatapathError> {
+        self.tables.reread()?;
+        // Links too are what they should be only if looked at again.
+        self.attached.clear();
+        applied.changed += self.maps.repair(&self.pins, &mut applied.problems);
+        applied.changed += self.repair_program_pins(&mut applied.problems);
+        (self.filled, self.settled) = (None, None);
+        Ok(())
+    }
+
+    /// Whether everything is to be compared with the kernel: now and then, but not for more than a fiftieth
+    /// of the time.
+    fn is_unverified(&self) -> bool {
+        let every = self.options.verify_every;
+        self.verified.is_none_or(|(at, took)| at.elapsed() >= every.max(took.saturating_mul(50)))
     }
 
     async fn bring_to(
@@ -264,40 +289,44 @@ impl EbpfDatapath {
         underlay: &Underlay,
         extent: Extent,
     ) -> Result<Applied, DatapathError> {
+        let begun = Instant::now();
         let mut applied = Applied::default();
         if extent == Extent::Missing && !self.former.is_empty() {
             // The former daemon's programs know more than what was kept.
             return Ok(applied);
         }
-        applied.problems.extend(underlay.of_other_family(plan));
-        let verify_every = self.options.verify_every;
-        if self.verified.is_none_or(|verified| verified.elapsed() >= verify_every) {
-            self.tables.reread()?;
-            // Links too are what they should be only if looked at again.
-            self.attached.clear();
-            applied.changed += self.maps.repair(&self.pins, &mut applied.problems);
-            applied.changed += self.repair_program_pins(&mut applied.problems);
-            self.verified = Some(Instant::now());
+        let verifies = self.is_unverified();
+        if verifies {
+            self.verify(&mut applied)?;
+        } else if extent == Extent::All
+            && let Some(applied) = self.step(plan, underlay).await?
+        {
+            return Ok(applied);
         }
+        self.settled = None;
+        applied.problems.extend(underlay.of_other_family(plan));
         let devices = local_devices(plan, &mut applied.problems);
-        self.redirected = match self.mode {
+        self.redirected = match self.local.mode {
             Mode::Xdp => redirect::asked(plan, &devices),
             Mode::Tc | Mode::Kernel => BTreeMap::new(),
         };
-        let redirected = redirect::taking(&self.netlink, &self.redirected, &mut applied.problems).await;
-        self.ports = ports::local(&self.netlink, plan, underlay.ifindex, &mut applied.problems).await;
-        let by_xdp = self.ports.values().any(|port| port.status.mode == Mode::Xdp);
-        self.ways_out = if by_xdp { ports::ways_out(underlay, &mut self.ports) } else { BTreeSet::new() };
+        self.local.redirected =
+            redirect::taking(&self.netlink, &self.redirected, &mut applied.problems).await;
+        let mut ports = ports::local(&self.netlink, plan, underlay.ifindex, &mut applied.problems).await;
+        let by_xdp = ports.values().any(|port| port.status.mode == Mode::Xdp);
+        self.local.ways_out = if by_xdp { ports::ways_out(underlay, &mut ports) } else { BTreeSet::new() };
+        self.local.ports = ports;
         let mut slotted = devices.clone();
-        slotted.extend(self.ports.iter().map(|(id, port)| (id.clone(), port.ifindex)));
+        slotted.extend(self.local.ports.iter().map(|(id, port)| (id.clone(), port.ifindex)));
+        self.local.devices = devices;
         if !self.adopted {
             self.adopt(plan, &slotted);
         }
-        self.assign_indices(plan, &slotted, &mut applied.problems);
+        let all_numbered = self.assign_indices(plan, &slotted, &mut applied.problems);
         // An uplink that is away keeps nothing else from being done.
         applied.problems.extend(self.attach_uplink(underlay).err().map(|error| error.to_string()));
-        let slow = self.slow_path(plan, underlay, extent, &mut applied).await?;
-        let rows = self.rows(plan, underlay, &devices, &redirected, &slow);
+        self.local.slow = self.slow_devices(plan, underlay, extent, &mut applied).await?;
+        let rows = Rows::around(plan, underlay, &self.local);
         applied.problems.extend(plan.capped());
         for (vni, network) in rows.networks.iter().filter(|(_, n)| n.flood_ports > MAX_FLOOD_PORTS) {
             applied.problems.push(format!(
@@ -306,17 +335,21 @@ impl EbpfDatapath {
                 network.flood_ports
             ));
         }
+        let before = self.filled.take();
+        let only_missing = extent == Extent::Missing;
+        let task = Task { plan, before: before.as_ref(), only_missing, local: &self.local };
         let problems = applied.problems.len();
         applied.changed += match extent {
-            Extent::All => self.tables.add(&rows, &mut applied.problems),
-            Extent::Missing => self.tables.add_missing(&rows, &mut applied.problems),
+            Extent::All => self.tables.add(&rows, &task, &mut applied.problems),
+            Extent::Missing => self.tables.add_missing(&rows, &task, &mut applied.problems),
         };
-        if applied.problems.len() == problems {
+        let mut filled = applied.problems.len() == problems;
+        if filled {
             applied.changed += self.take_over()?;
             applied.problems.extend(self.attach_uplink(underlay).err().map(|error| error.to_string()));
             applied.problems.dedup();
         }
-        self.guard_endpoints(&devices, &mut applied.problems).await;
+        self.guard_endpoints(&mut applied.problems).await;
         self.guard_ports(&mut applied.problems).await;
         if extent == Extent::Missing {
             // Rows of others may be a newer plan's: they keep their numbers and are looked at again.
@@ -324,12 +357,22 @@ impl EbpfDatapath {
             return Ok(applied);
         }
         let problems = applied.problems.len();
-        applied.changed += self.tables.remove(&rows, &mut applied.problems);
+        let task = Task { plan, before: before.as_ref(), only_missing, local: &self.local };
+        applied.changed += self.tables.remove(&rows, &task, &mut applied.problems);
         if applied.problems.len() == problems {
-            self.vteps.settle();
-            self.slots.settle();
+            self.local.vteps.settle();
+            self.local.slots.settle();
+        } else {
+            filled = false;
         }
         applied.changed += self.detach_others(underlay, &rows).await?;
+        self.filled = (filled && all_numbered).then(|| plan.clone());
+        if self.filled.is_some() && applied.problems.is_empty() {
+            self.settled = Some((plan.clone(), underlay.clone(), rows));
+        }
+        if verifies {
+            self.verified = Some((Instant::now(), begun.elapsed()));
+        }
         Ok(applied)
     }
 }
@@ -337,7 +380,7 @@ impl EbpfDatapath {
 #[async_trait]
 impl Datapath for EbpfDatapath {
     fn mode(&self) -> Mode {
-        self.mode
+        self.local.mode
     }
 
     async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
@@ -359,21 +402,21 @@ impl Datapath for EbpfDatapath {
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let mut counters = Counters { outcomes: self.counters.outcomes()?, ..Counters::default() };
         redirect::count_lost(&self.netlink, &self.redirected, &mut counters).await?;
-        for (id, slot) in self.slots.iter() {
+        for (id, slot) in self.local.slots.iter() {
             counters.endpoints.insert(id.clone(), self.counters.endpoint(slot)?);
         }
-        for (node, vtep) in self.vteps.iter() {
+        for (node, vtep) in self.local.vteps.iter() {
             counters.peers.insert(node.clone(), self.counters.peer(vtep)?);
         }
-        for (id, port) in &self.ports {
+        for (id, port) in &self.local.ports {
             counters.ports.insert(id.clone(), port.status.clone());
         }
         Ok(counters)
     }
 
     async fn sightings(&mut self) -> Result<Vec<Sighting>, DatapathError> {
-        let port = |ifindex| self.ports.iter().find(|(_, port)| port.ifindex == ifindex);
-        let heard = self.learned.hear(&self.tables.endpoints)?;
+        let port = |ifindex| self.local.ports.iter().find(|(_, port)| port.ifindex == ifindex);
+        let heard = self.learned.hear(&self.tables.stations)?;
         Ok(heard
             .into_iter()
             .filter_map(|Heard { vni, mac, ifindex }| {

@@ -13,6 +13,7 @@ use crate::{
 };
 
 /// A port and its interface as they are.
+#[derive(Clone)]
 pub struct LocalPort {
     /// The interface's index.
     pub ifindex: u32,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// `config`.
-pub fn config(underlay: &Underlay, local: &Local<'_>) -> Config {
+pub fn config(underlay: &Underlay, local: &Local) -> Config {
     let mut flags = 0;
     if local.ignore_reserved_bits {
         flags |= RESERVED_BITS_IGNORE;
@@ -77,7 +77,7 @@ pub fn vtep(addr: IpAddr, underlay: &Underlay) -> Vtep {
 }
 
 /// `None` for a local endpoint without a device, and for one behind a node without a row.
-pub fn endpoint(endpoint: &plan::Endpoint<'_>, local: &Local<'_>) -> Option<Endpoint> {
+pub fn endpoint(endpoint: &plan::Endpoint<'_>, local: &Local) -> Option<Endpoint> {
     let (mut addr4, mut addr6) = ([0; 4], [0; 16]);
     // The first of each family: the last that is written.
     for address in endpoint.addresses.iter().rev() {

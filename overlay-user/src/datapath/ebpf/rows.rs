@@ -30,6 +30,9 @@ pub struct Rows {
     pub ports: BTreeMap<u32, Port>,
     /// `endpoints`.
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
+    /// `locals`: this node's own endpoints by their slots. All hosts behind a gateway port have its slot, and
+    /// rows that differ in nothing that is asked for there.
+    pub locals: BTreeMap<u32, Endpoint>,
     /// `neighbours`.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// `members`.
@@ -52,8 +55,9 @@ pub struct Rows {
     pub redirect_targets: BTreeSet<u32>,
 }
 
-/// What rows depend on besides the plan and the underlay.
-pub struct Local<'a> {
+/// What rows depend on besides the plan and the underlay: what is on this node.
+#[derive(Clone)]
+pub struct Local {
     /// Which way in is used.
     pub mode: Mode,
     /// Reserved bits of the VXLAN header are ignored.
@@ -61,27 +65,44 @@ pub struct Local<'a> {
     /// The kernel takes the mark of a tunnel off what is stripped.
     pub decap_clears_tunnel: bool,
     /// Interface indices of this node's endpoints; one without is left out.
-    pub devices: &'a BTreeMap<EndpointId, u32>,
+    pub devices: BTreeMap<EndpointId, u32>,
     /// Those among them that XDP redirects to.
-    pub redirected: &'a BTreeSet<u32>,
+    pub redirected: BTreeSet<u32>,
     /// This node's gateway ports; one without is left out.
-    pub ports: &'a BTreeMap<EndpointId, LocalPort>,
+    pub ports: BTreeMap<EndpointId, LocalPort>,
     /// Interfaces that gateway ports redirect to on the way to other nodes.
-    pub ways_out: &'a BTreeSet<u32>,
+    pub ways_out: BTreeSet<u32>,
     /// Interface indices of the kernel's VXLAN devices.
-    pub slow: &'a BTreeMap<Vni, u32>,
+    pub slow: BTreeMap<Vni, u32>,
     /// Rows of `fdb` less one.
     pub fdb_mask: u32,
     /// Rows of nodes in `vteps`.
-    pub vteps: &'a Indices<NodeName>,
+    pub vteps: Indices<NodeName>,
     /// Rows of this node's endpoints in `endpoint_stats`.
-    pub slots: &'a Indices<EndpointId>,
+    pub slots: Indices<EndpointId>,
 }
 
 impl Rows {
     /// Computes all rows.
     #[must_use]
-    pub fn of(plan: &Plan, underlay: &Underlay, local: &Local<'_>) -> Self {
+    pub fn of(plan: &Plan, underlay: &Underlay, local: &Local) -> Self {
+        let mut rows = Self::around(plan, underlay, local);
+        for (vni, network) in &plan.networks {
+            for (mac, endpoint) in network.endpoints() {
+                let Some(row) = row::endpoint(&endpoint, local) else { continue };
+                rows.endpoints.insert(EndpointKey::new(vni.get(), mac), row);
+                for address in endpoint.addresses {
+                    let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
+                    rows.neighbours.insert(key, Neighbour { mac, ..Neighbour::default() });
+                }
+            }
+        }
+        rows
+    }
+
+    /// Computes all rows but `endpoints` and `neighbours`, which there may be a million of.
+    #[must_use]
+    pub fn around(plan: &Plan, underlay: &Underlay, local: &Local) -> Self {
         let mut rows = Self { config: row::config(underlay, local), ..Self::default() };
         for addr in &plan.protected {
             rows.vtep_addrs.insert((*addr).into(), Member { vtep: SELF_VTEP });
@@ -94,11 +115,11 @@ impl Rows {
         for (vni, network) in &plan.networks {
             rows.add_network(*vni, network, plan, local);
         }
-        rows.redirect_targets.extend(local.ways_out);
+        rows.redirect_targets.extend(&local.ways_out);
         rows
     }
 
-    fn add_network(&mut self, vni: Vni, network: &plan::Network, plan: &Plan, local: &Local<'_>) {
+    fn add_network(&mut self, vni: Vni, network: &plan::Network, plan: &Plan, local: &Local) {
         let slow = local.slow.get(&vni).copied().unwrap_or(0);
         if slow != 0 {
             self.slow_devices.insert(slow, vni.get());
@@ -108,31 +129,29 @@ impl Rows {
             Dscp::Fixed(dscp) => OuterClass::fixed(dscp),
         };
         let mut ports = BTreeSet::new();
-        for (mac, endpoint) in network.endpoints() {
-            let Some(row) = row::endpoint(&endpoint, local) else { continue };
-            self.endpoints.insert(EndpointKey::new(vni.get(), mac), row);
-            for address in endpoint.addresses {
-                let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
-                self.neighbours.insert(key, Neighbour { mac, ..Neighbour::default() });
+        for (mac, endpoint) in &network.local {
+            let Some(row) = row::endpoint(&network.station(endpoint), local) else { continue };
+            self.locals.insert(row.slot.into(), row);
+            ports.insert(row.ifindex);
+            if row.flags & ENDPOINT_REDIRECT != 0 {
+                self.redirect_targets.insert(row.ifindex);
             }
-            if row.vtep == SELF_VTEP && !endpoint.learned {
-                ports.insert(row.ifindex);
-                if row.flags & ENDPOINT_REDIRECT != 0 {
-                    self.redirect_targets.insert(row.ifindex);
-                }
-                let Endpoint { ifindex, slot, addr4, addr6, .. } = row;
-                let port = Port {
-                    vni: vni.get(),
-                    slot: slot.into(),
-                    mac,
-                    class,
-                    addr4,
-                    addr6,
-                    mtu: network.mtu.unwrap_or(u16::MAX),
-                    ..Port::default()
-                };
-                self.ports.insert(ifindex, port);
-            }
+            let Endpoint { ifindex, slot, addr4, addr6, .. } = row;
+            let port = Port {
+                vni: vni.get(),
+                slot: slot.into(),
+                mac: *mac,
+                class,
+                addr4,
+                addr6,
+                mtu: network.mtu.unwrap_or(u16::MAX),
+                ..Port::default()
+            };
+            self.ports.insert(ifindex, port);
+        }
+        for host in network.learned.keys().filter_map(|mac| network.endpoint(*mac)) {
+            let row = row::endpoint(&host, local).filter(|row| row.vtep == SELF_VTEP);
+            self.locals.extend(row.map(|row| (row.slot.into(), row)));
         }
         for (id, port) in &network.ports {
             let (Some(found), Some(stats)) = (local.ports.get(id), local.slots.get(id)) else { continue };
@@ -285,14 +304,14 @@ mod tests {
                 mode: Mode::Tc,
                 ignore_reserved_bits: false,
                 decap_clears_tunnel: false,
-                devices: &[(ids[0].clone(), 11)].into(),
-                redirected,
-                ports: &BTreeMap::new(),
-                ways_out: &BTreeSet::new(),
-                slow: &[(Vni::new(42).unwrap(), 21)].into(),
-                vteps: &vteps,
+                devices: [(ids[0].clone(), 11)].into(),
+                redirected: redirected.clone(),
+                ports: BTreeMap::new(),
+                ways_out: BTreeSet::new(),
+                slow: [(Vni::new(42).unwrap(), 21)].into(),
+                vteps,
                 fdb_mask: 7,
-                slots: &slots,
+                slots,
             },
         )
     }

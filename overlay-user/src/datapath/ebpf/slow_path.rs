@@ -3,30 +3,58 @@
 //! That they are up has a second use: the kernel's GRO then merges tunnel packets on the uplink
 //! before tc sees them.
 
-use std::collections::BTreeMap;
-
-use rtnetlink::Handle;
-
-use crate::{
-    Vni,
-    datapath::{
-        Applied, DatapathError, Underlay,
-        vxlan_device::{self, Ensured, Fdb, Wanted},
-    },
-    plan::Plan,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
 };
 
-/// Makes and fills the device of every network of the plan; new ones are left down. A network without
+use futures::StreamExt as _;
+use imbl::ordmap::DiffItem;
+use rtnetlink::Handle;
+
+use super::stations::changed_stations;
+use crate::{
+    MacAddr, Vni,
+    datapath::{
+        Applied, DatapathError, Underlay,
+        vxlan_device::{self, Ensured, Reconciled, Row, Wanted},
+    },
+    plan::{Location, Network, Plan},
+};
+
+/// Most rows of forwarding databases that are written at a time: a request each, while packets that the
+/// programs forward need none of them.
+const AT_A_TIME: usize = 1024;
+
+/// How many requests are under way at once.
+const AT_ONCE: usize = 32;
+
+/// The forwarding databases of the devices, brought to the plan bit by bit.
+#[derive(Default)]
+pub struct SlowPath {
+    /// Which device each network has, and who gets its broadcasts, as it was last left.
+    devices: BTreeMap<Vni, (u32, BTreeSet<Row>)>,
+    /// MAC addresses whose rows are to be looked at.
+    due: BTreeSet<(Vni, MacAddr)>,
+}
+
+/// What the forwarding databases are to have.
+#[derive(Clone, Copy)]
+pub struct Forwarding<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The underlay, of whose family tunnels are.
+    pub underlay: &'a Underlay,
+}
+
+/// Makes the device of every network of the plan; new ones are left down. A network without
 /// a device is a problem, not an error: what the programs forward is not affected.
-///
-/// # Errors
-/// If the kernel does not hand out its forwarding databases.
 pub async fn ensure(
     netlink: &Handle,
     plan: &Plan,
     underlay: &Underlay,
     applied: &mut Applied,
-) -> Result<BTreeMap<Vni, Ensured>, DatapathError> {
+) -> BTreeMap<Vni, Ensured> {
     let mut devices = BTreeMap::new();
     for (vni, network) in &plan.networks {
         let wanted = Wanted { vni: *vni, dscp: network.policy.dscp, mtu: underlay.inner_mtu() };
@@ -41,14 +69,7 @@ pub async fn ensure(
             )),
         }
     }
-    let fdb = Fdb::read(netlink).await?;
-    for (vni, device) in &devices {
-        let rows = vxlan_device::rows_of(plan, &plan.networks[vni], underlay);
-        let done = fdb.reconcile(netlink, device.ifindex, &rows).await;
-        applied.changed += done.changed;
-        applied.problems.extend(done.problems);
-    }
-    Ok(devices)
+    devices
 }
 
 /// Removes the devices of networks that the plan does not have; returns how many.
@@ -63,4 +84,177 @@ pub async fn remove_others(netlink: &Handle, plan: &Plan) -> Result<usize, Datap
         }
     }
     Ok(removed)
+}
+
+// === impl SlowPath ===
+
+impl SlowPath {
+    /// What is known of devices before their forwarding databases are read.
+    pub fn of(devices: &BTreeMap<Vni, u32>) -> Self {
+        let unread = devices.iter().map(|(vni, ifindex)| (*vni, (*ifindex, BTreeSet::new())));
+        Self { devices: unread.collect(), due: BTreeSet::new() }
+    }
+
+    /// Takes note of the devices that are there now; one that is new has everything to be written.
+    pub fn see(&mut self, devices: &BTreeMap<Vni, u32>, plan: &Plan) {
+        self.devices.retain(|vni, (ifindex, _)| devices.get(vni) == Some(ifindex));
+        for (vni, ifindex) in devices {
+            if !self.devices.contains_key(vni) {
+                self.devices.insert(*vni, (*ifindex, BTreeSet::new()));
+                let stations = plan.networks.get(vni).into_iter().flat_map(Network::endpoints);
+                self.due.extend(stations.map(|(mac, _)| (*vni, mac)));
+            }
+        }
+    }
+
+    /// Takes note of what two plans do not share.
+    pub fn follow(&mut self, before: &Plan, plan: &Plan) {
+        self.due.extend(changed_stations(before, plan));
+        // A node that has moved is behind all the rows of its endpoints.
+        let moved: BTreeSet<_> = before
+            .vteps
+            .diff(&plan.vteps)
+            .filter_map(|item| match item {
+                DiffItem::Update { new: (node, _), .. } => Some(node),
+                _ => None,
+            })
+            .collect();
+        if moved.is_empty() {
+            return;
+        }
+        for (vni, network) in &plan.networks {
+            let behind = network.endpoints().filter(
+                |(_, endpoint)| matches!(endpoint.location, Location::Remote(node) if moved.contains(node)),
+            );
+            self.due.extend(behind.map(|(mac, _)| (*vni, mac)));
+        }
+    }
+
+    /// Reads all forwarding databases, and finds what is not as it should be.
+    ///
+    /// # Errors
+    /// If the kernel does not hand them out.
+    pub async fn survey(
+        &mut self,
+        netlink: &Handle,
+        to: Forwarding<'_>,
+        done: &mut Reconciled,
+    ) -> Result<(), DatapathError> {
+        if self.devices.is_empty() {
+            return Ok(());
+        }
+        let vni_of: BTreeMap<u32, Vni> =
+            self.devices.iter().map(|(vni, (ifindex, _))| (*ifindex, *vni)).collect();
+        let mut right: BTreeMap<Vni, usize> = BTreeMap::new();
+        let mut foreign = Vec::new();
+        for (_, floods) in self.devices.values_mut() {
+            floods.clear();
+        }
+        vxlan_device::each_row(netlink, |ifindex, message| {
+            let Some(vni) = vni_of.get(&ifindex) else { return };
+            match vxlan_device::plain_row(message) {
+                Some(row) if row.mac == MacAddr::default() => {
+                    self.devices.entry(*vni).or_default().1.insert(row);
+                }
+                Some(row) if to.unicast(*vni, row.mac) == Some(row) => *right.entry(*vni).or_default() += 1,
+                Some(row) => {
+                    self.due.insert((*vni, row.mac));
+                }
+                None => foreign.push(message.clone()),
+            }
+        })
+        .await?;
+        for message in foreign {
+            vxlan_device::remove_row(netlink, &message, done).await;
+        }
+        for vni in vni_of.values() {
+            let Some(network) = to.plan.networks.get(vni) else { continue };
+            let wanted = || network.endpoints().filter(|(mac, _)| to.unicast(*vni, *mac).is_some());
+            if right.get(vni).copied().unwrap_or(0) < wanted().count() {
+                // Which are missing is found by asking for each: writing one that is there costs the same.
+                self.due.extend(wanted().map(|(mac, _)| (*vni, mac)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is due, as far as it goes at a time; what the kernel refuses stays due. Returns whether the
+    /// rest is done.
+    pub async fn work(&mut self, netlink: &Handle, to: Forwarding<'_>, done: &mut Reconciled) -> bool {
+        for (vni, (ifindex, floods)) in &mut self.devices {
+            let wanted = to.floods(*vni);
+            for row in wanted.difference(&floods.clone()) {
+                let added = vxlan_device::add_row(netlink, *ifindex, *row).await;
+                if added.is_ok() {
+                    floods.insert(*row);
+                }
+                done.note(added, || format!("add {row} to the FDB"));
+            }
+            for row in floods.difference(&wanted).copied().collect::<Vec<_>>() {
+                let deleted = vxlan_device::delete_row(netlink, *ifindex, row).await;
+                if deleted.is_ok() {
+                    floods.remove(&row);
+                }
+                done.note(deleted, || format!("remove {row} from the FDB"));
+            }
+        }
+        let mut requests = Vec::new();
+        for key in self.due.iter().take(AT_A_TIME).copied().collect::<Vec<_>>() {
+            match self.devices.get(&key.0) {
+                Some((ifindex, _)) => {
+                    requests.push(write(netlink.clone(), *ifindex, key, to.unicast(key.0, key.1)));
+                }
+                None => {
+                    self.due.remove(&key);
+                }
+            }
+        }
+        let mut failed = 0;
+        let mut results = futures::stream::iter(requests).buffer_unordered(AT_ONCE);
+        while let Some((key, result)) = results.next().await {
+            if result.is_ok() {
+                self.due.remove(&key);
+            } else {
+                failed += 1;
+            }
+            done.note(result, || format!("bring the row of {} in the FDB to the plan", key.1));
+        }
+        self.due.len() <= failed
+    }
+}
+
+/// Writes the row of a MAC address, or removes it if there should be none.
+async fn write(
+    netlink: Handle,
+    ifindex: u32,
+    key: (Vni, MacAddr),
+    row: Option<Row>,
+) -> ((Vni, MacAddr), io::Result<()>) {
+    let result = match row {
+        Some(row) => vxlan_device::add_row(&netlink, ifindex, row).await,
+        None => vxlan_device::delete_unicast(&netlink, ifindex, key.1).await,
+    };
+    (key, result)
+}
+
+// === impl Forwarding ===
+
+impl Forwarding<'_> {
+    /// The row of a MAC address: none if it is not on another node, or that node's tunnel address is of
+    /// another family than the underlay's, for a device carries one.
+    fn unicast(&self, vni: Vni, mac: MacAddr) -> Option<Row> {
+        let Location::Remote(node) = self.plan.networks.get(&vni)?.endpoint(mac)?.location else {
+            return None;
+        };
+        let vtep = self.plan.vteps.get(node)?.addr;
+        (vtep.is_ipv6() == self.underlay.addr.is_ipv6()).then_some(Row { mac, vtep })
+    }
+
+    /// The rows of broadcasts.
+    fn floods(&self, vni: Vni) -> BTreeSet<Row> {
+        let members = self.plan.networks.get(&vni).into_iter().flat_map(|network| &network.members);
+        let vteps = members.filter_map(|node| self.plan.vteps.get(node)).map(|vtep| vtep.addr);
+        let vteps = vteps.filter(|addr| addr.is_ipv6() == self.underlay.addr.is_ipv6());
+        vteps.map(|vtep| Row { mac: MacAddr::default(), vtep }).collect()
+    }
 }

@@ -27,11 +27,7 @@ where
     /// # Errors
     /// If the map cannot be read.
     pub fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, DatapathError> {
-        let map = ebpf
-            .take_map(name)
-            .ok_or_else(|| DatapathError::Unsupported(format!("the BPF object has no map {name}")))?;
-        let map = HashMap::try_from(map).map_err(|e| failed(&format!("map {name} is of another kind"), e))?;
-        let mut table = Self { name, map, rows: BTreeMap::new() };
+        let mut table = Self { name, map: hash_map(ebpf, name)?, rows: BTreeMap::new() };
         table.reread()?;
         Ok(table)
     }
@@ -56,47 +52,25 @@ where
         name: impl Fn(&K) -> String,
         found: &mut Differences,
     ) -> Result<(), DatapathError> {
-        let place = format!("map {}", self.name);
-        let mut there = 0;
-        for row in &self.map {
-            let (key, value) = row.map_err(|e| self.failed("read", e))?;
-            let wanted = want.get(&key);
-            there += usize::from(wanted.is_some());
-            match wanted {
-                None => found.note(DifferenceKind::Extra, &place, || name(&key)),
-                Some(wanted) if !same(wanted, &value) => {
-                    found.note(DifferenceKind::Different, &place, || name(&key));
-                }
-                Some(_) => {}
-            }
-        }
-        if there < want.len() {
-            for key in want.keys() {
-                if matches!(self.map.get(key, 0), Err(MapError::KeyNotFound)) {
-                    found.note(DifferenceKind::Missing, &place, || name(key));
-                }
-            }
-        }
-        Ok(())
+        audit(self.name, &self.map, want, same, name, found)
     }
 
     /// Adds and changes rows towards `want`; returns how many. A row that does not fit is a problem
     /// for the operator, the others are written.
     pub fn add(&mut self, want: &BTreeMap<K, V>, problems: &mut Vec<String>) -> usize {
-        self.write(want, |row, value| row != Some(value), |_, _| (), problems)
+        self.write(want, |row, value| row != Some(value), problems)
     }
 
     /// As [`Self::add`], but leaves the rows that are there as they are.
     pub fn add_missing(&mut self, want: &BTreeMap<K, V>, problems: &mut Vec<String>) -> usize {
-        self.write(want, |row, _| row.is_none(), |_, _| (), problems)
+        self.write(want, |row, _| row.is_none(), problems)
     }
 
-    /// Writes the rows of `want` that, beside the row that is there, are `due`, and says which were `written`.
-    pub fn write(
+    /// Writes the rows of `want` that, beside the row that is there, are `due`.
+    fn write(
         &mut self,
         want: &BTreeMap<K, V>,
         due: impl Fn(Option<&V>, &V) -> bool,
-        mut written: impl FnMut(&K, &V),
         problems: &mut Vec<String>,
     ) -> usize {
         let mut changed = 0;
@@ -108,7 +82,6 @@ where
             match self.map.insert(*key, *value, 0) {
                 Ok(()) => {
                     self.rows.insert(*key, *value);
-                    written(key, value);
                     changed += 1;
                 }
                 Err(error) => {
@@ -142,22 +115,70 @@ where
         changed
     }
 
-    /// What the map is known to hold.
-    #[must_use]
-    pub fn rows(&self) -> &BTreeMap<K, V> {
-        &self.rows
-    }
-
     fn failed(&self, verb: &str, error: MapError) -> DatapathError {
-        let name = self.name;
-        match error {
-            MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
-                DatapathError::Unsupported(format!(
-                    "map {name} is full: restart overlayd after `overlayd --purge` with a larger --max-endpoints"
-                ))
+        failure(self.name, verb, error)
+    }
+}
+
+/// Takes a hash map out of the loaded object.
+///
+/// # Errors
+/// If it is missing or of another kind.
+pub fn hash_map<K: Pod, V: Pod>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<HashMap<MapData, K, V>, DatapathError> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| DatapathError::Unsupported(format!("the BPF object has no map {name}")))?;
+    HashMap::try_from(map).map_err(|e| failed(&format!("map {name} is of another kind"), e))
+}
+
+/// Compares what a map has now with `want`; rows are the `same` by that, and told by their `name`.
+///
+/// # Errors
+/// If the map cannot be read.
+pub fn audit<K: Pod + Ord, V: Pod>(
+    map_name: &str,
+    map: &HashMap<MapData, K, V>,
+    want: &BTreeMap<K, V>,
+    same: impl Fn(&V, &V) -> bool,
+    name: impl Fn(&K) -> String,
+    found: &mut Differences,
+) -> Result<(), DatapathError> {
+    let place = format!("map {map_name}");
+    let mut there = 0;
+    for row in map {
+        let (key, value) = row.map_err(|e| failure(map_name, "read", e))?;
+        let wanted = want.get(&key);
+        there += usize::from(wanted.is_some());
+        match wanted {
+            None => found.note(DifferenceKind::Extra, &place, || name(&key)),
+            Some(wanted) if !same(wanted, &value) => {
+                found.note(DifferenceKind::Different, &place, || name(&key));
             }
-            MapError::SyscallError(error) => failed(&format!("cannot {verb} map {name}"), error.io_error),
-            other => failed(&format!("cannot {verb} map {name}"), other),
+            Some(_) => {}
         }
+    }
+    if there < want.len() {
+        for key in want.keys() {
+            if matches!(map.get(key, 0), Err(MapError::KeyNotFound)) {
+                found.note(DifferenceKind::Missing, &place, || name(key));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What went wrong with a map, for the operator.
+pub fn failure(name: &str, verb: &str, error: MapError) -> DatapathError {
+    match error {
+        MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            DatapathError::Unsupported(format!(
+                "map {name} is full: restart overlayd after `overlayd --purge` with a larger --max-endpoints"
+            ))
+        }
+        MapError::SyscallError(error) => failed(&format!("cannot {verb} map {name}"), error.io_error),
+        other => failed(&format!("cannot {verb} map {name}"), other),
     }
 }

@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::Ebpf;
 use overlay_ebpf::abi::{
-    Addr, Bucket, Config, FloodKey, Member, MemberKey, Neighbour, NeighbourKey, Network, Port, Vtep,
+    Addr, Bucket, Config, FloodKey, Member, MemberKey, NeighbourKey, Network, Port, Vtep,
 };
 
 use super::{
     array::ArrayTable,
     devices::DeviceTable,
-    endpoints::EndpointTable,
     names::{self, Names},
     rows::Rows,
+    stations::{Stations, Task},
     table::Table,
 };
 use crate::datapath::{DatapathError, Differences};
@@ -24,13 +24,12 @@ pub struct Tables {
     config: ArrayTable<Config>,
     /// `vteps`
     pub vteps: ArrayTable<Vtep>,
-    /// `endpoints`, `locals` and `fdb`
-    pub endpoints: EndpointTable,
+    /// `endpoints`, `neighbours`, `locals` and `fdb`
+    pub stations: Stations,
     vtep_addrs: Table<Addr, Member>,
     networks: Table<u32, Network>,
     bum_buckets: Table<u32, Bucket>,
     slow_devices: Table<u32, u32>,
-    neighbours: Table<NeighbourKey, Neighbour>,
     members: Table<MemberKey, Member>,
     flood_vteps: Table<FloodKey, u32>,
     flood_ports: Table<FloodKey, u32>,
@@ -47,12 +46,11 @@ impl Tables {
         Ok(Self {
             config: ArrayTable::open(ebpf, "config")?,
             vteps: ArrayTable::open(ebpf, "vteps")?,
-            endpoints: EndpointTable::open(ebpf)?,
+            stations: Stations::open(ebpf)?,
             vtep_addrs: Table::open(ebpf, "vtep_addrs")?,
             networks: Table::open(ebpf, "networks")?,
             bum_buckets: Table::open(ebpf, "bum_buckets")?,
             slow_devices: Table::open(ebpf, "slow_devices")?,
-            neighbours: Table::open(ebpf, "neighbours")?,
             members: Table::open(ebpf, "members")?,
             flood_vteps: Table::open(ebpf, "flood_vteps")?,
             flood_ports: Table::open(ebpf, "flood_ports")?,
@@ -68,12 +66,11 @@ impl Tables {
     pub fn reread(&mut self) -> Result<(), DatapathError> {
         self.config.reread()?;
         self.vteps.reread()?;
-        self.endpoints.reread()?;
+        self.stations.reread()?;
         self.vtep_addrs.reread()?;
         self.networks.reread()?;
         self.bum_buckets.reread()?;
         self.slow_devices.reread()?;
-        self.neighbours.reread()?;
         self.members.reread()?;
         self.flood_vteps.reread()?;
         self.flood_ports.reread()?;
@@ -119,15 +116,14 @@ impl Tables {
         self.slow_devices.audit(&want.slow_devices, u32::eq, |ifindex| names::device(*ifindex), found)?;
         self.networks.audit(&want.networks, Network::eq, by_vni, found)?;
         let neighbour = |key: &NeighbourKey| format!("{}, address {}", names.network(key.vni), ip(key.addr));
-        self.neighbours.audit(&want.neighbours, Neighbour::eq, neighbour, found)?;
-        self.endpoints.audit(&want.endpoints, names, found)?;
+        self.stations.audit(want, names, neighbour, found)?;
         let member = |key: &MemberKey| format!("{}, node at {}", names.network(key.vni), ip(key.addr));
         self.members.audit(&want.members, Member::eq, member, found)?;
         self.ports.audit(&want.ports, Port::eq, |ifindex| names::device(*ifindex), found)
     }
 
     /// Adds and changes rows, what is pointed to first. Returns how many.
-    pub fn add(&mut self, want: &Rows, problems: &mut Vec<String>) -> usize {
+    pub fn add(&mut self, want: &Rows, task: &Task<'_>, problems: &mut Vec<String>) -> usize {
         self.config.add(&BTreeMap::from([(0, want.config)]), problems)
             + self.vtep_addrs.add(&want.vtep_addrs, problems)
             + self.vteps.add(&want.vteps, problems)
@@ -137,15 +133,14 @@ impl Tables {
             + self.bum_buckets.add_missing(&want.bum_buckets, problems)
             + self.slow_devices.add(&want.slow_devices, problems)
             + self.networks.add(&want.networks, problems)
-            + self.neighbours.add(&want.neighbours, problems)
-            + self.endpoints.add(&want.endpoints, problems)
+            + self.stations.add(task, &want.locals, problems)
             + self.members.add(&want.members, problems)
             + self.ports.add(&want.ports, problems)
     }
 
     /// Adds the rows that are missing, what is pointed to first, and changes none that is there but
     /// this node's own and the ways to nodes. Returns how many.
-    pub fn add_missing(&mut self, want: &Rows, problems: &mut Vec<String>) -> usize {
+    pub fn add_missing(&mut self, want: &Rows, task: &Task<'_>, problems: &mut Vec<String>) -> usize {
         self.config.add(&BTreeMap::from([(0, want.config)]), problems)
             + self.vtep_addrs.add_missing(&want.vtep_addrs, problems)
             + self.vteps.add(&want.vteps, problems)
@@ -155,18 +150,16 @@ impl Tables {
             + self.bum_buckets.add_missing(&want.bum_buckets, problems)
             + self.slow_devices.add_missing(&want.slow_devices, problems)
             + self.networks.add_missing(&want.networks, problems)
-            + self.neighbours.add_missing(&want.neighbours, problems)
-            + self.endpoints.add_missing(&want.endpoints, problems)
+            + self.stations.add(task, &want.locals, problems)
             + self.members.add_missing(&want.members, problems)
             + self.ports.add_missing(&want.ports, problems)
     }
 
     /// Removes rows, what points to others first. Returns how many.
-    pub fn remove(&mut self, want: &Rows, problems: &mut Vec<String>) -> usize {
+    pub fn remove(&mut self, want: &Rows, task: &Task<'_>, problems: &mut Vec<String>) -> usize {
         self.ports.remove(&want.ports, problems)
             + self.members.remove(&want.members, problems)
-            + self.endpoints.remove(&want.endpoints, problems)
-            + self.neighbours.remove(&want.neighbours, problems)
+            + self.stations.remove(task, &want.locals, problems)
             + self.networks.remove(&want.networks, problems)
             + self.bum_buckets.remove(&want.bum_buckets, problems)
             + self.slow_devices.remove(&want.slow_devices, problems)

@@ -77,7 +77,7 @@ impl EbpfDatapath {
                 to = self.pins.schema(),
                 "taking over from an older overlayd"
             );
-            let (attached, by_xdp) = (former.attached()?, self.mode == Mode::Xdp);
+            let (attached, by_xdp) = (former.attached()?, self.local.mode == Mode::Xdp);
             // tc before XDP, which leaves packets to it. What is on an endpoint's interface that was withdrawn
             // is taken too: it keeps dropping.
             for program in PROGRAMS.into_iter().filter(|program| by_xdp || *program != UPLINK_XDP) {

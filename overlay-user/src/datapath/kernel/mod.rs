@@ -234,7 +234,7 @@ impl Datapath for KernelDatapath {
         }
         done.problems.extend(refused_ports(plan));
         let Reconciled { changed, problems } = done;
-        Ok(Applied { changed, problems })
+        Ok(Applied { changed, problems, unfinished: false })
     }
 
     /// The guard is one transaction for all networks, so either all are made or, where a bridge is there
@@ -251,7 +251,7 @@ impl Datapath for KernelDatapath {
         let problems = missing.map(|(_, network)| {
             format!("network {} has no bridge: it is made once the store is read", network.name)
         });
-        Ok(Applied { changed: 0, problems: problems.collect() })
+        Ok(Applied { problems: problems.collect(), ..Applied::default() })
     }
 
     async fn audit(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Differences, DatapathError> {

@@ -117,7 +117,9 @@ impl Fixture {
         let mac_of = |index: u32| MacAddr(bench::mac(index));
         let endpoints = || all.clone().map(|i| (EndpointKey::new(VNI, mac_of(i)), row(i)));
         insert(&mut self.ebpf, "endpoints", endpoints())?;
-        endpoints().for_each(|(key, row)| self.fdb.set(&key, &row));
+        for (key, row) in endpoints() {
+            self.fdb.ensure(&key, &row);
+        }
         for slot in 0..LOCAL {
             set(&mut self.ebpf, "locals", slot, row(slot))?;
         }

@@ -1,0 +1,91 @@
+//! One pinned map of which no copy is kept: it may have a million rows.
+
+use std::{collections::BTreeMap, io};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, MapData, MapError},
+};
+
+use super::table;
+use crate::datapath::{DatapathError, Differences};
+
+/// A hash map.
+pub struct BareTable<K, V> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+}
+
+impl<K, V> BareTable<K, V>
+where
+    K: Pod + Ord,
+    V: Pod + PartialEq,
+{
+    /// Takes the map out of the loaded object.
+    ///
+    /// # Errors
+    /// If it is missing or of another kind.
+    pub fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, DatapathError> {
+        Ok(Self { name, map: table::hash_map(ebpf, name)? })
+    }
+
+    /// The row of a key; `None` also if it cannot be read.
+    pub fn get(&self, key: &K) -> Option<V> {
+        self.map.get(key, 0).ok()
+    }
+
+    /// Writes a row unless it is there. Returns whether it was written.
+    ///
+    /// # Errors
+    /// If there is no room, or the kernel refuses.
+    pub fn set(&mut self, key: K, value: V) -> Result<bool, DatapathError> {
+        if self.get(&key) == Some(value) {
+            return Ok(false);
+        }
+        self.map.insert(key, value, 0).map_err(|e| table::failure(self.name, "add to", e))?;
+        Ok(true)
+    }
+
+    /// Removes a row. Returns whether it was there.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove(&mut self, key: &K) -> Result<bool, DatapathError> {
+        match self.map.remove(key) {
+            Ok(()) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                Ok(false)
+            }
+            Err(error) => Err(table::failure(self.name, "remove from", error)),
+        }
+    }
+
+    /// The keys of the rows that are not `wanted`.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn stale(&self, wanted: impl Fn(&K, &V) -> bool) -> Result<Vec<K>, DatapathError> {
+        let mut stale = Vec::new();
+        for row in &self.map {
+            let (key, value) = row.map_err(|e| table::failure(self.name, "read", e))?;
+            if !wanted(&key, &value) {
+                stale.push(key);
+            }
+        }
+        Ok(stale)
+    }
+
+    /// Compares what the map has now with `want`; rows are told by their `name`.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn audit(
+        &self,
+        want: &BTreeMap<K, V>,
+        name: impl Fn(&K) -> String,
+        found: &mut Differences,
+    ) -> Result<(), DatapathError> {
+        table::audit(self.name, &self.map, want, V::eq, name, found)
+    }
+}

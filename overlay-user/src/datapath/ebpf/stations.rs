@@ -1,0 +1,284 @@
+//! Where everybody is: `endpoints`, what the programs look up in its place (`fdb` for all, `locals` for this
+//! node's own), and `neighbours`. Their rows are made when they are needed, from the plan: there may be a
+//! million.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::Ebpf;
+use imbl::ordmap::DiffItem;
+use overlay_ebpf::abi::{Endpoint, EndpointKey, Neighbour, NeighbourKey};
+
+use super::{
+    array::ArrayTable,
+    bare_table::BareTable,
+    fdb::Fdb,
+    names::Names,
+    row,
+    rows::{Local, Rows},
+};
+use crate::{
+    MacAddr, Vni,
+    datapath::{DatapathError, Differences},
+    plan::Plan,
+};
+
+/// The four maps, kept alike.
+pub struct Stations {
+    endpoints: BareTable<EndpointKey, Endpoint>,
+    neighbours: BareTable<NeighbourKey, Neighbour>,
+    locals: ArrayTable<Endpoint>,
+    fdb: Fdb,
+}
+
+/// What is to be brought to a plan.
+pub struct Task<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The plan that the maps have the rows of; `None`: that is not known, and everything is looked at.
+    pub before: Option<&'a Plan>,
+    /// What is there stays as it is.
+    pub only_missing: bool,
+    /// What rows depend on besides.
+    pub local: &'a Local,
+}
+
+/// What could not be written: the number of rows, and the first reason.
+#[derive(Default)]
+struct Refused(Option<(usize, DatapathError)>);
+
+// === impl Stations ===
+
+impl Stations {
+    /// Takes the maps out of the loaded object.
+    ///
+    /// # Errors
+    /// If one is missing, of another kind or cannot be read.
+    pub fn open(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            endpoints: BareTable::open(ebpf, "endpoints")?,
+            neighbours: BareTable::open(ebpf, "neighbours")?,
+            locals: ArrayTable::open(ebpf, "locals")?,
+            fdb: Fdb::open(ebpf)?,
+        })
+    }
+
+    /// Reads `locals` anew: someone else may have changed it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn reread(&mut self) -> Result<(), DatapathError> {
+        self.locals.reread()
+    }
+
+    /// Compares what the maps have now with `want`.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn audit(
+        &self,
+        want: &Rows,
+        names: &Names<'_>,
+        neighbour: impl Fn(&NeighbourKey) -> String,
+        found: &mut Differences,
+    ) -> Result<(), DatapathError> {
+        let name = |key: &EndpointKey| names.endpoint(key.vni, key.mac);
+        self.neighbours.audit(&want.neighbours, neighbour, found)?;
+        self.endpoints.audit(&want.endpoints, name, found)?;
+        self.locals.audit(&want.locals, |slot| names.slot(slot), found)?;
+        self.fdb.audit(&want.endpoints, name, found);
+        Ok(())
+    }
+
+    /// Adds and changes rows; returns how many.
+    pub fn add(
+        &mut self,
+        task: &Task<'_>,
+        locals: &BTreeMap<u32, Endpoint>,
+        problems: &mut Vec<String>,
+    ) -> usize {
+        let mut changed = if task.only_missing {
+            let missing = locals.iter().filter(|(slot, _)| !self.locals.rows().contains_key(slot));
+            self.locals.add(&missing.map(|(slot, row)| (*slot, *row)).collect(), problems)
+        } else {
+            self.locals.add(locals, problems)
+        };
+        let mut refused = Refused::default();
+        if let Some(before) = task.before {
+            for (vni, mac) in touched(before, task.plan) {
+                changed += self.set(task, vni, mac, &mut refused);
+            }
+        } else {
+            for (vni, network) in &task.plan.networks {
+                for (mac, _) in network.endpoints() {
+                    changed += self.set(task, *vni, mac, &mut refused);
+                }
+            }
+        }
+        if let Some((count, error)) = refused.0 {
+            problems.push(format!("{count} rows are missing: {error}"));
+        }
+        changed
+    }
+
+    /// Removes the rows that the plan does not have; returns how many.
+    pub fn remove(
+        &mut self,
+        task: &Task<'_>,
+        locals: &BTreeMap<u32, Endpoint>,
+        problems: &mut Vec<String>,
+    ) -> usize {
+        let removed = match task.before {
+            Some(before) => self.remove_touched(task, before),
+            None => self.remove_stale(task),
+        };
+        let removed = removed.unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            0
+        });
+        removed + self.locals.remove(locals, problems)
+    }
+
+    /// What `locals` is known to hold.
+    #[must_use]
+    pub fn locals(&self) -> &BTreeMap<u32, Endpoint> {
+        self.locals.rows()
+    }
+
+    /// The row of an endpoint.
+    #[must_use]
+    pub fn endpoint(&self, key: &EndpointKey) -> Option<Endpoint> {
+        self.endpoints.get(key)
+    }
+
+    /// See [`Fdb::mask`].
+    #[must_use]
+    pub fn fdb_mask(&self) -> u32 {
+        self.fdb.mask()
+    }
+
+    /// Writes the rows of one endpoint of the plan, what is pointed to first; returns how many were not right.
+    fn set(&mut self, task: &Task<'_>, vni: Vni, mac: MacAddr, refused: &mut Refused) -> usize {
+        let Some((key, row)) = wanted(task, vni, mac) else { return 0 };
+        let Some(endpoint) = task.plan.networks.get(&vni).and_then(|network| network.endpoint(mac)) else {
+            return 0;
+        };
+        let mut changed = 0;
+        for address in endpoint.addresses {
+            let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
+            if !(task.only_missing && self.neighbours.get(&key).is_some()) {
+                let row = Neighbour { mac, ..Neighbour::default() };
+                changed += refused.note(self.neighbours.set(key, row));
+            }
+        }
+        if task.only_missing && self.endpoints.get(&key).is_some() {
+            return changed;
+        }
+        changed += refused.note(self.endpoints.set(key, row));
+        changed + usize::from(self.fdb.ensure(&key, &row))
+    }
+
+    /// Looks at what the two plans do not share.
+    fn remove_touched(&mut self, task: &Task<'_>, before: &Plan) -> Result<usize, DatapathError> {
+        let mut removed = 0;
+        for (vni, mac) in touched(before, task.plan) {
+            let old = before.networks.get(&vni).and_then(|network| network.endpoint(mac));
+            let right = wanted(task, vni, mac);
+            let new = task.plan.networks.get(&vni).and_then(|network| network.endpoint(mac));
+            let new = new.filter(|_| right.is_some());
+            for address in old.iter().flat_map(|old| old.addresses) {
+                let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
+                let kept = new.is_some_and(|new| new.addresses.contains(address));
+                // Another endpoint may have it by now.
+                if !kept && self.neighbours.get(&key).is_some_and(|row| row.mac == mac) {
+                    removed += usize::from(self.neighbours.remove(&key)?);
+                }
+            }
+            if right.is_none() {
+                let key = EndpointKey::new(vni.get(), mac);
+                self.fdb.remove(&key);
+                removed += usize::from(self.endpoints.remove(&key)?);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Looks at all rows that are there.
+    fn remove_stale(&mut self, task: &Task<'_>) -> Result<usize, DatapathError> {
+        let right = |key: &EndpointKey| wanted(task, Vni::new(key.vni).ok()?, key.mac).map(|(_, row)| row);
+        let wrong = self.fdb.clear_wrong(right);
+        if wrong > 0 {
+            tracing::warn!(wrong, "map fdb was not what endpoints is: repaired");
+        }
+        let mut removed = 0;
+        for key in self.endpoints.stale(|key, _| right(key).is_some())? {
+            removed += usize::from(self.endpoints.remove(&key)?);
+        }
+        let owner = |key: &NeighbourKey, row: &Neighbour| {
+            let vni = Vni::new(key.vni).ok()?;
+            wanted(task, vni, row.mac)?;
+            let endpoint = task.plan.networks.get(&vni)?.endpoint(row.mac)?;
+            endpoint.addresses.iter().find(|address| key.addr == (**address).into())
+        };
+        for key in self.neighbours.stale(|key, row| owner(key, row).is_some())? {
+            removed += usize::from(self.neighbours.remove(&key)?);
+        }
+        Ok(removed)
+    }
+}
+
+/// The row that an endpoint should have, if it should have one.
+fn wanted(task: &Task<'_>, vni: Vni, mac: MacAddr) -> Option<(EndpointKey, Endpoint)> {
+    let endpoint = task.plan.networks.get(&vni)?.endpoint(mac)?;
+    Some((EndpointKey::new(vni.get(), mac), row::endpoint(&endpoint, task.local)?))
+}
+
+/// The endpoints whose rows may differ between two plans: those that the plans do not share, and those whose
+/// rows depend on what is on this node.
+fn touched(before: &Plan, plan: &Plan) -> BTreeSet<(Vni, MacAddr)> {
+    let mut touched = changed_stations(before, plan);
+    for (vni, network) in before.networks.iter().chain(&plan.networks) {
+        touched.extend(network.local.keys().map(|mac| (*vni, *mac)));
+    }
+    touched
+}
+
+/// The endpoints that two plans do not share, and all that were learned, of whom there are few.
+pub fn changed_stations(before: &Plan, plan: &Plan) -> BTreeSet<(Vni, MacAddr)> {
+    let mut changed = BTreeSet::new();
+    for (vni, network) in &plan.networks {
+        if let Some(before) = before.networks.get(vni) {
+            changed.extend(before.stations.diff(&network.stations).map(|item| (*vni, mac_of(&item))));
+        } else {
+            changed.extend(network.stations.keys().map(|mac| (*vni, *mac)));
+        }
+    }
+    for (vni, network) in before.networks.iter().filter(|(vni, _)| !plan.networks.contains_key(vni)) {
+        changed.extend(network.stations.keys().map(|mac| (*vni, *mac)));
+    }
+    for (vni, network) in before.networks.iter().chain(&plan.networks) {
+        changed.extend(network.learned.keys().map(|mac| (*vni, *mac)));
+    }
+    changed
+}
+
+fn mac_of<V>(item: &DiffItem<'_, '_, MacAddr, V>) -> MacAddr {
+    match item {
+        DiffItem::Add(mac, _) | DiffItem::Update { new: (mac, _), .. } | DiffItem::Remove(mac, _) => **mac,
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// Counts what was written.
+    fn note(&mut self, written: Result<bool, DatapathError>) -> usize {
+        match written {
+            Ok(written) => usize::from(written),
+            Err(error) => {
+                let before = self.0.take();
+                self.0 = Some(before.map_or((1, error), |(count, first)| (count + 1, first)));
+                0
+            }
+        }
+    }
+}
