@@ -181,7 +181,7 @@ impl Store {
                 }
                 self.check_standing(call, claim).await?;
                 attempt += 1;
-                if attempt == TRIES {
+                if attempt == TRIES || !call.has_time() {
                     return Err(StoreError::Conflict(format!(
                         "no address of network {} was got: too many ask at once; try again",
                         claim.network

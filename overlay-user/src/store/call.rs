@@ -18,6 +18,9 @@ const ATTEMPT: Duration = Duration::from_millis(3500);
 /// When no member can be connected to, this long is waited for one to come.
 const UNCONNECTED: Duration = Duration::from_secs(3);
 
+/// How long one round of reading and writing may take when the store is in good health, with a margin.
+const ROUND: Duration = Duration::from_secs(1);
+
 /// The largest answer taken, in bytes: more than one request can have put there.
 const LARGEST_ANSWER: usize = 64 << 20;
 
@@ -56,6 +59,11 @@ impl<'a> Call<'a> {
     /// Work of many steps, each with a deadline of its own.
     pub fn stepwise(connection: &'a Connection) -> Self {
         Self { connection, deadline: None }
+    }
+
+    /// Whether there is time left for another round of requests, of those that may lose a race.
+    pub fn has_time(&self) -> bool {
+        self.deadline.is_none_or(|deadline| Instant::now() + ROUND < deadline)
     }
 
     /// Reads one key.

@@ -70,7 +70,8 @@ impl Etcd {
         let (url, peer) = (self.url(), format!("http://{}:2380", self.ip));
         let mut command = Command::new("etcd");
         command
-            .args(["--name", "test", "--log-level", "error"])
+            // What it has written outlives its being killed all the same.
+            .args(["--name", "test", "--log-level", "error", "--unsafe-no-fsync"])
             .arg("--data-dir")
             .arg(self.data())
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])

@@ -83,7 +83,9 @@ async fn tls_and_a_password_are_used_together() {
     let (etcd, dir) = etcd_with_tls(&[]).await;
     ask_for_a_password(&etcd).await;
     let store = |password: &str| {
-        let tls = Some(TlsFiles { ca: Some(dir.path().join("ca.pem")), identity: None });
+        // An etcd that is given authorities asks for a certificate, whether or not it tells users by it.
+        let [ca, certificate, key] = ["ca.pem", "client.pem", "client.key"].map(|name| dir.path().join(name));
+        let tls = Some(TlsFiles { ca: Some(ca), identity: Some((certificate, key)) });
         let credentials = Some(("overlay".to_owned(), password.to_owned()));
         Store::new(StoreOptions { tls, credentials, ..etcd.options() }).unwrap()
     };
