@@ -21,8 +21,8 @@ const READY: Duration = Duration::from_secs(20);
 /// One etcd with its data.
 pub struct Etcd {
     process: Option<Process>,
+    arguments: Vec<String>,
     dir: PathBuf,
-    flags: Vec<String>,
     _undo: Undo,
 }
 
@@ -33,13 +33,13 @@ impl Etcd {
         Self::start_with(wire, &[])
     }
 
-    /// As [`Self::start`], with more flags.
-    pub fn start_with(wire: &Wire, flags: &[&str]) -> Result<Self> {
+    /// As [`Self::start`]; `more` goes to etcd.
+    pub fn start_with(wire: &Wire, more: &[&str]) -> Result<Self> {
         let dir = std::env::temp_dir().join(cleanup::unique("etcd"));
         let undo = Undo::new(Resource::Directory(dir.clone()));
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut etcd = Self { process: None, dir, flags, _undo: undo };
+        let arguments = more.iter().map(|&argument| argument.to_owned()).collect();
+        let mut etcd = Self { process: None, arguments, dir, _undo: undo };
         etcd.restart(wire)?;
         Ok(etcd)
     }
@@ -64,11 +64,16 @@ impl Etcd {
             .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
             // Lets hostile values of several megabytes in.
             .args(["--max-request-bytes", "33554432", "--unsafe-no-fsync"])
-            .args(&self.flags)
+            .args(&self.arguments)
             .stdout(log.try_clone()?)
             .stderr(log);
         self.process = Some(Process::spawn(&mut command)?);
         Ok(())
+    }
+
+    /// Its process.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("etcd does not run")
     }
 
     /// Kills it as a power cut would.
@@ -76,7 +81,7 @@ impl Etcd {
         self.process = None;
     }
 
-    /// Kills it, throws its data away and starts it anew.
+    /// Kills it, takes its data away, and starts it anew at the same place.
     pub fn wipe(&mut self, wire: &Wire) -> Result<()> {
         self.kill();
         fs::remove_dir_all(self.dir.join("data"))?;
@@ -110,7 +115,7 @@ impl Etcd {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        self.process.as_ref().context("etcd does not run")?.signal(signal)
+        self.process()?.signal(signal)
     }
 
     /// Runs etcdctl.

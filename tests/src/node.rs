@@ -3,6 +3,7 @@
 use std::{
     fmt,
     fs::{self, File},
+    io,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -86,9 +87,11 @@ impl Node {
             ["--run-dir".to_owned(), path(dir.join("run"))],
             ["--state-dir".to_owned(), path(dir.join("state"))],
             ["--bpffs".to_owned(), path(bpffs.clone())],
-            ["--log", "info,overlay_user=debug"].map(str::to_owned),
         ];
-        let more = more.iter().map(|&argument| argument.to_owned());
+        let log = ["--log", "info,overlay_user=debug"];
+        let log = if more.contains(&"--log") { &[][..] } else { &log };
+        let more = log.iter().chain(more);
+        let more = more.map(|&argument| argument.to_owned());
         let arguments = arguments.into_iter().flatten().chain(etcd).chain(more).collect();
         Ok(Self {
             name: name.to_owned(),
@@ -192,6 +195,24 @@ impl Node {
     /// Runs `overlayd --purge` for this node.
     pub fn purge(&self) -> Result<()> {
         exec::output(self.overlayd(&[])?.arg("--purge")).map(|_| ())
+    }
+
+    /// Removes what it keeps across restarts, its VXLAN devices included; endpoints' interfaces stay. The
+    /// daemon must not run.
+    pub fn forget(&self) -> Result<()> {
+        for dir in [&self.bpffs, &self.dir.join("state")] {
+            match fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", dir.display()));
+                }
+                _ => {}
+            }
+        }
+        let listed = self.netns.exec("ip -oneline link show type vxlan")?;
+        let names = listed.lines().filter_map(|line| line.split_whitespace().nth(1));
+        names
+            .map(|name| name.trim_end_matches(':'))
+            .try_for_each(|name| self.netns.exec(&format!("ip link delete {name}")).map(|_| ()))
     }
 
     /// The daemon's command line, behind `wrapper`.

@@ -15,7 +15,7 @@ use crate::{
 ///
 /// # Errors
 /// If something is missing, does not build or cannot be measured.
-pub fn bench(quick: bool, sections: Option<String>, rounds: Option<usize>, render: bool) -> Result<()> {
+pub fn bench(quick: bool, sections: &[String], rounds: Option<usize>, render: bool) -> Result<()> {
     setup::ensure_all(&[REQUIREMENTS, BENCH_REQUIREMENTS])?;
     let object = ebpf::build_object(Object::Bench)?;
     let output = workspace::root().join("target/bench");
@@ -23,7 +23,7 @@ pub fn bench(quick: bool, sections: Option<String>, rounds: Option<usize>, rende
     arguments.extend(["--output".into(), output.into()]);
     arguments.extend(quick.then(|| "--quick".into()));
     arguments.extend(render.then(|| "--render".into()));
-    arguments.extend(sections.into_iter().flat_map(|sections| ["--section".into(), sections.into()]));
+    arguments.extend(sections.iter().flat_map(|section| ["--section".into(), section.into()]));
     arguments.extend(rounds.into_iter().flat_map(|rounds| ["--rounds".into(), rounds.to_string().into()]));
     lab::run("overlay-bench", arguments)
 }

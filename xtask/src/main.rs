@@ -45,9 +45,12 @@ enum Command {
         /// Fewer and shorter rounds: under five minutes in all
         #[arg(long)]
         quick: bool,
-        /// Only these sections: pods, forward, programs
-        #[arg(long, value_name = "SECTIONS")]
-        section: Option<String>,
+        /// Only these sections: pods, forward, programs, control
+        #[arg(value_name = "SECTION")]
+        sections: Vec<String>,
+        /// The same, with commas between
+        #[arg(long, value_name = "SECTIONS", value_delimiter = ',')]
+        section: Vec<String>,
         /// Rounds of all contenders
         #[arg(long, value_name = "N")]
         rounds: Option<usize>,
@@ -93,7 +96,9 @@ fn main() -> ExitCode {
         Command::BuildEbpf => setup::ensure().and_then(|()| ebpf::build()).map(|_| ()),
         Command::Build { release } => setup::ensure().and_then(|()| build::build(release.into())),
         Command::Demo => setup::ensure().and_then(|()| lab::run("overlay-demo", Vec::new())),
-        Command::Bench { quick, section, rounds, render } => bench::bench(quick, section, rounds, render),
+        Command::Bench { quick, sections, section, rounds, render } => {
+            bench::bench(quick, &[sections, section].concat(), rounds, render)
+        }
         Command::Chaos { seed, steps, until, list } => chaos::chaos(seed, until.unwrap_or(steps), list),
         Command::VmTest { kernels, part } => vm::test(&kernels, part),
         Command::Test { filter } => setup::ensure().and_then(|()| test::test(filter.as_deref())),

@@ -18,7 +18,10 @@ use super::{
     DrainNode, Drained, EXAMINATION_DEADLINE, Endpoint, EndpointDetail, EndpointRef, Examine, Named, Network,
     NetworkDetail, Node, Port, PortRef, Report, SetNetwork, Status,
 };
-use crate::state::{NetworkName, NodeName};
+use crate::{
+    state::{NetworkName, NodeName},
+    store::Republished,
+};
 
 /// How long a Unix socket takes to be connected to, with a wide margin.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(400);
@@ -95,6 +98,11 @@ impl Client {
     pub async fn examine(&self, request: &Examine) -> Result<Report, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| self.garbled(&error))?;
         self.exchange_within(EXAMINATION_DEADLINE, Method::POST, "/v1/doctor", body.into()).await
+    }
+
+    /// Writes what the node knows into a store that was lost.
+    pub async fn republish(&self) -> Result<Republished, ClientError> {
+        self.exchange_within(EXAMINATION_DEADLINE, Method::POST, "/v1/republish", Bytes::new()).await
     }
 
     /// Creates a network.

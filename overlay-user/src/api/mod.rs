@@ -16,6 +16,7 @@ mod networks;
 mod nodes;
 mod ports;
 mod reference;
+mod repair;
 mod request;
 mod server;
 mod socket;

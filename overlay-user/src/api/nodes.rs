@@ -9,7 +9,10 @@ use super::{
     AddStaticNode, ApiError, Context, DrainNode, Drained, Kind, Liveness, Named, Node, detach, endpoints,
     request::{Body, Name, to_the_end},
 };
-use crate::state::{NodeName, State};
+use crate::{
+    state::{NodeName, State},
+    store::StoreError,
+};
 
 /// Endpoints withdrawn at a time when their node is drained.
 const AT_A_TIME: usize = 16;
@@ -49,7 +52,12 @@ pub async fn remove(
     Name(name): Name<NodeName>,
 ) -> Result<Json<Named>, ApiError> {
     to_the_end(async move {
-        context.store.remove_node(&name).await?;
+        let awaited = context.store.await_no_longer(&name);
+        match context.store.remove_node(&name).await {
+            // All there was of it is what was known from before the store was lost.
+            Err(StoreError::NotFound(_)) if awaited => {}
+            removed => removed?,
+        }
         context.echo(|state| !state.nodes.contains_key(&name)).await;
         Ok(Json(Named { name: name.into() }))
     })

@@ -33,6 +33,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
     if store.reason.is_none() {
         degraded.extend(not_in_cluster(&context.node, &context.membership.borrow(), &state));
     }
+    degraded.extend(context.store.awaited().iter().map(not_republished));
     if let Some(error) = &progress.last_error {
         degraded.push(format!("the data path could not be brought up to date: {error}"));
     } else if progress.applied.is_none() {
@@ -129,6 +130,14 @@ fn peers(
         traffic: counters.peers.get(name).copied().unwrap_or_default(),
     });
     peers.collect()
+}
+
+/// That a node has not written its records into a store that was lost.
+pub fn not_republished(node: &NodeName) -> String {
+    format!(
+        "{node} has not written its records into the store since that was lost, so what was known of it before stands: \
+         `overlayctl repair --republish` there, or, if it is gone for good, `overlayctl node rm {node}`"
+    )
 }
 
 fn no_route(peer: &Peer, uplink: &str) -> String {

@@ -7,6 +7,7 @@ mod network;
 mod node;
 mod output;
 mod port;
+mod repair;
 mod status;
 mod usage;
 
@@ -16,7 +17,9 @@ use std::{
 };
 
 pub use args::Cli;
-use args::{AttachArgs, Command, EndpointCommand, NetworkCommand, NodeCommand, PortArgs, PortCommand};
+use args::{
+    AttachArgs, Command, EndpointCommand, NetworkCommand, NodeCommand, PortArgs, PortCommand, RepairArgs,
+};
 use output::Output;
 pub use usage::parse_or_exit;
 
@@ -72,6 +75,11 @@ async fn dispatch(command: Command, client: &Client, output: &Output) -> Result<
             let report = client.examine(&Examine { fix }).await?;
             output.show(&report);
             Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        }
+        Command::Repair(RepairArgs { republish: _ }) => {
+            let done = client.republish().await?;
+            output.show(&done);
+            Ok(if done.conflicts.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
         }
         Command::Status { wait } => {
             let status = status_within(client, Duration::from_secs(wait.unwrap_or(0))).await?;

@@ -22,6 +22,7 @@ pub use journal::{InTheMaking, Journal};
 pub use progress::{AuditRequest, CounterRequest, Known, Membership, Progress, SightingRequest, Source};
 pub use purge::purge;
 use snapshot::SnapshotFile;
+pub(crate) use snapshot::records;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

@@ -3,6 +3,7 @@
 
 mod events;
 pub mod ipv6;
+pub mod offloads;
 pub mod xdp_features;
 
 use std::{io, ops::Deref};

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Store,
+    awaited::Roll,
     call::Call,
     connection::Connection,
     left_out::LeftOutLog,
@@ -144,14 +145,18 @@ impl Follower {
         let identity = &self.store.inner.identity;
         let floor = identity.seen().revision;
         let mut records = RecordSet::default();
+        let mut roll = Roll::new(&self.store.inner.awaited);
         let take = |page: Vec<KeyValue>| {
             for kv in &page {
-                put(&mut records, keys.relative(kv.key()), kv);
+                let key = keys.relative(kv.key());
+                put(&mut records, key, kv);
+                roll.meet(key.unwrap_or_default(), kv.mod_revision());
             }
         };
         let read = Call::stepwise(&self.connection).pages(keys.prefix(), take).await;
         let revision = read.map_err(|error| End::Lost(error.to_string()))?;
         identity.check(&keys.meta(), records.meta(), revision, floor).map_err(End::Frozen)?;
+        roll.complete(&mut records);
         self.records = records;
         self.revision = revision;
         Ok(())
@@ -200,7 +205,11 @@ impl Follower {
             };
             let key = self.store.keys().relative(kv.key());
             let changes = match event.event_type() {
-                EventType::Put => put(&mut self.records, key, kv),
+                EventType::Put => {
+                    let done =
+                        key.is_some_and(|key| self.store.inner.awaited.written(&mut self.records, key));
+                    put(&mut self.records, key, kv) || done
+                }
                 EventType::Delete => key.is_some_and(|key| self.records.delete(key)),
             };
             self.revision = self.revision.max(kv.mod_revision());

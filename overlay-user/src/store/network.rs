@@ -255,7 +255,7 @@ impl Store {
         }
     }
 
-    async fn guard(&self, call: &Call<'_>) -> Result<Guard, StoreError> {
+    pub(super) async fn guard(&self, call: &Call<'_>) -> Result<Guard, StoreError> {
         let found = call.get(&self.keys().guard()).await?;
         Ok(found.map_or_else(Guard::default, |kv| Guard {
             revision: kv.mod_revision(),
@@ -311,11 +311,11 @@ impl Taken {
 // === impl Guard ===
 
 impl Guard {
-    fn unchanged(self, store: &Store) -> Compare {
+    pub(super) fn unchanged(self, store: &Store) -> Compare {
         Compare::mod_revision(store.keys().guard(), CompareOp::Equal, self.revision)
     }
 
-    fn raised(self, store: &Store) -> TxnOp {
+    pub(super) fn raised(self, store: &Store) -> TxnOp {
         TxnOp::put(store.keys().guard(), self.count.wrapping_add(1).to_string(), None)
     }
 }

@@ -1,4 +1,6 @@
-//! The marks that our data paths are to reach, and whether they did.
+//! The marks that are to be reached, and whether they were.
+
+mod control;
 
 use std::{fs, path::Path};
 
@@ -17,8 +19,16 @@ use super::{
 use crate::node::Datapath::{Tc, Xdp};
 
 /// All reports there can be.
-pub const SECTIONS: [&str; 7] =
-    ["pods-gso", "pods-mtu", "forward-in", "forward-in-xdp", "forward-out", "forward-gateway", "programs"];
+pub const SECTIONS: [&str; 8] = [
+    "pods-gso",
+    "pods-mtu",
+    "forward-in",
+    "forward-in-xdp",
+    "forward-out",
+    "forward-gateway",
+    "programs",
+    "control",
+];
 
 /// What is asked for.
 enum Ask {
@@ -26,8 +36,10 @@ enum Ask {
     AtLeast(Kind, f64),
     /// Our value is no greater than another contender's.
     NoWorse(Kind),
-    /// Our value is at most this.
-    AtMost(f64),
+    /// Our value is at most this, in a unit unless the value's name has it.
+    AtMost(f64, &'static str),
+    /// Our value is at least this.
+    NoLess(f64),
     /// Our value is at most this many times our value of another measure.
     AtMostTimes(&'static str, f64),
 }
@@ -119,7 +131,7 @@ fn marks() -> Vec<Mark> {
         vec![at_least(Redirect, 0.85)],
     );
     for (job, limit) in [(Job::Encapsulate, 150.0), (Job::StripXdp, 80.0)] {
-        add("programs", "programs", "1 k ns", job.name().into(), vec![Ask::AtMost(limit)]);
+        add("programs", "programs", "1 k ns", job.name().into(), vec![Ask::AtMost(limit, " ns")]);
     }
     for job in Job::ALL {
         add(
@@ -130,6 +142,7 @@ fn marks() -> Vec<Mark> {
             vec![Ask::AtMostTimes("1 k ns", 1.3)],
         );
     }
+    marks.extend(control::marks());
     marks
 }
 
@@ -152,12 +165,18 @@ impl Mark {
                 let ratio = ours.zip(theirs).map(|(o, t)| o / t);
                 (kind.to_string(), "≤ 1.00 x".into(), (ratio, ratio.map(|ratio| ratio <= 1.0)))
             }
-            Ask::AtMost(limit) => {
-                (String::new(), format!("≤ {limit:.0} ns"), (ours, ours.map(|o| o <= *limit)))
+            Ask::AtMost(limit, unit) => {
+                (String::new(), format!("≤ {limit:.0}{unit}"), (ours, ours.map(|o| o <= *limit)))
             }
+            Ask::NoLess(limit) => (String::new(), format!("≥ {limit:.0}"), (ours, ours.map(|o| o >= *limit))),
             Ask::AtMostTimes(measure, times) => {
                 let ratio = ours.zip(of(&self.ours, measure)).map(|(o, t)| o / t);
-                ("at 1 k".into(), format!("≤ {times:.2} x"), (ratio, ratio.map(|ratio| ratio <= *times)))
+                let column = measure.trim_end_matches(" ns");
+                (
+                    format!("at {column}"),
+                    format!("≤ {times:.2} x"),
+                    (ratio, ratio.map(|ratio| ratio <= *times)),
+                )
             }
         };
         Judged {

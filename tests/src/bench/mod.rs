@@ -6,6 +6,7 @@
 mod by_hand;
 mod chart;
 mod contender;
+mod control;
 mod core;
 mod docker;
 mod forward;
@@ -24,7 +25,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-/// What can be measured. (The control plane's section is not here yet.)
+/// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Section {
     /// Container to container across two nodes: TCP, UDP, latency.
@@ -33,6 +34,8 @@ pub enum Section {
     Forward,
     /// Nanoseconds that each program takes for a packet.
     Programs,
+    /// From a record in etcd to rows of maps, with up to a million endpoints.
+    Control,
 }
 
 /// What to measure, and how long.
@@ -50,6 +53,12 @@ pub struct Options {
     pub bursts: usize,
     /// Frames in each burst.
     pub frames: u32,
+    /// The most endpoints in `control`.
+    pub endpoints: u32,
+    /// Rounds of what is measured more than once there.
+    pub control_rounds: usize,
+    /// Changes that a node has to keep up with there.
+    pub changes: u64,
     /// Where results go.
     pub output: PathBuf,
 }
@@ -72,6 +81,7 @@ pub fn run(options: &Options, sections: &[Section]) -> Result<()> {
             Section::Pods => pods::run(options).context("section pods"),
             Section::Forward => forward::run(options).context("section forward"),
             Section::Programs => programs::run(options).context("section programs"),
+            Section::Control => control::run(options).context("section control"),
         }?;
         eprintln!("section {section:?}: {:.0} s", begin.elapsed().as_secs_f32());
     }

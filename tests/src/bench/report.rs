@@ -47,6 +47,11 @@ impl Row {
         }
     }
 
+    /// Adds one value of one measure.
+    pub fn add_one(&mut self, measure: &str, value: f64) {
+        self.samples.entry(measure.to_owned()).or_default().push(value);
+    }
+
     /// A measure's median and spread; nothing if it was not measured.
     pub fn shown(&self, measure: &str) -> String {
         self.samples.get(measure).map_or_else(String::new, |samples| shown(samples))
@@ -131,6 +136,7 @@ impl Report {
 fn shown(samples: &[f64]) -> String {
     let median = median(samples);
     match spread(samples) {
+        Some(_) if samples.len() == 1 => format!("{median:.2}"),
         Some(spread) => format!("{median:.2} ±{:.0}%", spread * 100.0),
         None => format!("{median:.0}"),
     }

@@ -15,11 +15,14 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Only these sections
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["pods", "forward", "programs"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["pods", "forward", "programs", "control"])]
     section: Vec<Section>,
     /// Rounds of all contenders
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
+    /// The most endpoints in `control`
+    #[arg(long, value_name = "N")]
+    endpoints: Option<u32>,
     /// Measure nothing: judge and draw what earlier runs left
     #[arg(long)]
     render: bool,
@@ -32,7 +35,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { quick, section, rounds, render, object, output } = Arguments::parse();
+    let Arguments { quick, section, rounds, endpoints, render, object, output } = Arguments::parse();
     if let Err(error) = ctrlc::set_handler(|| cleanup::undo_all_and_exit(130)) {
         eprintln!("error: cannot watch for Ctrl-C: {error}");
         return ExitCode::FAILURE;
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
             forward_rounds: 3,
             bursts: 5,
             frames: 50_000,
+            endpoints: 100_000,
+            control_rounds: 1,
+            changes: 10_000,
             output,
         }
     } else {
@@ -56,12 +62,17 @@ fn main() -> ExitCode {
             forward_rounds: 7,
             bursts: 11,
             frames: 100_000,
+            endpoints: 1_000_000,
+            control_rounds: 3,
+            changes: 50_000,
             output,
         }
     };
     if let Some(rounds) = rounds {
-        (options.rounds, options.forward_rounds) = (rounds.max(1), rounds.max(1));
+        let rounds = rounds.max(1);
+        (options.rounds, options.forward_rounds, options.control_rounds) = (rounds, rounds, rounds);
     }
+    options.endpoints = endpoints.unwrap_or(options.endpoints);
     let result = if render { bench::render(&options.output) } else { bench::run(&options, &section) };
     match result {
         Ok(()) => ExitCode::SUCCESS,

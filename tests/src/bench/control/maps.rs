@@ -1,0 +1,93 @@
+//! The maps of a node, read as anybody can who finds them pinned.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
+use overlay_ebpf::abi::{Addr, Endpoint, EndpointKey, Neighbour, NeighbourKey, SCHEMA};
+
+use super::population::Simulated;
+use crate::node::Node;
+
+/// VNI of the network with number 0.
+pub const FIRST_VNI: u32 = 100;
+
+/// The rows that say where endpoints are.
+pub struct Maps {
+    endpoints: HashMap<MapData, EndpointKey, Endpoint>,
+    neighbours: HashMap<MapData, NeighbourKey, Neighbour>,
+}
+
+impl Maps {
+    /// Opens what a node has pinned.
+    pub fn open(node: &Node) -> Result<Self> {
+        let dir = directory(node);
+        Ok(Self { endpoints: hash(&dir.join("endpoints"))?, neighbours: hash(&dir.join("neighbours"))? })
+    }
+
+    /// Whether both rows of an endpoint are there, or both are not.
+    pub fn agree(&self, endpoint: Simulated, there: bool) -> Result<bool> {
+        let vni = FIRST_VNI + endpoint.network();
+        let key = EndpointKey::new(vni, endpoint.mac());
+        let address = NeighbourKey { vni, addr: Addr::from_v4(endpoint.addr().octets()) };
+        let (row, neighbour) =
+            (found(self.endpoints.get(&key, 0))?, found(self.neighbours.get(&address, 0))?);
+        let its = neighbour.is_some_and(|row| row.mac == endpoint.mac());
+        Ok(if there { row.is_some() && its } else { row.is_none() && neighbour.is_none() })
+    }
+
+    /// How many endpoints and how many addresses they have.
+    pub fn count(&self) -> Result<(usize, usize)> {
+        Ok((
+            self.endpoints.keys().collect::<Result<Vec<_>, _>>()?.len(),
+            self.neighbours.keys().collect::<Result<Vec<_>, _>>()?.len(),
+        ))
+    }
+}
+
+/// Bytes that the kernel has for all maps of a node.
+pub fn memory(node: &Node) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory(node))? {
+        let path = entry?.path();
+        if path.is_file() {
+            let map = MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            let fd = map.fd();
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+            let memory = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+            bytes += memory.context("the kernel does not tell a map's memory")?.trim().parse::<u64>()?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Where a node pins its maps.
+fn directory(node: &Node) -> PathBuf {
+    node.bpffs().join(format!("v{SCHEMA}"))
+}
+
+fn hash<K: Pod, V: Pod>(path: &Path) -> Result<HashMap<MapData, K, V>> {
+    let map = MapData::from_pin(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let info = map.info()?;
+    ensure!(
+        (info.key_size() as usize, info.value_size() as usize) == (size_of::<K>(), size_of::<V>()),
+        "{} has rows of another shape",
+        path.display()
+    );
+    Ok(Map::HashMap(map).try_into()?)
+}
+
+fn found<V>(row: Result<V, MapError>) -> Result<Option<V>> {
+    match row {
+        Ok(row) => Ok(Some(row)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
