@@ -31,6 +31,8 @@ struct Inner {
 /// What a whole read of the store has that concerns awaited nodes.
 pub(super) struct Roll<'a> {
     awaited: &'a Awaited,
+    /// Nobody is awaited.
+    idle: bool,
     /// Awaited keys that were not met.
     missing: BTreeSet<String>,
     /// Revisions of signs of life.
@@ -40,12 +42,12 @@ pub(super) struct Roll<'a> {
 impl<'a> Roll<'a> {
     /// Begins with a read.
     pub fn new(awaited: &'a Awaited) -> Self {
-        Self { missing: awaited.keys(), alive: BTreeMap::new(), awaited }
+        Self { idle: awaited.names().is_empty(), missing: awaited.keys(), alive: BTreeMap::new(), awaited }
     }
 
     /// Takes in one key of it, relative to the cluster's prefix.
     pub fn meet(&mut self, key: &[u8], revision: i64) {
-        if self.missing.is_empty() {
+        if self.idle {
             return;
         }
         if let Ok(key) = str::from_utf8(key) {
