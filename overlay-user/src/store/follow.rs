@@ -25,7 +25,7 @@ use crate::state::{RawRecord, RecordSet, State};
 const REREAD: Duration = Duration::from_mins(5);
 
 /// Pauses before trying again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// What following the store has come to.
 #[derive(Clone, Debug)]
@@ -170,6 +170,10 @@ impl Follower {
             let next = tokio::select! {
                 next = timeout_at(reread, watch.next()) => next,
                 () = store.inner.read_again.notified() => return End::Again("it was asked for".to_owned()),
+                () = store.inner.reconnect.notified() => {
+                    self.connection.reset().await;
+                    return End::Again("this node's address changed".to_owned());
+                }
             };
             match next {
                 Ok(Ok(batch)) => {
