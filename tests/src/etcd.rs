@@ -88,6 +88,22 @@ impl Etcd {
         self.restart(wire)
     }
 
+    /// Saves what it has, for [`Self::restore`].
+    pub fn save(&self, wire: &Wire) -> Result<()> {
+        let copy = self.dir.join("snapshot");
+        Self::ctl(wire, &["snapshot", "save", &copy.to_string_lossy()]).map(drop)
+    }
+
+    /// Kills it and starts it anew with what was saved.
+    pub fn restore(&mut self, wire: &Wire) -> Result<()> {
+        self.kill();
+        let [copy, data] =
+            ["snapshot", "data"].map(|name| self.dir.join(name).to_string_lossy().into_owned());
+        fs::remove_dir_all(&data)?;
+        Self::ctl(wire, &["snapshot", "restore", &copy, "--data-dir", &data])?;
+        self.restart(wire)
+    }
+
     /// Freezes it: connections stay, answers do not come.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)

@@ -15,8 +15,8 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     AddStaticEndpoint, AddStaticNode, ApiError, Attach, AttachPort, Attached, CLIENT_DEADLINE, CreateNetwork,
-    EXAMINATION_DEADLINE, Endpoint, EndpointDetail, EndpointRef, Examine, Named, Network, NetworkDetail,
-    Node, Port, PortRef, Report, SetNetwork, Status,
+    DrainNode, Drained, EXAMINATION_DEADLINE, Endpoint, EndpointDetail, EndpointRef, Examine, Named, Network,
+    NetworkDetail, Node, Port, PortRef, Report, SetNetwork, Status,
 };
 use crate::{
     state::{NetworkName, NodeName},
@@ -185,6 +185,11 @@ impl Client {
     /// Enters a third party's VTEP.
     pub async fn add_static_node(&self, request: &AddStaticNode) -> Result<Named, ClientError> {
         self.post("/v1/static-nodes", request).await
+    }
+
+    /// Says whether a node takes new endpoints.
+    pub async fn drain_node(&self, name: &NodeName, request: DrainNode) -> Result<Drained, ClientError> {
+        self.post(&format!("/v1/nodes/{name}/drain"), &request).await
     }
 
     /// Removes a node that does not live, with its endpoints.

@@ -30,6 +30,7 @@ pub fn router(context: Arc<Context>) -> Router {
         .route("/v1/ports/{id}", axum::routing::delete(ports::detach))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{name}", axum::routing::delete(nodes::remove))
+        .route("/v1/nodes/{name}/drain", post(nodes::drain))
         .route("/v1/static-nodes", post(nodes::add_static))
         .fallback(async || {
             ApiError::not_found("there is no such request: do overlayctl's and overlayd's versions differ?")

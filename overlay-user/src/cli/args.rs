@@ -291,6 +291,17 @@ pub enum NodeCommand {
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         port: Option<u16>,
     },
+    /// Attach nothing on a node any more, and list what it has
+    Drain {
+        /// The node
+        name: NodeName,
+        /// Withdraw its endpoints too: on that node itself
+        #[arg(long, conflicts_with = "undo")]
+        withdraw: bool,
+        /// Let it take endpoints again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Remove a node that is gone for good, with its endpoints
     #[command(visible_alias = "remove")]
     Rm {

@@ -24,8 +24,8 @@ use output::Output;
 pub use usage::parse_or_exit;
 
 use crate::api::{
-    AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Client, ClientError, CreateNetwork, Examine,
-    Health, Named, Namespace, SetNetwork, Status,
+    AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Client, ClientError, CreateNetwork, DrainNode,
+    Examine, Health, Named, Namespace, SetNetwork, Status,
 };
 
 /// Exit code: what was asked for failed, or the node is degraded.
@@ -191,6 +191,9 @@ async fn node_command(
         NodeCommand::Ls => output.show(&client.nodes().await?),
         NodeCommand::AddStatic { name, vtep, port } => {
             output.show(&vec![client.add_static_node(&AddStaticNode { name, vtep, port }).await?]);
+        }
+        NodeCommand::Drain { name, withdraw, undo } => {
+            output.show(&client.drain_node(&name, DrainNode { drained: !undo, withdraw }).await?);
         }
         NodeCommand::Rm { name } => output.show(&vec![client.remove_node(&name).await?]),
     }

@@ -296,8 +296,20 @@ fn network_record(network: &Network) -> NetworkRecord {
 
 /// The port is that of this node: the state has none, for it is the same on all.
 fn node_record(node: &Node, port: u16) -> NodeRecord {
-    let Node { vtep, mtu, datapath, reason, is_static } = node.clone();
-    NodeRecord { vtep, port, mtu, datapath, reason, version: String::new(), incarnation: 0, is_static }
+    let Node { vtep, mtu, datapath, reason, is_static, drained } = node.clone();
+    NodeRecord {
+        vtep,
+        port,
+        mtu,
+        datapath,
+        reason,
+        version: String::new(),
+        incarnation: 0,
+        moved: 0,
+        drained,
+        prefixes: Vec::new(),
+        is_static,
+    }
 }
 
 fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
@@ -309,7 +321,7 @@ fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
         names: names.iter().map(|name| name.as_ref().to_owned()).collect(),
         container: container.as_ref().to_owned(),
         ifname: String::new(),
-        generation: 0,
+        incarnation: 0,
         delivery: delivery.word().to_owned(),
     }
 }

@@ -95,6 +95,12 @@ impl Connection {
         slot.silent_since.get_or_insert_with(Instant::now);
     }
 
+    /// Connects anew with the next request, to the same member: this node's own address has changed, and
+    /// what is sent from the old one gets no answer.
+    pub async fn reset(&self) {
+        self.slot.lock().await.client = None;
+    }
+
     /// A member has answered.
     pub async fn answered(&self) {
         self.slot.lock().await.silent_since = None;

@@ -29,7 +29,7 @@ const REREAD: Duration = Duration::from_mins(5);
 const REREAD_RATE: u64 = 8 << 20;
 
 /// Pauses before trying again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// What following the store has come to.
 #[derive(Clone, Debug)]
@@ -191,6 +191,10 @@ impl Follower {
             let next = tokio::select! {
                 next = timeout_at(reread, watch.next()) => next,
                 () = store.inner.read_again.notified() => return End::Again("it was asked for".to_owned()),
+                () = store.inner.reconnect.notified() => {
+                    self.connection.reset().await;
+                    return End::Again("this node's address changed".to_owned());
+                }
             };
             match next {
                 Ok(Ok(batch)) => {

@@ -58,6 +58,8 @@ struct Inner {
     awaited: Awaited,
     /// Everything is to be read again.
     read_again: Notify,
+    /// Connections of before are of no use.
+    reconnect: Notify,
 }
 
 // === impl Store ===
@@ -75,8 +77,15 @@ impl Store {
             identity: Identity::default(),
             awaited: Awaited::default(),
             read_again: Notify::new(),
+            reconnect: Notify::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Connects anew, for commands and for what follows the store: this node's address has changed.
+    pub async fn reconnect(&self) {
+        self.inner.connection.reset().await;
+        self.inner.reconnect.notify_one();
     }
 
     /// Which cluster was seen in the store and up to which revision, by this process or, if it was

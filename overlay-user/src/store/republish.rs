@@ -427,7 +427,7 @@ impl Store {
             let here =
                 decoded::<EndpointRecord>(kv.value()).is_some_and(|record| record.node == knowledge.node);
             if here && !knowledge.present.contains(&id) {
-                self.withdraw(call, &network, &id).await?;
+                self.withdraw(call, &network, &id, &[]).await?;
             }
         }
         Ok(())
