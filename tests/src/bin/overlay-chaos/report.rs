@@ -72,6 +72,12 @@ impl Report {
         );
     }
 
+    /// Keeps all steps and what became of them.
+    pub fn keep(&self, journal: &Journal, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(fs::write(folder.join("steps.txt"), journal.from(0))?)
+    }
+
     /// Says what failed after which steps, and how to have it again; keeps what the daemons said.
     pub fn fail(
         &self,
@@ -83,8 +89,7 @@ impl Report {
     ) -> Result<()> {
         println!("\nsteps since the last time all was well:\n{}", journal.from(checked + 1));
         println!("FAILED after step {}: {error:#}", self.done);
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        fs::write(folder.join("steps.txt"), journal.from(0))?;
+        self.keep(journal, folder)?;
         for node in &stage.cluster.nodes {
             fs::write(folder.join(format!("{}.log", node.name())), node.log())?;
             let status = node.ctl(&["status"]).unwrap_or_else(|error| format!("{error:#}"));
