@@ -106,7 +106,7 @@ async fn play(arguments: &Arguments, script: &mut Script) -> Result<bool> {
             }
         }
         let settled = match outcome {
-            Ok(()) => oracle::settle(&mut stage, &journal, number, &mut round).await,
+            Ok(()) => oracle::settle(&mut stage, script.networks(), &journal, number, &mut round).await,
             Err(error) => Err(error),
         };
         match settled {

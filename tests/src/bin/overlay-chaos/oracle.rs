@@ -17,6 +17,7 @@ use crate::{
     journal::Journal,
     keys, leaks,
     reach::{self, Voice},
+    script::SLOTS,
     stage::{self, DATAPATHS, Stage},
 };
 
@@ -64,9 +65,15 @@ impl Expected {
 }
 
 /// Waits until all is as it should be; the error says what was not in the end.
-pub async fn settle(stage: &mut Stage, journal: &Journal, step: usize, round: &mut u32) -> Result<Settled> {
+pub async fn settle(
+    stage: &mut Stage,
+    networks: [bool; SLOTS],
+    journal: &Journal,
+    step: usize,
+    round: &mut u32,
+) -> Result<Settled> {
     let begun = Instant::now();
-    stage.heal().await.context("not healed")?;
+    stage.heal(networks).await.context("not healed")?;
     journal.note(step, "healed");
     let expected = Expected::of(stage).await;
     let [mut pause, longest] = POLL;
