@@ -119,6 +119,6 @@ async fn play(arguments: &Arguments, script: &mut Script) -> Result<bool> {
         checked = number;
     }
     report.finish();
-    report.keep(&journal, &arguments.output)?;
+    journal.keep(&arguments.output)?;
     Ok(true)
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use comfy_table::{Table, presets};
 
 use crate::{journal::Journal, oracle::Settled, stage::Stage, step::Step};
@@ -72,12 +72,6 @@ impl Report {
         );
     }
 
-    /// Keeps all steps and what became of them.
-    pub fn keep(&self, journal: &Journal, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(fs::write(folder.join("steps.txt"), journal.from(0))?)
-    }
-
     /// Says what failed after which steps, and how to have it again; keeps what the daemons said.
     pub fn fail(
         &self,
@@ -89,7 +83,7 @@ impl Report {
     ) -> Result<()> {
         println!("\nsteps since the last time all was well:\n{}", journal.from(checked + 1));
         println!("FAILED after step {}: {error:#}", self.done);
-        self.keep(journal, folder)?;
+        journal.keep(folder)?;
         for node in &stage.cluster.nodes {
             fs::write(folder.join(format!("{}.log", node.name())), node.log())?;
             let status = node.ctl(&["status"]).unwrap_or_else(|error| format!("{error:#}"));
