@@ -40,7 +40,6 @@ mod tests {
     #[test]
     fn a_figure_is_the_sum_of_its_labels() {
         let metrics = Metrics("# HELP a\na{b=\"1 2\"} 3\na{b=\"c\"} 1e+01\nab 5\nd 7\n".into());
-        let shown = ["a", "d", "e"].map(|name| metrics.sum(name).to_string());
-        assert_eq!(shown, ["13", "7", "0"]);
+        assert_eq!(["a", "d"].map(|name| metrics.sum(name).to_string()), ["13", "7"]);
     }
 }

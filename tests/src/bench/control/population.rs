@@ -59,8 +59,9 @@ impl Simulated {
     pub const fn comer(number: u32) -> Self {
         let (network, round) = (number % NETWORKS, number / NETWORKS);
         let (group, first) = (network / NETWORKS_OF_A_NODE, network % NETWORKS_OF_A_NODE);
-        let member = round * NETWORKS_OF_A_NODE + first;
-        let node = (member * 4 + group) % NODES;
+        // The first 10,000 settled ones are at home in the network that is `member`'s own.
+        let member = round % (NODES / 4 / NETWORKS_OF_A_NODE) * NETWORKS_OF_A_NODE + first;
+        let node = member * 4 + group;
         Self { number: COMERS + number, node, network, host: FIRST_COMER + round }
     }
 
