@@ -81,6 +81,29 @@ impl Etcd {
         self.process = None;
     }
 
+    /// Kills it, takes its data away, and starts it anew at the same place.
+    pub fn wipe(&mut self, wire: &Wire) -> Result<()> {
+        self.kill();
+        fs::remove_dir_all(self.dir.join("data"))?;
+        self.restart(wire)
+    }
+
+    /// Saves what it has, for [`Self::restore`].
+    pub fn save(&self, wire: &Wire) -> Result<()> {
+        let copy = self.dir.join("snapshot");
+        Self::ctl(wire, &["snapshot", "save", &copy.to_string_lossy()]).map(drop)
+    }
+
+    /// Kills it and starts it anew with what was saved.
+    pub fn restore(&mut self, wire: &Wire) -> Result<()> {
+        self.kill();
+        let [copy, data] =
+            ["snapshot", "data"].map(|name| self.dir.join(name).to_string_lossy().into_owned());
+        fs::remove_dir_all(&data)?;
+        Self::ctl(wire, &["snapshot", "restore", &copy, "--data-dir", &data])?;
+        self.restart(wire)
+    }
+
     /// Freezes it: connections stay, answers do not come.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)

@@ -18,6 +18,7 @@ use nix::{
         signal::Signal,
         statfs::{BPF_FS_MAGIC, statfs},
     },
+    unistd::{SysconfVar, sysconf},
 };
 use overlay_user::api::{Finding, Report};
 use serde_json::Value;
@@ -79,9 +80,9 @@ impl Node {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
 
         let path = |path: PathBuf| path.to_string_lossy().into_owned();
+        let etcd = if more.contains(&"--etcd") { Vec::new() } else { vec!["--etcd".to_owned(), wire.etcd()] };
         let arguments = [
             ["--node", name].map(str::to_owned),
-            ["--etcd".to_owned(), wire.etcd()],
             ["--underlay", UPLINK].map(str::to_owned),
             ["--run-dir".to_owned(), path(dir.join("run"))],
             ["--state-dir".to_owned(), path(dir.join("state"))],
@@ -91,7 +92,7 @@ impl Node {
         let log = if more.contains(&"--log") { &[][..] } else { &log };
         let more = log.iter().chain(more);
         let more = more.map(|&argument| argument.to_owned());
-        let arguments = arguments.into_iter().flatten().chain(more).collect();
+        let arguments = arguments.into_iter().flatten().chain(etcd).chain(more).collect();
         Ok(Self {
             name: name.to_owned(),
             port,
@@ -157,6 +158,17 @@ impl Node {
     /// Starts the daemon.
     pub fn launch(&mut self) -> Result<()> {
         self.launch_by(&[])
+    }
+
+    /// How long the daemon's threads have run so far, in the kernel and out of it.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.daemon()?.pid()))?;
+        // Behind the name, which may hold blanks: proc(5) counts utime and stime as 14 and 15.
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 =
+            fields.get(11..13).context("a short stat")?.iter().flat_map(|f| f.parse::<u64>()).sum();
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")?;
+        Ok(Duration::from_millis(ticks * 1000 / u64::try_from(per_second)?))
     }
 
     /// Starts the daemon by way of another program, which gets the daemon's command line behind its

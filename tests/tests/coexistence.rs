@@ -71,6 +71,11 @@ fn another_xdp_program_on_the_uplink_is_left_there() {
         node.wait_ready().unwrap();
         assert_eq!(node.status().unwrap()["datapath"]["mode"], mode);
         assert_eq!(xdp_on(node.netns()), id, "--datapath {datapath}");
+        let findings = node.doctor(&[]).unwrap();
+        assert!(
+            findings.len() == 1 && findings[0].what.contains("another XDP program uplink_xdp"),
+            "{findings:?}"
+        );
         node.stop().unwrap();
     }
     node.ask_for(Tc);
@@ -128,6 +133,11 @@ fn another_vxlan_device_on_the_same_port_keeps_working() {
     all();
     for node in &cluster.nodes {
         assert!(node.counter("uplink", "passed_unknown_vni").unwrap() >= 40, "{}", node.name());
+        let findings = node.doctor(&[]).unwrap();
+        assert!(
+            findings.len() == 1 && findings[0].what.contains("the VXLAN device foreign is on UDP port 4789"),
+            "{findings:?}"
+        );
     }
 }
 

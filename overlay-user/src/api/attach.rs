@@ -13,7 +13,7 @@ use tokio::{
 use super::{ApiError, Attach, Attached, Context, Kind, Namespace, detach, request::Body};
 use crate::{
     MacAddr,
-    daemon::Known,
+    daemon::{InTheMaking, Known},
     datapath::Mode,
     device::{self, EndpointDevice, Netns},
     state::{Delivery, EndpointId, EndpointRecord, Network, NetworkName, RecordKey},
@@ -41,18 +41,22 @@ pub async fn attach(
             ),
         ));
     }
+    context.check_not_drained()?;
     // On its own task: a client that goes away in the middle must not leave half an endpoint.
     let (reply, answer) = oneshot::channel();
     tokio::spawn(async move {
         let mut attempt = Attempt::new(context, request, netns);
+        let mut making = Some(attempt.context.journal.begin(&attempt.request.network, &attempt.id));
         let result = timeout(BUDGET, attempt.run()).await.unwrap_or_else(|_| Err(attempt.overdue()));
         let wanted = result.is_ok();
         if !wanted {
-            attempt.undo().await;
+            attempt.undo(&mut making).await;
         }
+        // Before who asks is told: it is theirs from then on.
+        making = making.filter(|_| !wanted);
         if reply.send(result).is_err() && wanted {
             tracing::warn!(endpoint = %attempt.id, "nobody waits for this endpoint any more: detaching it");
-            attempt.undo().await;
+            attempt.undo(&mut making).await;
         }
     });
     let attached = answer
@@ -143,7 +147,7 @@ impl Attempt {
             names: names.iter().map(ToString::to_string).collect(),
             container: self.netns.word(),
             ifname: ifname.to_string(),
-            generation: 0,
+            incarnation: context.incarnation(),
             delivery: delivery.word().to_owned(),
         };
         let revision = context.store.bind_endpoint(reservation, &record).await?;
@@ -192,9 +196,9 @@ impl Attempt {
     }
 
     /// Takes back what was done, the last step first.
-    async fn undo(&mut self) {
+    async fn undo(&mut self, making: &mut Option<InTheMaking>) {
         if let Some(reservation) = self.reservation.take() {
-            detach::abandon_surely(&self.context, reservation, UNDO_PATIENCE).await;
+            detach::abandon_surely(&self.context, reservation, making.take(), UNDO_PATIENCE).await;
         }
         if self.device
             && let Err(error) = device::remove(&self.id.host_device()).await

@@ -15,10 +15,13 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     AddStaticEndpoint, AddStaticNode, ApiError, Attach, AttachPort, Attached, CLIENT_DEADLINE, CreateNetwork,
-    EXAMINATION_DEADLINE, Endpoint, EndpointDetail, EndpointRef, Examine, Named, Network, NetworkDetail,
-    Node, Port, PortRef, Report, SetNetwork, Status,
+    DrainNode, Drained, EXAMINATION_DEADLINE, Endpoint, EndpointDetail, EndpointRef, Examine, Named, Network,
+    NetworkDetail, Node, Port, PortRef, Report, SetNetwork, Status,
 };
-use crate::state::{NetworkName, NodeName};
+use crate::{
+    state::{NetworkName, NodeName},
+    store::Republished,
+};
 
 /// How long a Unix socket takes to be connected to, with a wide margin.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(400);
@@ -95,6 +98,11 @@ impl Client {
     pub async fn examine(&self, request: &Examine) -> Result<Report, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| self.garbled(&error))?;
         self.exchange_within(EXAMINATION_DEADLINE, Method::POST, "/v1/doctor", body.into()).await
+    }
+
+    /// Writes what the node knows into a store that was lost.
+    pub async fn republish(&self) -> Result<Republished, ClientError> {
+        self.exchange_within(EXAMINATION_DEADLINE, Method::POST, "/v1/republish", Bytes::new()).await
     }
 
     /// Creates a network.
@@ -177,6 +185,11 @@ impl Client {
     /// Enters a third party's VTEP.
     pub async fn add_static_node(&self, request: &AddStaticNode) -> Result<Named, ClientError> {
         self.post("/v1/static-nodes", request).await
+    }
+
+    /// Says whether a node takes new endpoints.
+    pub async fn drain_node(&self, name: &NodeName, request: DrainNode) -> Result<Drained, ClientError> {
+        self.post(&format!("/v1/nodes/{name}/drain"), &request).await
     }
 
     /// Removes a node that does not live, with its endpoints.

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{ApiError, Kind};
 use crate::{
-    daemon::{AuditRequest, CounterRequest, Known, Membership, Progress},
+    daemon::{Absences, AuditRequest, CounterRequest, Journal, Known, Membership, Progress},
     datapath::{Counters, Differences, Mode, Underlay},
     state::{NodeName, State},
     store::{Followed, Store},
@@ -38,6 +38,10 @@ pub struct Context {
     pub progress: watch::Receiver<Progress>,
     /// Whether this node is in the cluster.
     pub membership: watch::Receiver<Membership>,
+    /// For how long other nodes have not lived.
+    pub absences: watch::Receiver<Absences>,
+    /// Where endpoints that are being made are noted.
+    pub journal: Journal,
     /// Asks the data path for its counters.
     pub counters: mpsc::Sender<CounterRequest>,
     /// Has the data path compared with the kernel.
@@ -53,6 +57,27 @@ impl Context {
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         Arc::clone(&self.known.borrow().state)
+    }
+
+    /// Which incarnation of the node this daemon is; 0 while it has not joined.
+    pub fn incarnation(&self) -> u64 {
+        match *self.membership.borrow() {
+            Membership::Joined(incarnation) => incarnation,
+            Membership::Joining(_) => 0,
+        }
+    }
+
+    /// Refuses if an operator wants this node to become empty.
+    pub fn check_not_drained(&self) -> Result<(), ApiError> {
+        let node = &self.node;
+        if self.state().nodes.get(node).is_some_and(|node| node.drained) {
+            let error = format!(
+                "node {node} is drained: use another, or let it take endpoints again with `overlayctl node drain \
+                 {node} --undo`"
+            );
+            return Err(ApiError::new(Kind::Conflict, error));
+        }
+        Ok(())
     }
 
     /// Waits until the followed state shows what was just written, so that the writer reads it back.

@@ -11,6 +11,7 @@ use super::{
     request::{Name, to_the_end},
 };
 use crate::{
+    daemon::InTheMaking,
     device,
     state::{EndpointId, NetworkName, NodeName},
     store::{Reservation, StoreError},
@@ -59,22 +60,39 @@ async fn withdraw(context: &Context, reference: &EndpointRef) -> Result<Json<Nam
         );
         return Err(ApiError::new(Kind::Conflict, error));
     }
-    let revision = context.store.remove_endpoint(&network, &id).await?;
-    // The data path lets go of the interface before it goes.
-    context.applied(revision).await;
-    if elsewhere.is_none() {
-        device::remove(&id.host_device()).await?;
-    }
-    tracing::info!(endpoint = %id, %network, "endpoint detached");
+    take_off(context, &network, &id, elsewhere.is_none()).await?;
     Ok(Json(Named { name: id.into() }))
 }
 
-/// Gives up an endpoint that did not come to be. Where the store does not answer within `patience`
+/// Withdraws an endpoint, and removes its interface if it is `here`.
+pub async fn take_off(
+    context: &Context,
+    network: &NetworkName,
+    id: &EndpointId,
+    here: bool,
+) -> Result<(), ApiError> {
+    let revision = context.store.remove_endpoint(network, id).await?;
+    // The data path lets go of the interface before it goes.
+    context.applied(revision).await;
+    if here {
+        device::remove(&id.host_device()).await?;
+    }
+    tracing::info!(endpoint = %id, %network, "endpoint detached");
+    Ok(())
+}
+
+/// Gives up an endpoint that did not come to be, and notes that it is no longer in the making. Where the store does not answer within `patience`
 /// it goes on trying behind the caller's back: a record without an interface would attract traffic
 /// for ever.
-pub async fn abandon_surely(context: &Arc<Context>, reservation: Reservation, patience: Duration) {
+pub async fn abandon_surely(
+    context: &Arc<Context>,
+    reservation: Reservation,
+    making: Option<InTheMaking>,
+    patience: Duration,
+) {
     let context = Arc::clone(context);
     let attempts = tokio::spawn(async move {
+        let _making = making;
         let id = &reservation.endpoint;
         let abandon = || context.store.abandon(&reservation);
         let abandoned = abandon

@@ -40,7 +40,7 @@ pub struct CreateNetwork {
     /// What is not to be as it is by default.
     #[serde(default)]
     pub policy: PolicyChange,
-    /// The subnet may overlap that of another network.
+    /// The subnet may overlap that of another network, or routes of nodes.
     #[serde(default)]
     pub allow_overlap: bool,
 }
@@ -222,6 +222,28 @@ pub struct AddStaticNode {
     pub port: Option<u16>,
 }
 
+/// Says whether a node takes new endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainNode {
+    /// It does not.
+    pub drained: bool,
+    /// Those it has are withdrawn: asked of that node itself.
+    #[serde(default)]
+    pub withdraw: bool,
+}
+
+/// A node that was drained, or takes endpoints again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// The node.
+    pub node: NodeName,
+    /// It takes no new endpoints.
+    pub drained: bool,
+    /// The endpoints it has.
+    pub endpoints: Vec<Endpoint>,
+}
+
 /// Makes an interface of this node part of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -300,6 +322,8 @@ pub struct Node {
     pub reason: String,
     /// Whether it lives.
     pub state: Liveness,
+    /// It takes no new endpoints.
+    pub drained: bool,
     /// How many endpoints it has.
     pub endpoints: usize,
     /// It is the one that answers.
@@ -314,6 +338,8 @@ pub enum Liveness {
     Alive,
     /// Its lease is gone. Its endpoints stay forwarded to.
     Suspect,
+    /// Its lease has been gone for a minute. Its endpoints stay forwarded to.
+    Down,
     /// Nobody runs overlayd there: not known.
     Static,
 }
@@ -327,6 +353,8 @@ pub struct Status {
     pub degraded: Vec<String>,
     /// This node's name.
     pub node: NodeName,
+    /// It takes no new endpoints.
+    pub drained: bool,
     /// Version of overlayd.
     pub version: String,
     /// The cluster's name.
@@ -431,6 +459,8 @@ pub struct Peer {
     pub datapath: String,
     /// Whether it lives.
     pub state: Liveness,
+    /// It takes no new endpoints.
+    pub drained: bool,
     /// Whether this node has a route to it; `null` if they share no network.
     pub routed: Option<bool>,
     /// Packets and bytes.

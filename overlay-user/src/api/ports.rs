@@ -40,6 +40,7 @@ pub async fn attach(
         let error = format!("the kernel data path has no gateway ports ({})", context.reason);
         return Err(ApiError::new(Kind::Conflict, error));
     }
+    context.check_not_drained()?;
     check_device(&context, request.device.as_str()).await?;
     to_the_end(async move {
         let AttachPort { network, device, max_macs, age, datapath } = request;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ApiError, Context, ControlSocket, HANDLER_DEADLINE, Kind, MAX_BODY, attach, detach, doctor, endpoints,
-    networks, nodes, ports, status,
+    networks, nodes, ports, repair, status,
 };
 
 /// All routes.
@@ -30,6 +30,7 @@ pub fn router(context: Arc<Context>) -> Router {
         .route("/v1/ports/{id}", axum::routing::delete(ports::detach))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{name}", axum::routing::delete(nodes::remove))
+        .route("/v1/nodes/{name}/drain", post(nodes::drain))
         .route("/v1/static-nodes", post(nodes::add_static))
         .fallback(async || {
             ApiError::not_found("there is no such request: do overlayctl's and overlayd's versions differ?")
@@ -42,6 +43,7 @@ pub fn router(context: Arc<Context>) -> Router {
         .layer(middleware::from_fn(within_deadline))
         // Takes as long as there are records and rows.
         .route("/v1/doctor", post(doctor::examine))
+        .route("/v1/republish", post(repair::republish))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(context)
 }

@@ -6,7 +6,7 @@ use axum::{Json, extract::State as Shared};
 use overlay_ebpf::abi::{Class, OUTCOMES};
 
 use super::{
-    Context, Counter, DatapathStatus, Health, Liveness, Peer, Status, StoreState, StoreStatus, Uplink, nodes,
+    Context, Counter, DatapathStatus, Health, Liveness, Peer, Status, StoreState, StoreStatus, Uplink,
 };
 use crate::{
     daemon::Membership,
@@ -33,6 +33,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
     if store.reason.is_none() {
         degraded.extend(not_in_cluster(&context.node, &context.membership.borrow(), &state));
     }
+    degraded.extend(context.store.awaited().iter().map(not_republished));
     if let Some(error) = &progress.last_error {
         degraded.push(format!("the data path could not be brought up to date: {error}"));
     } else if progress.applied.is_none() {
@@ -43,7 +44,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         degraded.push(error.to_string());
         Counters::default()
     });
-    let peers = peers(&context.node, &state, &plan, &underlay, &counters);
+    let peers = peers(&context, &state, &plan, &underlay, &counters);
     // To an address of the other family there is none, which is a problem of the data path's already.
     let unrouted =
         peers.iter().filter(|p| p.routed == Some(false) && p.address.is_ipv6() == underlay.addr.is_ipv6());
@@ -56,6 +57,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         health: if degraded.is_empty() { Health::Healthy } else { Health::Degraded },
         degraded,
         node: context.node.clone(),
+        drained: state.nodes.get(&context.node).is_some_and(|node| node.drained),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: context.cluster.clone(),
         uplink: Uplink {
@@ -110,17 +112,32 @@ fn store(followed: &Followed, applied: Option<i64>) -> StoreStatus {
     StoreStatus { state, reason, revision: followed.state.revision, applied }
 }
 
-fn peers(this: &NodeName, state: &State, plan: &Plan, underlay: &Underlay, counters: &Counters) -> Vec<Peer> {
-    let others = state.nodes.iter().filter(|(name, _)| *name != this);
+fn peers(
+    context: &Context,
+    state: &State,
+    plan: &Plan,
+    underlay: &Underlay,
+    counters: &Counters,
+) -> Vec<Peer> {
+    let others = state.nodes.iter().filter(|(name, _)| **name != context.node);
     let peers = others.map(|(name, node)| Peer {
         name: name.clone(),
         address: node.vtep,
         datapath: node.datapath.clone(),
-        state: nodes::liveness(state, name),
+        state: context.liveness(state, name),
+        drained: node.drained,
         routed: plan.vteps.contains_key(name).then(|| underlay.routes.contains_key(&node.vtep)),
         traffic: counters.peers.get(name).copied().unwrap_or_default(),
     });
     peers.collect()
+}
+
+/// That a node has not written its records into a store that was lost.
+pub fn not_republished(node: &NodeName) -> String {
+    format!(
+        "{node} has not written its records into the store since that was lost, so what was known of it before stands: \
+         `overlayctl repair --republish` there, or, if it is gone for good, `overlayctl node rm {node}`"
+    )
 }
 
 fn no_route(peer: &Peer, uplink: &str) -> String {

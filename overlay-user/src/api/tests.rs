@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     config::{Config, Options, SOCKET},
-    daemon::{CounterRequest, Known, Membership, Progress, Source},
+    daemon::{Absences, CounterRequest, Journal, Known, Membership, Progress, Source},
     datapath::{Counters, Mode, Underlay},
     state::{RawRecord, RecordSet, State},
     store::{Followed, Store, StoreHealth},
@@ -108,6 +108,8 @@ impl Daemon {
             underlay: underlay_seen,
             progress: progress_seen,
             membership: membership_seen,
+            absences: watch::channel(Absences::default()).1,
+            journal: Journal::new(directory.path()),
             counters,
             audits: mpsc::channel(1).0,
             mode: Mode::Kernel,

@@ -56,12 +56,23 @@ pub enum Command {
         #[arg(long)]
         fix: bool,
     },
+    /// Repairs that need a decision
+    Repair(RepairArgs),
     /// How this node is; exits 0 if healthy, 1 if degraded, 2 if no daemon answers
     Status {
         /// Wait up to this many seconds for it to be healthy
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86400))]
         wait: Option<u64>,
     },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct RepairArgs {
+    /// After etcd was wiped, or restored from an older copy: write what this node knows into it, over nothing that
+    /// was made meanwhile, and follow it again. To be done on every node
+    #[arg(long)]
+    pub republish: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -279,6 +290,17 @@ pub enum NodeCommand {
         /// Its VXLAN port [default: this node's]
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         port: Option<u16>,
+    },
+    /// Attach nothing on a node any more, and list what it has
+    Drain {
+        /// The node
+        name: NodeName,
+        /// Withdraw its endpoints too: on that node itself
+        #[arg(long, conflicts_with = "undo")]
+        withdraw: bool,
+        /// Let it take endpoints again
+        #[arg(long)]
+        undo: bool,
     },
     /// Remove a node that is gone for good, with its endpoints
     #[command(visible_alias = "remove")]

@@ -7,6 +7,7 @@ mod network;
 mod node;
 mod output;
 mod port;
+mod repair;
 mod status;
 mod usage;
 
@@ -16,13 +17,15 @@ use std::{
 };
 
 pub use args::Cli;
-use args::{AttachArgs, Command, EndpointCommand, NetworkCommand, NodeCommand, PortArgs, PortCommand};
+use args::{
+    AttachArgs, Command, EndpointCommand, NetworkCommand, NodeCommand, PortArgs, PortCommand, RepairArgs,
+};
 use output::Output;
 pub use usage::parse_or_exit;
 
 use crate::api::{
-    AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Client, ClientError, CreateNetwork, Examine,
-    Health, Named, Namespace, SetNetwork, Status,
+    AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Client, ClientError, CreateNetwork, DrainNode,
+    Examine, Health, Named, Namespace, SetNetwork, Status,
 };
 
 /// Exit code: what was asked for failed, or the node is degraded.
@@ -72,6 +75,11 @@ async fn dispatch(command: Command, client: &Client, output: &Output) -> Result<
             let report = client.examine(&Examine { fix }).await?;
             output.show(&report);
             Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        }
+        Command::Repair(RepairArgs { republish: _ }) => {
+            let done = client.republish().await?;
+            output.show(&done);
+            Ok(if done.conflicts.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
         }
         Command::Status { wait } => {
             let status = status_within(client, Duration::from_secs(wait.unwrap_or(0))).await?;
@@ -183,6 +191,9 @@ async fn node_command(
         NodeCommand::Ls => output.show(&client.nodes().await?),
         NodeCommand::AddStatic { name, vtep, port } => {
             output.show(&vec![client.add_static_node(&AddStaticNode { name, vtep, port }).await?]);
+        }
+        NodeCommand::Drain { name, withdraw, undo } => {
+            output.show(&client.drain_node(&name, DrainNode { drained: !undo, withdraw }).await?);
         }
         NodeCommand::Rm { name } => output.show(&vec![client.remove_node(&name).await?]),
     }

@@ -1,7 +1,7 @@
 //! A node's status, shown: first whether all is well, then the parts.
 
 use super::{
-    node::liveness,
+    node::standing,
     output::{Show, or_dash, pairs, table},
 };
 use crate::api::{Counter, Health, Peer, Status, StoreState, StoreStatus};
@@ -15,7 +15,14 @@ impl Show for Status {
         let uplink = &self.uplink;
         let mut text = pairs([
             ("node", format!("{} in cluster {}, overlayd {}", self.node, self.cluster, self.version)),
-            ("health", health.to_owned()),
+            (
+                "health",
+                if self.drained {
+                    format!("{health}; drained: it takes no new endpoints")
+                } else {
+                    health.to_owned()
+                },
+            ),
             (
                 "uplink",
                 format!(
@@ -75,7 +82,7 @@ fn peers(peers: &[Peer]) -> String {
             peer.name.to_string(),
             peer.address.to_string(),
             or_dash(Some(&peer.datapath)),
-            liveness(peer.state).to_owned(),
+            standing(peer.state, peer.drained),
             route.to_owned(),
             traffic.tx.packets.to_string(),
             traffic.tx.bytes.to_string(),

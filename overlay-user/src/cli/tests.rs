@@ -56,6 +56,7 @@ fn status() -> Status {
         health: Health::Degraded,
         degraded: vec!["etcd: connection refused".to_owned()],
         node: "n1".parse().unwrap(),
+        drained: false,
         version: "0.1.0".to_owned(),
         cluster: "default".to_owned(),
         uplink: Uplink {
@@ -85,6 +86,7 @@ fn status() -> Status {
             address: "192.0.2.2".parse().unwrap(),
             datapath: "xdp".to_owned(),
             state: Liveness::Suspect,
+            drained: false,
             routed: Some(true),
             traffic: Traffic { rx: count(3, 294), tx: count(4, 392) },
         }],
@@ -229,6 +231,7 @@ fn nodes_are_shown_as_a_table() {
         datapath: datapath.to_owned(),
         reason: if this { "it works".to_owned() } else { String::new() },
         state,
+        drained: false,
         endpoints: 2,
         this,
     };

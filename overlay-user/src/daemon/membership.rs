@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use ipnet::IpNet;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,8 @@ pub struct Member {
     pub store: Store,
     pub known: watch::Receiver<Known>,
     pub underlay: watch::Receiver<Underlay>,
+    /// The prefixes the host has routes to.
+    pub prefixes: watch::Receiver<Vec<IpNet>>,
     pub progress: watch::Receiver<Progress>,
     pub membership: watch::Sender<Membership>,
 }
@@ -120,10 +123,13 @@ impl Member {
         loop {
             let change = cancel.run_until_cancelled(self.change(&written, alive)).await?;
             let Change::Outdated = change else { return Some(change) };
-            tracing::info!("this node's address or MTU has changed: announcing it");
+            tracing::info!("this node's address, MTU or routes have changed: announcing it");
             let mut attempts = Attempts::new("the change could not be announced: trying on");
             loop {
                 let record = self.record();
+                if record.vtep != written.vtep {
+                    self.store.reconnect().await;
+                }
                 let updated = self.store.update_node(&self.node, incarnation, record.clone());
                 let error = match cancel.run_until_cancelled(updated).await? {
                     Ok(()) => {
@@ -133,7 +139,7 @@ impl Member {
                     Err(StoreError::NotFound(_)) => return Some(Change::Removed),
                     Err(error) => error,
                 };
-                let reason = format!("its change of address or MTU is not announced yet: {error}");
+                let reason = format!("its change of address, MTU or routes is not announced yet: {error}");
                 self.membership.send_replace(Membership::Joining(Some(reason)));
                 cancel.run_until_cancelled(attempts.failed(error)).await?;
             }
@@ -148,6 +154,11 @@ impl Member {
         loop {
             tokio::select! {
                 Ok(()) = self.underlay.changed() => {
+                    if self.record() != *written {
+                        return Change::Outdated;
+                    }
+                }
+                Ok(()) = self.prefixes.changed() => {
                     if self.record() != *written {
                         return Change::Outdated;
                     }
@@ -177,6 +188,9 @@ impl Member {
             reason: self.reason.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: 0,
+            moved: 0,
+            drained: false,
+            prefixes: self.prefixes.borrow_and_update().clone(),
             is_static: false,
         }
     }

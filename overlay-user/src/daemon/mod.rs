@@ -1,21 +1,28 @@
 //! The daemon: it follows the store and the underlay, and keeps the data path at what they say.
 
+mod absence;
 mod choice;
 mod followed_state;
+mod journal;
 mod learner;
 mod membership;
+mod orphans;
 mod pace;
 mod progress;
 mod purge;
+mod ready;
 mod reconcile;
 mod snapshot;
 
 use std::{io, sync::Arc};
 
+pub use absence::Absences;
 pub use choice::{Chosen, choose};
+pub use journal::{InTheMaking, Journal};
 pub use progress::{AuditRequest, CounterRequest, Known, Membership, Progress, SightingRequest, Source};
 pub use purge::purge;
 use snapshot::SnapshotFile;
+pub(crate) use snapshot::records;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -25,7 +32,7 @@ use crate::{
     datapath::{DatapathError, Underlay},
     device,
     store::{Store, StoreError},
-    underlay::{UnderlayError, UnderlayFollower},
+    underlay::{UnderlayError, UnderlayFollower, follow_prefixes},
 };
 
 /// How many requests for counters may wait for the data path.
@@ -107,6 +114,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         pace: pace::Pace::new(config.verify_every),
     };
     tasks.spawn(reconciler.run(cancel.clone()));
+    tasks.spawn(ready::announce(progress_seen.clone(), known.clone(), cancel.clone()));
+    let unreadable = |error| UnderlayError(format!("read the host's routes: {error}"));
+    let prefixes = follow_prefixes(cancel.clone()).await.map_err(unreadable)?;
     let member = membership::Member {
         node: node.clone(),
         port: config.port,
@@ -115,10 +125,21 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         store: store.clone(),
         known: known.clone(),
         underlay: underlay.clone(),
+        prefixes,
         progress: progress_seen.clone(),
         membership,
     };
     tasks.spawn(member.run(cancel.clone()));
+    let journal = Journal::new(&config.state_dir);
+    let orphans = orphans::Orphans {
+        node: node.clone(),
+        store: store.clone(),
+        journal: journal.clone(),
+        known: known.clone(),
+        membership: membership_seen.clone(),
+    };
+    tasks.spawn(orphans.run(cancel.clone()));
+    let absences = absence::follow(&tasks, known.clone());
     let (store_of_learned, known_ports) = (store.clone(), known.clone());
     let learner =
         learner::Learner { node: node.clone(), store: store_of_learned, known: known_ports, sightings };
@@ -134,6 +155,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         underlay,
         progress: progress_seen,
         membership: membership_seen,
+        absences,
+        journal,
         counters,
         audits,
         mode,

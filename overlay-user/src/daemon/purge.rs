@@ -29,8 +29,7 @@ fn endpoint_devices() -> nix::Result<Vec<String>> {
 }
 
 fn is_host_device(name: &str) -> bool {
-    let id = name.strip_prefix("ov").and_then(|id| id.parse::<EndpointId>().ok());
-    id.is_some_and(|id| id.host_device() == name)
+    EndpointId::of_host_device(name).is_some()
 }
 
 #[cfg(test)]

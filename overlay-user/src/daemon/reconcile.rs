@@ -214,9 +214,6 @@ impl Reconciler {
         }
         if old.applied.is_none() && progress.applied.is_some() {
             tracing::info!(revision = progress.applied, "ready");
-            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-                tracing::warn!(%error, "systemd could not be told that overlayd is ready");
-            }
         }
         self.progress.send_replace(progress);
     }

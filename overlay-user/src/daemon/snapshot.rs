@@ -2,6 +2,7 @@
 //! away. It holds records as the store does, and they are checked like the store's when read.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fs::{self, File},
     io::{self, BufReader, BufWriter, ErrorKind},
@@ -15,7 +16,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -46,7 +47,7 @@ pub struct SnapshotFile {
     port: u16,
     store: Store,
     /// What was written last.
-    written: Option<(Option<Uuid>, Arc<State>)>,
+    written: Option<(Option<Uuid>, Vec<NodeName>, Arc<State>)>,
     /// How long that took.
     took: Duration,
     /// Writing failed: a full disk is worth one line, not thousands.
@@ -62,6 +63,11 @@ struct Snapshot<R> {
     /// Which store it is from: another one, or an older copy of it, is not to be believed.
     seen: Seen,
     revision: i64,
+    /// Nodes whose records are not the store's, and the revision since which they are waited for.
+    #[serde(default)]
+    awaited: Vec<NodeName>,
+    #[serde(default)]
+    awaited_since: i64,
     /// By their keys relative to the cluster's prefix.
     records: R,
 }
@@ -108,7 +114,13 @@ impl SnapshotFile {
             Ok(snapshot) => {
                 self.store.expect(snapshot.seen);
                 let Kept(mut records) = snapshot.records;
-                Some(records.state(snapshot.revision))
+                let state = records.state(snapshot.revision);
+                if !snapshot.awaited.is_empty()
+                    && let Ok(known) = self::records(&state, self.port)
+                {
+                    self.store.await_again(snapshot.awaited_since, &snapshot.awaited, &known);
+                }
+                Some(state)
             }
             Err(error) => {
                 tracing::warn!(%error, "the state kept in {path} is damaged");
@@ -144,8 +156,10 @@ impl SnapshotFile {
     /// Keeps `state`, unless what would be kept is the same as before.
     fn keep(&mut self, state: &Arc<State>) {
         let seen = self.store.seen();
-        let same = |(cluster, old): &(Option<Uuid>, Arc<State>)| {
+        let awaited = self.store.awaited();
+        let same = |(cluster, names, old): &(Option<Uuid>, Vec<NodeName>, Arc<State>)| {
             *cluster == seen.cluster
+                && *names == awaited
                 && (&old.networks, &old.nodes, &old.endpoints)
                     == (&state.networks, &state.nodes, &state.endpoints)
         };
@@ -157,7 +171,7 @@ impl SnapshotFile {
         self.took = begun.elapsed();
         match written {
             Ok(()) => {
-                self.written = Some((seen.cluster, Arc::clone(state)));
+                self.written = Some((seen.cluster, awaited, Arc::clone(state)));
                 self.complained = false;
             }
             Err(error) if !self.complained => {
@@ -176,6 +190,8 @@ impl SnapshotFile {
             node: self.node.clone(),
             seen,
             revision: state.revision,
+            awaited: self.store.awaited(),
+            awaited_since: self.store.awaited_since(),
             records: Records { state, port: self.port },
         };
         let directory = self.path.parent().unwrap_or(Path::new("/"));
@@ -194,6 +210,11 @@ impl SnapshotFile {
 struct Records<'a> {
     state: &'a State,
     port: u16,
+}
+
+/// The records that a state was made from, by their keys relative to the cluster's prefix. `port` is this node's.
+pub fn records(state: &State, port: u16) -> serde_json::Result<BTreeMap<String, Value>> {
+    serde_json::from_value(serde_json::to_value(Records { state, port })?)
 }
 
 /// One record of it.
@@ -275,8 +296,20 @@ fn network_record(network: &Network) -> NetworkRecord {
 
 /// The port is that of this node: the state has none, for it is the same on all.
 fn node_record(node: &Node, port: u16) -> NodeRecord {
-    let Node { vtep, mtu, datapath, reason, is_static } = node.clone();
-    NodeRecord { vtep, port, mtu, datapath, reason, version: String::new(), incarnation: 0, is_static }
+    let Node { vtep, mtu, datapath, reason, is_static, drained } = node.clone();
+    NodeRecord {
+        vtep,
+        port,
+        mtu,
+        datapath,
+        reason,
+        version: String::new(),
+        incarnation: 0,
+        moved: 0,
+        drained,
+        prefixes: Vec::new(),
+        is_static,
+    }
 }
 
 fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
@@ -288,7 +321,7 @@ fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
         names: names.iter().map(|name| name.as_ref().to_owned()).collect(),
         container: container.as_ref().to_owned(),
         ifname: String::new(),
-        generation: 0,
+        incarnation: 0,
         delivery: delivery.word().to_owned(),
     }
 }

@@ -1,7 +1,9 @@
 //! The kernel's routing socket (rtnetlink): connections to it, and the parts of its answers that
 //! more than one module needs.
 
+mod events;
 pub mod ipv6;
+pub mod offloads;
 pub mod xdp_features;
 
 use std::{io, ops::Deref};
@@ -19,6 +21,7 @@ use nix::net::if_::if_indextoname;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
+pub use self::events::Events;
 use crate::MacAddr;
 
 /// An open routing socket in the network namespace of the thread that opened it. Closed on drop.

@@ -13,7 +13,7 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
     for n in nodes {
         let vtep = IpAddr::from([192, 0, 2, *n]);
         let (datapath, reason) = (String::new(), String::new());
-        let node = state::Node { vtep, mtu: None, datapath, reason, is_static: false };
+        let node = state::Node { vtep, mtu: None, datapath, reason, is_static: false, drained: false };
         state.nodes.insert(name(&format!("node{n}")), node);
     }
     for n in networks {

@@ -143,7 +143,7 @@ mod tests {
             names: names.iter().map(|&n| n.to_owned()).collect(),
             container: String::new(),
             ifname: String::new(),
-            generation: 0,
+            incarnation: 0,
             delivery: String::new(),
         }
     }

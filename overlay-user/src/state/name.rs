@@ -109,6 +109,12 @@ impl EndpointId {
         format!("ov{self}")
     }
 
+    /// The inverse of [`Self::host_device`].
+    #[must_use]
+    pub fn of_host_device(name: &str) -> Option<Self> {
+        name.strip_prefix("ov")?.parse().ok().filter(|id: &Self| id.host_device() == name)
+    }
+
     /// Whether it, as it is written, begins with `text`.
     #[must_use]
     pub fn starts_with(&self, text: &str) -> bool {

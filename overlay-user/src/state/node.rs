@@ -22,6 +22,8 @@ pub struct Node {
     pub reason: String,
     /// Entered by `node add-static`: nobody runs overlayd there.
     pub is_static: bool,
+    /// No endpoint is to be attached there any more.
+    pub drained: bool,
 }
 
 /// Why a node cannot be as its record says.
@@ -43,8 +45,7 @@ pub enum NodeError {
 impl Node {
     /// Checks a record and makes a node of it.
     pub fn from_record(record: &NodeRecord) -> Result<Self, NodeError> {
-        let NodeRecord { vtep, port, mtu, ref datapath, ref reason, version: _, incarnation: _, is_static } =
-            *record;
+        let NodeRecord { vtep, port, mtu, ref datapath, ref reason, is_static, drained, .. } = *record;
         if let Some(kind) = not_one_host(vtep) {
             return Err(NodeError::NotOneHost(vtep, kind));
         }
@@ -57,7 +58,7 @@ impl Node {
         {
             return Err(NodeError::Mtu(mtu, least));
         }
-        Ok(Self { vtep, mtu, datapath: shown(datapath), reason: shown(reason), is_static })
+        Ok(Self { vtep, mtu, datapath: shown(datapath), reason: shown(reason), is_static, drained })
     }
 }
 
@@ -97,6 +98,9 @@ mod tests {
             reason: String::new(),
             version: String::new(),
             incarnation: 0,
+            moved: 0,
+            drained: false,
+            prefixes: Vec::new(),
             is_static: false,
         }
     }

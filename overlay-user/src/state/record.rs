@@ -86,9 +86,29 @@ pub struct NodeRecord {
     /// Raised at every start of the node's daemon.
     #[serde(default)]
     pub incarnation: u64,
+    /// The incarnation that joined with another tunnel address than the one before it had: what is older may
+    /// be on another machine.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moved: u64,
+    /// Endpoints are not attached there any more: an operator's decision, which its owner keeps.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
+    /// The prefixes its host has routes to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<IpNet>,
     /// Entered by `node add-static`.
     #[serde(default, rename = "static")]
     pub is_static: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// `alive/<node>`, under a lease.
@@ -145,9 +165,9 @@ pub struct EndpointRecord {
     /// Name of the interface inside.
     #[serde(default)]
     pub ifname: String,
-    /// Raised when the same endpoint is made anew.
+    /// The incarnation of its node that attached it.
     #[serde(default)]
-    pub generation: u64,
+    pub incarnation: u64,
     /// How frames from the wire reach it: a word of [`Delivery`](super::Delivery)'s; empty for `tc`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub delivery: String,

@@ -62,6 +62,14 @@ impl Endpoints {
         self.segments.get(network)?.endpoints.get(&mac)
     }
 
+    /// Those of a node, with their networks. Networks it has none in cost nothing.
+    pub fn of_node(&self, node: &NodeName) -> impl Iterator<Item = (&NetworkName, &Arc<Endpoint>)> {
+        let its = self.segments.iter().filter(move |(_, segment)| segment.nodes.contains_key(node));
+        its.flat_map(move |(network, segment)| {
+            segment.iter().filter(move |endpoint| endpoint.node == *node).map(move |e| (network, e))
+        })
+    }
+
     /// All, by network and MAC address.
     pub fn iter(&self) -> impl Iterator<Item = (&NetworkName, &Arc<Endpoint>)> {
         self.segments.iter().flat_map(|(network, segment)| segment.iter().map(move |e| (network, e)))

@@ -181,7 +181,7 @@ impl Store {
                 }
                 self.check_standing(call, claim).await?;
                 attempt += 1;
-                if attempt == TRIES {
+                if attempt == TRIES || !call.has_time() {
                     return Err(StoreError::Conflict(format!(
                         "no address of network {} was got: too many ask at once; try again",
                         claim.network
@@ -220,21 +220,29 @@ impl Store {
 
     /// The error for a pool that has nothing left, with its numbers.
     async fn full(&self, call: &Call<'_>, claim: &Claim<'_>, size: u64) -> Result<StoreError, StoreError> {
-        let (mut used, mut cooling) = (0, 0);
+        let (mut used, mut cooling) = (0, Vec::new());
         for kv in call.list(&self.keys().addresses(claim.network)).await? {
             let address = self.keys().address_in(claim.network, kv.key());
             if !address.is_some_and(|address| claim.subnet.net.contains(&address)) {
                 continue;
             }
             match decoded::<AddressRecord>(kv.value()) {
-                Some(record) if record.state == AddressState::Cooling => cooling += 1,
+                Some(record) if record.state == AddressState::Cooling => cooling.push(kv),
                 _ => used += 1,
             }
         }
-        let wait = if cooling > 0 { " (free again within a minute)" } else { "" };
+        // All cool for the same time, so the one that began first is free first.
+        let first = cooling.iter().min_by_key(|kv| kv.mod_revision());
+        let left = match first {
+            Some(first) => call.seconds_left(first.lease()).await?,
+            None => None,
+        };
+        let left = left.map_or_else(String::new, |left| format!(" (the first is free in {left} s)"));
         Ok(StoreError::Conflict(format!(
-            "network {} is full: {} has {size} addresses to give; {used} are used, {cooling} cooling{wait}",
-            claim.network, claim.subnet.range
+            "network {} is full: {} has {size} addresses to give; {used} are used, {} cooling{left}",
+            claim.network,
+            claim.subnet.range,
+            cooling.len()
         )))
     }
 }

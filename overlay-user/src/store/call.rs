@@ -18,6 +18,9 @@ const ATTEMPT: Duration = Duration::from_millis(3500);
 /// When no member can be connected to, this long is waited for one to come.
 const UNCONNECTED: Duration = Duration::from_secs(3);
 
+/// How long one round of reading and writing may take when the store is in good health, with a margin.
+const ROUND: Duration = Duration::from_secs(1);
+
 /// The largest answer taken, in bytes: more than one request can have put there.
 const LARGEST_ANSWER: usize = 64 << 20;
 
@@ -56,6 +59,11 @@ impl<'a> Call<'a> {
     /// Work of many steps, each with a deadline of its own.
     pub fn stepwise(connection: &'a Connection) -> Self {
         Self { connection, deadline: None }
+    }
+
+    /// Whether there is time left for another round of requests, of those that may lose a race.
+    pub fn has_time(&self) -> bool {
+        self.deadline.is_none_or(|deadline| Instant::now() + ROUND < deadline)
     }
 
     /// Reads one key.
@@ -150,6 +158,12 @@ impl<'a> Call<'a> {
     pub async fn keep_alive(&self, lease: i64) -> Result<(), CallError> {
         let keep = |client: Client| async move { client.lease_client().keep_alive(lease).await };
         self.run(keep).await.map(drop)
+    }
+
+    /// How many seconds a lease has left; `None` if it has ended.
+    pub async fn seconds_left(&self, lease: i64) -> Result<Option<i64>, CallError> {
+        let ask = |client: Client| async move { client.lease_client().time_to_live(lease, None).await };
+        Ok(Some(self.run(ask).await?.answer.ttl()).filter(|left| *left >= 0))
     }
 
     /// Ends a lease, and with it the keys under it. Not being able to is no error: it ends by itself.

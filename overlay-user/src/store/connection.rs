@@ -78,6 +78,14 @@ impl Connection {
         Ok(Member { client, url, made: slot.made })
     }
 
+    /// A client of one member, beside the one in use.
+    pub async fn dial(&self, url: &str) -> Result<Client, String> {
+        Box::pin(dial(&self.options, url)).await.map_err(|attempt| match attempt {
+            Attempt::Failed { text, .. } => text,
+            Attempt::Answered(error) => error.to_string(),
+        })
+    }
+
     /// Gives up a member that did not answer: the next is tried.
     pub async fn failed(&self, member: &Member) {
         let mut slot = self.slot.lock().await;
@@ -85,6 +93,12 @@ impl Connection {
             slot.at += 1;
         }
         slot.silent_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Connects anew with the next request, to the same member: this node's own address has changed, and
+    /// what is sent from the old one gets no answer.
+    pub async fn reset(&self) {
+        self.slot.lock().await.client = None;
     }
 
     /// A member has answered.

@@ -84,7 +84,7 @@ impl Store {
             names,
             container: String::new(),
             ifname: String::new(),
-            generation: 0,
+            incarnation: 0,
             delivery: String::new(),
         };
         let id = EndpointId::random();

@@ -99,7 +99,7 @@ impl From<EtcdError> for Attempt {
 fn with_cure(code: Code, text: String) -> String {
     let cure = match code {
         Code::ResourceExhausted if text.contains("space") => {
-            "compact and defragment it, then `etcdctl alarm disarm`"
+            "its NOSPACE alarm is up: compact and defragment it, then `etcdctl alarm disarm`"
         }
         Code::Unauthenticated | Code::PermissionDenied => {
             "check the etcd user's password and its role's right to the key prefix"

@@ -10,6 +10,7 @@ use etcd_client::KeyValue;
 
 use super::{
     Store, StoreError,
+    awaited::Roll,
     call::Call,
     value::{decoded, text},
 };
@@ -58,15 +59,18 @@ impl Store {
     pub async fn examine(&self) -> Result<Examined, StoreError> {
         let mut records = RecordSet::default();
         let mut allocation = Allocation::default();
+        let mut roll = Roll::new(&self.inner.awaited);
         let take = |page: Vec<KeyValue>| {
             for kv in &page {
                 let Some(key) = self.keys().relative(kv.key()) else { continue };
                 let raw = RawRecord { key, value: kv.value(), create_revision: kv.create_revision() };
                 records.put(raw);
                 allocation.take(key, kv.value());
+                roll.meet(key, kv.mod_revision());
             }
         };
         let revision = Call::stepwise(&self.inner.connection).pages(self.keys().prefix(), take).await?;
+        roll.show(&mut records);
         let in_the_making = allocation.in_the_making();
         let flaws = allocation.flaws(
             |key| format!("{}{key}", self.keys().prefix()),

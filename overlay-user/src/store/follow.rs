@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Store,
+    awaited::Roll,
     call::Call,
     connection::Connection,
     left_out::LeftOutLog,
@@ -24,7 +25,7 @@ use crate::state::{RawRecord, RecordSet, State};
 const REREAD: Duration = Duration::from_mins(5);
 
 /// Pauses before trying again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// What following the store has come to.
 #[derive(Clone, Debug)]
@@ -144,14 +145,18 @@ impl Follower {
         let identity = &self.store.inner.identity;
         let floor = identity.seen().revision;
         let mut records = RecordSet::default();
+        let mut roll = Roll::new(&self.store.inner.awaited);
         let take = |page: Vec<KeyValue>| {
             for kv in &page {
-                put(&mut records, keys.relative(kv.key()), kv);
+                let key = keys.relative(kv.key());
+                put(&mut records, key, kv);
+                roll.meet(key.unwrap_or_default(), kv.mod_revision());
             }
         };
         let read = Call::stepwise(&self.connection).pages(keys.prefix(), take).await;
         let revision = read.map_err(|error| End::Lost(error.to_string()))?;
         identity.check(&keys.meta(), records.meta(), revision, floor).map_err(End::Frozen)?;
+        roll.complete(&mut records);
         self.records = records;
         self.revision = revision;
         Ok(())
@@ -165,6 +170,10 @@ impl Follower {
             let next = tokio::select! {
                 next = timeout_at(reread, watch.next()) => next,
                 () = store.inner.read_again.notified() => return End::Again("it was asked for".to_owned()),
+                () = store.inner.reconnect.notified() => {
+                    self.connection.reset().await;
+                    return End::Again("this node's address changed".to_owned());
+                }
             };
             match next {
                 Ok(Ok(batch)) => {
@@ -196,7 +205,11 @@ impl Follower {
             };
             let key = self.store.keys().relative(kv.key());
             let changes = match event.event_type() {
-                EventType::Put => put(&mut self.records, key, kv),
+                EventType::Put => {
+                    let done =
+                        key.is_some_and(|key| self.store.inner.awaited.written(&mut self.records, key));
+                    put(&mut self.records, key, kv) || done
+                }
                 EventType::Delete => key.is_some_and(|key| self.records.delete(key)),
             };
             self.revision = self.revision.max(kv.mod_revision());

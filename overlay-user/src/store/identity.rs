@@ -31,8 +31,8 @@ struct Known {
 
 /// What all texts about a store that is not ours end with.
 const CURE: &str = "Nothing is applied; forwarding goes on with the last state. Restore etcd's newest snapshot or \
-                    correct --etcd, and restart overlayd; to take the store as it is now instead, stop overlayd, remove \
-                    state.json from its --state-dir and start it";
+                    correct --etcd, and restart overlayd; to take the store as it is now instead, have every node \
+                    write what it knows into it: `overlayctl repair --republish`";
 
 // === impl Identity ===
 

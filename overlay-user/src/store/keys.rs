@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `meta`, `networks/<name>`, `nodes/<node>`, `alive/<node>`, `endpoints/<network>/<id>` | [records](crate::state) |
 //! | `vnis/<8 decimal digits>` | the name of the network that has it |
-//! | `subnets/guard` | how many networks were created and removed; written with each |
+//! | `subnets/guard` | how many networks were created; written with each |
 //! | `addresses/<network>/<8 or 32 hexadecimal digits>` | [`AddressRecord`](crate::state::AddressRecord); those of a family sort as addresses do |
 //! | `ports/<network>/<id>`, `learned/<network>/<12 hexadecimal digits>` | [records](crate::state) |
 //! | `macs/<network>/<12 hexadecimal digits>` | the identity of the endpoint that has it |

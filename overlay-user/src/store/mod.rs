@@ -5,6 +5,7 @@
 
 mod address;
 mod alive;
+mod awaited;
 mod call;
 mod cluster;
 mod connection;
@@ -16,11 +17,13 @@ mod holder;
 mod identity;
 mod keys;
 mod left_out;
+mod members;
 mod network;
 mod node;
 mod options;
 mod pool;
 mod port;
+mod republish;
 mod value;
 mod watch;
 mod withdraw;
@@ -32,12 +35,14 @@ pub use error::StoreError;
 pub use examine::{Examined, Flaw};
 pub use follow::{Followed, StoreHealth};
 pub use identity::Seen;
+pub use members::{Member, MemberStatus};
 pub use network::{NetworkChange, NewNetwork};
 pub use options::{StoreOptions, TlsFiles};
+pub use republish::{Knowledge, Republished};
 
 use tokio::sync::Notify;
 
-use self::{call::Call, connection::Connection, identity::Identity, keys::Keys};
+use self::{awaited::Awaited, call::Call, connection::Connection, identity::Identity, keys::Keys};
 
 /// A handle on the store; clones share its connection.
 #[derive(Clone)]
@@ -50,8 +55,11 @@ struct Inner {
     keys: Keys,
     connection: Connection,
     identity: Identity,
+    awaited: Awaited,
     /// Everything is to be read again.
     read_again: Notify,
+    /// Connections of before are of no use.
+    reconnect: Notify,
 }
 
 // === impl Store ===
@@ -62,8 +70,22 @@ impl Store {
         let options = Arc::new(options.checked()?);
         let keys = Keys::new(&options.cluster);
         let connection = Connection::new(Arc::clone(&options));
-        let (identity, read_again) = (Identity::default(), Notify::new());
-        Ok(Self { inner: Arc::new(Inner { options, keys, connection, identity, read_again }) })
+        let inner = Inner {
+            options,
+            keys,
+            connection,
+            identity: Identity::default(),
+            awaited: Awaited::default(),
+            read_again: Notify::new(),
+            reconnect: Notify::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Connects anew, for commands and for what follows the store: this node's address has changed.
+    pub async fn reconnect(&self) {
+        self.inner.connection.reset().await;
+        self.inner.reconnect.notify_one();
     }
 
     /// Which cluster was seen in the store and up to which revision, by this process or, if it was

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     Vni,
     state::{
-        EndpointId, Network, NetworkName, NetworkRecord, Policy, PolicyChange, RecordKey, SubnetRecord,
-        family, same_family, shown_key,
+        EndpointId, Network, NetworkName, NetworkRecord, NodeName, NodeRecord, Policy, PolicyChange,
+        RecordKey, SubnetRecord, family, same_family, shown_key,
     },
 };
 
@@ -44,7 +44,7 @@ pub struct NewNetwork {
     pub internal: bool,
     /// What is not to be as it is by default.
     pub policy: PolicyChange,
-    /// The subnet may overlap that of another network.
+    /// The subnet may overlap that of another network, or routes of nodes.
     pub allow_overlap: bool,
 }
 
@@ -62,11 +62,13 @@ struct Taken {
     networks: Vec<(NetworkName, NetworkRecord)>,
     /// VNIs and the networks that have them.
     vnis: Vec<(u32, String)>,
+    /// Prefixes that hosts have routes to.
+    routes: Vec<(NodeName, IpNet)>,
     guard: Guard,
 }
 
-/// The counter that every change of the set of networks raises: while it stands, so does what was
-/// read after it.
+/// The counter that every new network raises: while it stands, nothing is taken that was not when it was
+/// read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Guard {
     revision: i64,
@@ -89,6 +91,9 @@ impl Store {
         for attempt in 1..=TRIES {
             if let Some(network) = self.try_create(&call, &new).await? {
                 return Ok(network);
+            }
+            if !call.has_time() {
+                break;
             }
             wait_in_a_race(attempt).await;
         }
@@ -191,8 +196,9 @@ impl Store {
         Ok(done.map(|_| network))
     }
 
+    /// Whoever creates a network at the same moment may take its subnet for taken still: that does no harm, so
+    /// the guard is left alone.
     async fn try_remove(&self, call: &Call<'_>, name: &NetworkName) -> Result<bool, StoreError> {
-        let guard = self.guard(call).await?;
         let key = self.keys().network(name);
         let Some(found) = call.get(&key).await? else {
             return Err(StoreError::NotFound(format!("there is no network {name}")));
@@ -204,7 +210,6 @@ impl Store {
             // Over a range this holds if there is no key in it.
             Compare::create_revision(endpoints, CompareOp::Equal, 0).with_prefix(),
             Compare::create_revision(self.keys().ports(name), CompareOp::Equal, 0).with_prefix(),
-            guard.unchanged(self),
         ];
         let all = || Some(etcd_client::DeleteOptions::new().with_prefix());
         let mut operations = vec![
@@ -212,7 +217,6 @@ impl Store {
             TxnOp::delete(self.keys().addresses(name), all()),
             TxnOp::delete(self.keys().macs(name), all()),
             TxnOp::delete(self.keys().all_learned(name), all()),
-            guard.raised(self),
         ];
         for kv in call.list(&self.keys().vnis()).await? {
             if kv.value() == name.as_str().as_bytes() {
@@ -251,7 +255,7 @@ impl Store {
         }
     }
 
-    async fn guard(&self, call: &Call<'_>) -> Result<Guard, StoreError> {
+    pub(super) async fn guard(&self, call: &Call<'_>) -> Result<Guard, StoreError> {
         let found = call.get(&self.keys().guard()).await?;
         Ok(found.map_or_else(Guard::default, |kv| Guard {
             revision: kv.mod_revision(),
@@ -272,6 +276,15 @@ impl Store {
                 networks.push((name, record));
             }
         }
+        let mut routes = Vec::new();
+        for kv in call.list(&self.keys().nodes()).await? {
+            let key = self.keys().relative(kv.key()).unwrap_or_default();
+            if let (Ok(RecordKey::Node(name)), Some(record)) =
+                (RecordKey::parse(key), decoded::<NodeRecord>(kv.value()))
+            {
+                routes.extend(record.prefixes.into_iter().map(|prefix| (name.clone(), prefix)));
+            }
+        }
         let prefix = self.keys().vnis();
         let vnis = call.list(&prefix).await?;
         let vnis = vnis
@@ -282,7 +295,7 @@ impl Store {
             })
             .chain(networks.iter().map(|(name, record)| (record.vni, name.to_string())))
             .collect();
-        Ok(Taken { networks, vnis, guard })
+        Ok(Taken { networks, vnis, routes, guard })
     }
 }
 
@@ -298,11 +311,11 @@ impl Taken {
 // === impl Guard ===
 
 impl Guard {
-    fn unchanged(self, store: &Store) -> Compare {
+    pub(super) fn unchanged(self, store: &Store) -> Compare {
         Compare::mod_revision(store.keys().guard(), CompareOp::Equal, self.revision)
     }
 
-    fn raised(self, store: &Store) -> TxnOp {
+    pub(super) fn raised(self, store: &Store) -> TxnOp {
         TxnOp::put(store.keys().guard(), self.count.wrapping_add(1).to_string(), None)
     }
 }
@@ -312,8 +325,10 @@ fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> 
     let none_free = |what: &str| StoreError::Conflict(format!("there is no free {what} left; give one"));
     let mut subnets = new.subnets.clone();
     if subnets.is_empty() {
-        let taken: Vec<_> = taken.subnets().map(|(_, subnet)| subnet).collect();
-        subnets.push(pool::free_subnet(&taken).ok_or_else(|| none_free("subnet in 10.64.0.0/10"))?);
+        let routes = taken.routes.iter().map(|(_, prefix)| *prefix);
+        let taken: Vec<_> = taken.subnets().map(|(_, subnet)| subnet).chain(routes).collect();
+        let none = || none_free("subnet that overlaps no network and no node's routes");
+        subnets.push(pool::free_subnet(&taken).ok_or_else(none)?);
     }
     subnets.sort_by_key(|subnet| subnet.addr().is_ipv6());
     check_families(new, &subnets)?;
@@ -386,6 +401,12 @@ fn check_free(new: &NewNetwork, record: &NetworkRecord, taken: &Taken) -> Result
         if let Some((name, other)) = taken.subnets().find(|(_, other)| pool::overlap(&subnet, other)) {
             return Err(StoreError::Conflict(format!(
                 "the subnet {subnet} overlaps {other} of network {name}"
+            )));
+        }
+        if let Some((node, other)) = taken.routes.iter().find(|(_, other)| pool::overlap(&subnet, other)) {
+            return Err(StoreError::Conflict(format!(
+                "the subnet {subnet} overlaps {other}, which node {node} has a route to and would hide from its \
+                 containers: choose another, or give --allow-overlap"
             )));
         }
     }

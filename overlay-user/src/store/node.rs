@@ -58,17 +58,18 @@ impl Store {
         record: NodeRecord,
     ) -> Result<(), StoreError> {
         Node::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
-        let record = NodeRecord { incarnation, ..record };
         let call = self.call();
         self.check_others(&call, node, &record).await?;
         let key = self.keys().node(node);
         for attempt in 1..=TRIES {
             let found = call.get(&key).await?;
             let found = found.ok_or_else(|| StoreError::NotFound(format!("there is no node {node}")))?;
-            let other = decoded::<NodeRecord>(found.value()).map_or(0, |other| other.incarnation);
-            if other > incarnation {
-                return Err(StoreError::Conflict(format!("another overlayd has taken node {node} over")));
+            let old = decoded::<NodeRecord>(found.value());
+            if old.as_ref().is_some_and(|old| old.incarnation > incarnation) {
+                return Err(taken_over(node));
             }
+            let (moved, drained) = old.map_or((0, false), |old| (old.moved, old.drained));
+            let record = NodeRecord { incarnation, moved, drained, ..record.clone() };
             let put = TxnOp::put(key.as_str(), replaced(found.value(), &record)?, None);
             if call.commit(vec![unchanged(&key, Some(&found))], vec![put], None).await?.is_some() {
                 return Ok(());
@@ -88,6 +89,9 @@ impl Store {
             reason: String::new(),
             version: String::new(),
             incarnation: 0,
+            moved: 0,
+            drained: false,
+            prefixes: Vec::new(),
             is_static: true,
         };
         Node::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
@@ -101,6 +105,35 @@ impl Store {
             Some(_) => Ok(()),
             None => Err(StoreError::Conflict(format!("there is a node {name} already"))),
         }
+    }
+
+    /// Says whether endpoints may be attached to a node.
+    pub async fn set_drained(&self, name: &NodeName, drained: bool) -> Result<(), StoreError> {
+        let call = self.call();
+        self.check_cluster(&call).await?;
+        let key = self.keys().node(name);
+        for attempt in 1..=TRIES {
+            let found = call.get(&key).await?;
+            let found = found.ok_or_else(|| StoreError::NotFound(format!("there is no node {name}")))?;
+            let record = decoded::<NodeRecord>(found.value());
+            let record = record
+                .ok_or_else(|| StoreError::Conflict(format!("the record of node {name} cannot be read")))?;
+            if record.is_static {
+                return Err(StoreError::Invalid(format!(
+                    "node {name} is a third party's VTEP: nothing is attached there"
+                )));
+            }
+            if record.drained == drained {
+                return Ok(());
+            }
+            let put =
+                TxnOp::put(key.as_str(), replaced(found.value(), &NodeRecord { drained, ..record })?, None);
+            if call.commit(vec![unchanged(&key, Some(&found))], vec![put], None).await?.is_some() {
+                return Ok(());
+            }
+            wait_in_a_race(attempt).await;
+        }
+        Err(keeps_changing(name, "changed"))
     }
 
     /// Removes a node, its endpoints and their addresses. Refuses a live node.
@@ -147,7 +180,7 @@ impl Store {
             })
             .collect();
         stream::iter(endpoints)
-            .map(async |(network, id)| self.withdraw(call, &network, &id).await)
+            .map(async |(network, id)| self.withdraw(call, &network, &id, &[]).await)
             .buffer_unordered(AT_A_TIME)
             .try_for_each(async |_| Ok(()))
             .await
@@ -163,8 +196,13 @@ impl Store {
         let standing = Standing { node: call.get(&key).await?, alive: call.get(&alive_key).await? };
         let old = standing.check(name, record)?;
         self.check_others(call, name, record).await?;
-        let incarnation = old.map_or(0, |old| old.incarnation).saturating_add(1);
-        let record = NodeRecord { incarnation, ..record.clone() };
+        let incarnation = old.as_ref().map_or(0, |old| old.incarnation).saturating_add(1);
+        let (moved, drained) = match old {
+            Some(old) if old.vtep != record.vtep => (incarnation, old.drained),
+            Some(old) => (old.moved, old.drained),
+            None => (0, false),
+        };
+        let record = NodeRecord { incarnation, moved, drained, ..record.clone() };
         let value = match &standing.node {
             Some(found) => replaced(found.value(), &record)?,
             None => encoded(&record)?,
@@ -244,6 +282,10 @@ impl Standing {
         }
         Ok(Some(old))
     }
+}
+
+pub(super) fn taken_over(node: &NodeName) -> StoreError {
+    StoreError::Conflict(format!("another overlayd has taken node {node} over"))
 }
 
 fn keeps_changing(name: &NodeName, done: &str) -> StoreError {

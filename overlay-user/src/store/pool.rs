@@ -14,9 +14,13 @@ use crate::{
     state::{NetworkName, NodeName, Subnet},
 };
 
-/// Subnets are taken from here when none is asked for: the part of RFC 1918's 10.0.0.0/8 that
-/// other software's defaults leave alone.
-const SUBNETS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 10);
+/// Subnets are taken from here when none is asked for: parts of RFC 1918's ranges that other software's
+/// defaults leave alone, in this order.
+const SUBNETS: [Ipv4Net; 3] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 10),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 24, 0, 0), 13),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 128, 0), 17),
+];
 
 /// Prefix length of such a subnet.
 const SUBNET_PREFIX: u8 = 24;
@@ -27,9 +31,9 @@ const FIRST_VNI: u32 = 4096;
 /// Addresses that are looked at in one request.
 const WINDOW: u32 = 1024;
 
-/// The first subnet of the pool that overlaps none of `taken`.
+/// The first subnet of the pools that overlaps none of `taken`.
 pub(super) fn free_subnet(taken: &[IpNet]) -> Option<IpNet> {
-    let subnets = SUBNETS.subnets(SUBNET_PREFIX).ok()?;
+    let subnets = SUBNETS.iter().filter_map(|range| range.subnets(SUBNET_PREFIX).ok()).flatten();
     subnets.map(IpNet::V4).find(|subnet| !taken.iter().any(|other| overlap(subnet, other)))
 }
 
@@ -139,7 +143,8 @@ mod tests {
         assert_eq!(free_subnet(&[]), Some(net("10.64.0.0/24")));
         let taken = [net("10.64.0.0/23"), net("10.64.2.128/25"), net("192.168.0.0/16")];
         assert_eq!(free_subnet(&taken), Some(net("10.64.3.0/24")));
-        assert_eq!(free_subnet(&[net("10.0.0.0/8")]), None);
+        assert_eq!(free_subnet(&[net("10.0.0.0/8")]), Some(net("172.24.0.0/24")));
+        assert_eq!(free_subnet(&[net("0.0.0.0/1"), net("128.0.0.0/1")]), None);
     }
 
     #[test]

@@ -61,6 +61,9 @@ mod tests {
             reason: String::new(),
             version: String::new(),
             incarnation: 4,
+            moved: 0,
+            drained: false,
+            prefixes: Vec::new(),
             is_static: false,
         }
     }

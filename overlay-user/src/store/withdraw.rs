@@ -6,10 +6,12 @@ use super::{
     Reservation, Store, StoreError,
     call::Call,
     network::wait_in_a_race,
+    node::taken_over,
     value::{decoded, encoded, text},
 };
 use crate::state::{
-    AddressRecord, AddressState, Endpoint, EndpointId, EndpointRecord, NetworkName, NodeName, RecordKey,
+    AddressRecord, AddressState, Endpoint, EndpointId, EndpointRecord, NetworkName, NodeName, NodeRecord,
+    RecordKey,
 };
 
 /// How long an address is kept from others after its endpoint is gone: what neighbours, connections
@@ -31,7 +33,35 @@ impl Store {
     /// Withdraws an endpoint; its addresses cool down. Returns the revision. Without error, and with
     /// revision 0, if it is gone already.
     pub async fn remove_endpoint(&self, network: &NetworkName, id: &EndpointId) -> Result<i64, StoreError> {
-        self.withdraw(&self.call(), network, id).await
+        self.withdraw(&self.call(), network, id, &[]).await
+    }
+
+    /// Withdraws an endpoint of `node` that has no interface any more, for its owner: the node must still be
+    /// the `incarnation` that asks. Returns whether it is withdrawn; not, if it was attached before the node
+    /// joined with another tunnel address, so that it may live on another machine.
+    pub async fn release_orphan(
+        &self,
+        node: &NodeName,
+        incarnation: u64,
+        network: &NetworkName,
+        id: &EndpointId,
+    ) -> Result<bool, StoreError> {
+        let call = self.call();
+        self.check_cluster(&call).await?;
+        let own = call.get(&self.keys().node(node)).await?;
+        let owner = own.as_ref().and_then(|own| decoded::<NodeRecord>(own.value()));
+        let (Some(own), Some(owner)) = (own, owner.filter(|owner| owner.incarnation == incarnation)) else {
+            return Err(taken_over(node));
+        };
+        let found = call.get(&self.keys().endpoint(network, id)).await?;
+        match found.and_then(|found| decoded::<EndpointRecord>(found.value())) {
+            Some(record) if record.node == *node && record.incarnation < owner.moved => Ok(false),
+            Some(record) if record.node == *node => {
+                self.withdraw(&call, network, id, &[unchanged(&own)]).await.map(|_| true)
+            }
+            // Gone already, or not this node's to give up.
+            _ => Ok(true),
+        }
     }
 
     /// Gives up an endpoint that was being made, however far that came. The reservation goes first: a
@@ -56,12 +86,13 @@ impl Store {
         }))
     }
 
-    /// As [`Self::remove_endpoint`], within the time of `call`.
+    /// As [`Self::remove_endpoint`], within the time of `call` and only while all of `provided` hold.
     pub(super) async fn withdraw(
         &self,
         call: &Call<'_>,
         network: &NetworkName,
         id: &EndpointId,
+        provided: &[Compare],
     ) -> Result<i64, StoreError> {
         let key = self.keys().endpoint(network, id);
         for attempt in 1..=TRIES {
@@ -71,7 +102,8 @@ impl Store {
             let record = decoded::<EndpointRecord>(found.value())
                 .filter(|r| Endpoint::from_record(id.clone(), r).is_ok());
             let Holdings { addresses, macs } = self.holdings(call, network, id, record.as_ref()).await?;
-            let mut compares = vec![unchanged(&found)];
+            let mut compares = provided.to_vec();
+            compares.push(unchanged(&found));
             let mut operations = vec![TxnOp::delete(key.as_str(), None)];
             if !addresses.is_empty() {
                 let lease = call.grant(COOLING_SECONDS).await?;

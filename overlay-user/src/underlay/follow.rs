@@ -8,13 +8,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, StreamExt as _, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use rtnetlink::{Handle, MulticastGroup, sys::SocketAddr};
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::{
     sync::watch,
-    task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
@@ -26,7 +24,7 @@ use super::{
 };
 use crate::{
     datapath::{Route, Underlay},
-    netlink,
+    netlink::{self, Events},
 };
 
 /// Events come in bursts; one computation for each burst.
@@ -48,11 +46,15 @@ pub(super) struct Follower {
     lost: bool,
 }
 
-/// The kernel's announcements of changes to links, neighbours, addresses and routes.
-struct Events {
-    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
-    task: JoinHandle<()>,
-}
+/// The announcements that can matter.
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+];
 
 impl Follower {
     pub(super) async fn begin(
@@ -62,7 +64,7 @@ impl Follower {
     ) -> Result<(Self, watch::Receiver<Underlay>), UnderlayError> {
         let socket = |error| UnderlayError(format!("open a routing socket: {error}"));
         // Listen before looking: what changes in between is then seen, at worst twice.
-        let events = Events::subscribe().map_err(socket)?;
+        let events = Events::subscribe(&GROUPS).map_err(socket)?;
         let kernel = netlink::connect().map_err(socket)?;
         let uplink = uplink::find(&kernel, &selector, None).await?;
         let selector = match selector {
@@ -78,10 +80,10 @@ impl Follower {
         safety.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                event = self.events.messages.next() => match event {
-                    Some((message, _)) if self.concerns(&message) => {
+                event = self.events.next() => match event {
+                    Some(message) if self.concerns(&message) => {
                         sleep(DEBOUNCE).await;
-                        while let Some(Some(_)) = self.events.messages.next().now_or_never() {}
+                        self.events.skip();
                     }
                     Some(_) => continue,
                     None => self.resubscribe().await,
@@ -97,7 +99,7 @@ impl Follower {
 
     async fn resubscribe(&mut self) {
         sleep(RESUBSCRIBE).await;
-        match Events::subscribe() {
+        match Events::subscribe(&GROUPS) {
             Ok(events) => self.events = events,
             Err(error) => warn!(%error, "cannot open a routing socket for events"),
         }
@@ -211,26 +213,6 @@ impl Follower {
             })
         };
         Ok(ways.iter().filter_map(|(peer, way)| Some((*peer, route(way)?))).collect())
-    }
-}
-
-impl Events {
-    fn subscribe() -> io::Result<Self> {
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Neigh,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv6Route,
-        ])?;
-        Ok(Self { messages, task: tokio::spawn(connection) })
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod follow;
 mod peer;
+mod prefixes;
 mod uplink;
 
 use std::{collections::BTreeSet, net::IpAddr, str::FromStr};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::follow::Follower;
+pub use self::prefixes::follow_prefixes;
 use crate::datapath::Underlay;
 
 /// How the uplink is chosen.

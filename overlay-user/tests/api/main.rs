@@ -21,7 +21,7 @@ use nix::{
 };
 use overlay_user::{
     api::{ApiError, Client, ClientError, Context, ControlSocket, Kind, router, serve},
-    daemon::{Known, Membership, Progress, Source},
+    daemon::{Absences, Journal, Known, Membership, Progress, Source},
     datapath::{Mode, Underlay},
     state::EndpointId,
 };
@@ -77,6 +77,7 @@ impl Daemon {
             peers: [].into(),
             routes: [].into(),
         });
+        let directory = tempfile::tempdir().unwrap();
         let context = Context {
             store,
             node: node("n1"),
@@ -87,12 +88,13 @@ impl Daemon {
             underlay,
             progress: progress_seen,
             membership: watch::channel(Membership::Joined(1)).1,
+            absences: watch::channel(Absences::default()).1,
+            journal: Journal::new(directory.path()),
             counters: mpsc::channel(1).0,
             audits: mpsc::channel(1).0,
             mode: Mode::Kernel,
             reason: "test".to_owned(),
         };
-        let directory = tempfile::tempdir().unwrap();
         let socket = ControlSocket::bind(directory.path()).unwrap();
         tokio::spawn(serve(socket, router(Arc::new(context)), cancel.clone()));
         let daemon = Self { etcd, directory, cancel };

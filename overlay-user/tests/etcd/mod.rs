@@ -70,7 +70,8 @@ impl Etcd {
         let (url, peer) = (self.url(), format!("http://{}:2380", self.ip));
         let mut command = Command::new("etcd");
         command
-            .args(["--name", "test", "--log-level", "error"])
+            // What it has written outlives its being killed all the same.
+            .args(["--name", "test", "--log-level", "error", "--unsafe-no-fsync"])
             .arg("--data-dir")
             .arg(self.data())
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
@@ -196,6 +197,9 @@ pub fn node_record(vtep: &str) -> NodeRecord {
         reason: "test".to_owned(),
         version: "0".to_owned(),
         incarnation: 0,
+        moved: 0,
+        drained: false,
+        prefixes: Vec::new(),
         is_static: false,
     }
 }
@@ -227,7 +231,7 @@ pub fn endpoint_record(node_name: &str, reservation: &Reservation, names: &[&str
         names: names.iter().map(|&name| name.to_owned()).collect(),
         container: "test".to_owned(),
         ifname: "eth0".to_owned(),
-        generation: 1,
+        incarnation: 1,
         delivery: String::new(),
     }
 }

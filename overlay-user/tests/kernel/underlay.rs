@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use overlay_user::{
     datapath::Underlay,
-    underlay::{Selector, UnderlayFollower},
+    underlay::{Selector, UnderlayFollower, follow_prefixes},
 };
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -192,6 +192,25 @@ fn routes_and_neighbours_of_peers_are_followed() {
         follower.set_peers(BTreeSet::new());
         until(&mut current, |underlay| underlay.routes.is_empty()).await;
         assert!(!wire.a.ip("neigh show 192.0.2.2").contains("managed"), "no longer kept resolved");
+    });
+}
+
+#[test]
+fn the_prefixes_that_a_host_has_routes_to_are_followed() {
+    let wire = Wire::new();
+    wire.a.ip("route add 10.20.0.0/16 via 192.0.2.2");
+    wire.a.ip("route add 10.30.0.0/16 via 192.0.2.2 table 100");
+    wire.a.run(async || {
+        let mut prefixes = follow_prefixes(CancellationToken::new()).await.unwrap();
+        let shown = |prefixes: &[ipnet::IpNet]| prefixes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        // Neither the default route nor what every link has.
+        assert_eq!(shown(&prefixes.borrow_and_update()), ["10.20.0.0/16", "10.30.0.0/16", "192.0.2.0/24"]);
+        wire.a.ip("route add 10.20.5.0/24 via 192.0.2.2");
+        wire.a.ip("route add fd00:7::/32 dev eth0");
+        wire.a.ip("route del 10.20.0.0/16");
+        let now = ["10.20.5.0/24", "10.30.0.0/16", "192.0.2.0/24", "fd00:7::/32"];
+        let reached = prefixes.wait_for(|prefixes| shown(prefixes) == now);
+        assert!(timeout(Duration::from_secs(10), reached).await.is_ok_and(|reached| reached.is_ok()));
     });
 }
 

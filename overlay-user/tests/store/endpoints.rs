@@ -197,7 +197,7 @@ async fn a_removed_endpoints_address_cools() {
         let wanted: Vec<_> = wanted.into_iter().map(|ip| ip.parse().unwrap()).collect();
         store.reserve_addresses(&network("blue"), &node(at), &EndpointId::random(), Some(name), &wanted).await
     };
-    assert_conflict(ask("node1", "web", None).await, "1 cooling (free again within a minute)");
+    assert_conflict(ask("node1", "web", None).await, "1 cooling (the first is free in ");
     assert_conflict(ask("node2", "db", Some("10.0.9.2")).await, "was used by web on node1 until just now");
     ask("node2", "web", Some("10.0.9.2")).await.unwrap();
 }

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use overlay_user::{MacAddr, state::NodeRecord, store::StoreError};
+use overlay_user::{
+    MacAddr,
+    state::{EndpointId, EndpointRecord, NodeRecord},
+    store::StoreError,
+};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -80,7 +84,7 @@ async fn a_node_joins_again_after_a_crash_but_not_twice() {
     etcd.delete("alive/node1").await;
     assert_eq!(store.join(&node("node1"), node_record("192.0.2.9")).await.unwrap(), 3);
     let record: NodeRecord = serde_json::from_str(&etcd.get("nodes/node1").await.unwrap()).unwrap();
-    assert_eq!(record, NodeRecord { incarnation: 3, ..node_record("192.0.2.9") });
+    assert_eq!(record, NodeRecord { incarnation: 3, moved: 3, ..node_record("192.0.2.9") });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,4 +167,60 @@ async fn a_node_changes_its_record_while_it_is_its_own() {
     assert_conflict(late, "taken node node1 over");
     let unknown = store.update_node(&node("ghost"), 1, node_record("192.0.2.5")).await;
     assert!(matches!(unknown, Err(StoreError::NotFound(_))));
+}
+
+#[tokio::test]
+async fn an_orphan_is_given_up_by_its_owner_and_nobody_else() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let name = node("node1");
+    store.join(&name, node_record("192.0.2.1")).await.unwrap();
+    store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+    let blue = network("blue");
+    let (id, _) = attach(&store, "blue", "node1", "web", None).await;
+    let key = format!("endpoints/blue/{id}");
+    assert_conflict(store.release_orphan(&name, 7, &blue, &id).await, "taken node node1 over");
+    store.join(&node("node2"), node_record("192.0.2.2")).await.unwrap();
+    assert!(store.release_orphan(&node("node2"), 1, &blue, &id).await.unwrap(), "it is not that node's");
+    assert!(etcd.get(&key).await.is_some());
+
+    // A daemon with its name and another address is perhaps another machine, and stays so over restarts.
+    etcd.delete("alive/node1").await;
+    store.join(&name, node_record("192.0.2.7")).await.unwrap();
+    let incarnation = store.join(&name, node_record("192.0.2.7")).await.unwrap();
+    assert!(!store.release_orphan(&name, incarnation, &blue, &id).await.unwrap());
+    store.update_node(&name, incarnation, node_record("192.0.2.8")).await.unwrap();
+    assert!(!store.release_orphan(&name, incarnation, &blue, &id).await.unwrap());
+    assert!(etcd.get(&key).await.is_some());
+
+    // What is attached there since is its own.
+    let own = EndpointId::random();
+    let reserved = store.reserve_addresses(&blue, &name, &own, Some("db"), &[]).await.unwrap();
+    let record = EndpointRecord { incarnation, ..endpoint_record("node1", &reserved, &["db"]) };
+    store.bind_endpoint(&reserved, &record).await.unwrap();
+    assert!(store.release_orphan(&name, incarnation, &blue, &own).await.unwrap());
+    assert_eq!(etcd.get(&format!("endpoints/blue/{own}")).await, None);
+    assert!(store.release_orphan(&name, incarnation, &blue, &own).await.unwrap(), "twice is no error");
+}
+
+#[tokio::test]
+async fn an_operators_decision_outlives_what_the_node_writes() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let name = node("node1");
+    let incarnation = store.join(&name, node_record("192.0.2.1")).await.unwrap();
+    let drained = async || {
+        let record: NodeRecord = serde_json::from_str(&etcd.get("nodes/node1").await.unwrap()).unwrap();
+        record.drained
+    };
+    store.set_drained(&name, true).await.unwrap();
+    store.update_node(&name, incarnation, node_record("192.0.2.3")).await.unwrap();
+    assert!(drained().await);
+    store.join(&name, node_record("192.0.2.3")).await.unwrap();
+    assert!(drained().await);
+    store.set_drained(&name, false).await.unwrap();
+    assert!(!drained().await);
+    assert!(matches!(store.set_drained(&node("ghost"), true).await, Err(StoreError::NotFound(_))));
+    store.add_static_node(&node("switch"), [192, 0, 2, 99].into(), 4789).await.unwrap();
+    assert_invalid(store.set_drained(&node("switch"), true).await, "third party's VTEP");
 }

@@ -1,13 +1,14 @@
 //! The host: what the uplink is, and what else on it may be in the way.
 
+use aya::programs::loaded_programs;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan};
 
-use super::{Area, Finding};
+use super::{Area, Finding, sockets};
 use crate::{
     Vni,
     api::Context,
-    datapath::{Underlay, vxlan_device},
-    netlink::{self, Link},
+    datapath::{Mode, Underlay, vxlan_device},
+    netlink::{self, Link, offloads},
     plan::{self, Plan},
     state::{EndpointId, State},
     store::Examined,
@@ -26,6 +27,7 @@ pub async fn look(context: &Context, examined: Option<&Examined>) -> (Vec<Findin
     match links {
         Ok(links) => {
             findings.extend(uplink(&links, &underlay));
+            findings.extend(other_program(&links, &underlay, context.mode));
             findings.extend(other_tunnels(&links, &underlay, &plan));
             findings.extend(left_behind(&links, &state, examined));
         }
@@ -37,6 +39,19 @@ pub async fn look(context: &Context, examined: Option<&Examined>) -> (Vec<Findin
         )),
     }
     findings.extend(narrow_peers(&state, &plan, &underlay));
+    let port = underlay.port;
+    let holders = tokio::task::spawn_blocking(move || sockets::holders(port)).await.unwrap_or_default();
+    findings.extend(holders.into_iter().map(|holder| {
+        Finding::error(
+            Area::Host,
+            format!("UDP port {port} is held by {holder}"),
+            "it is not free for VXLAN, and what comes in for it is taken before that program",
+            "stop that program, or give all nodes another --port",
+        )
+    }));
+    if context.mode == Mode::Xdp {
+        findings.extend(merging(&underlay.name));
+    }
     let notes = vec![format!("data path {}: {}", context.mode.name(), context.reason)];
     (findings, notes)
 }
@@ -69,6 +84,38 @@ fn uplink(links: &[Link], underlay: &Underlay) -> Option<Finding> {
             format!("ethtool {}", link.name),
         )
     })
+}
+
+/// An XDP program of somebody else's on the uplink. Where ours should be there, the data path says that it is not.
+fn other_program(links: &[Link], underlay: &Underlay, mode: Mode) -> Option<Finding> {
+    let link = links.iter().find(|link| link.ifindex == underlay.ifindex).filter(|_| mode != Mode::Xdp)?;
+    let xdp = link.xdp?;
+    let program = loaded_programs().flatten().find(|program| program.id() == xdp.program);
+    let name =
+        program.and_then(|program| program.name_as_str().map(|name| format!(" {name}"))).unwrap_or_default();
+    let cause = if xdp.native {
+        "packets pass it before they come here"
+    } else {
+        "packets pass it before they come here, and generic XDP turns GRO off for the whole card"
+    };
+    Some(Finding::warning(
+        Area::Host,
+        format!("another XDP program{name} (id {}) is on the uplink {}", xdp.program, link.name),
+        cause,
+        format!("ip link set {} xdp off, if nobody needs it", link.name),
+    ))
+}
+
+/// Offloads that merge what XDP leaves alone.
+fn merging(uplink: &str) -> Option<Finding> {
+    let on =
+        offloads::on(uplink, &["rx-udp-gro-forwarding", "rx-gro-list"]).ok().filter(|on| !on.is_empty())?;
+    Some(Finding::warning(
+        Area::Host,
+        format!("{} is on for the uplink {uplink}", on.join(" and ")),
+        "with XDP, what it merges of a tunnel's packets is taken for verified",
+        format!("ethtool -K {uplink} {} off", on.join(" off ")),
+    ))
 }
 
 /// Other VXLAN devices on our port: packets of their VNIs are theirs, but not of ours.

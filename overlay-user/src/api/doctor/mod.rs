@@ -1,7 +1,9 @@
 //! `overlayctl doctor`: whether what is agrees with what should be, from the store to the kernel.
 
+mod etcd;
 mod host;
 mod records;
+mod sockets;
 
 use std::{sync::Arc, time::Duration};
 
@@ -122,6 +124,14 @@ async fn look(context: &Context, repair: bool) -> Report {
     }
     findings.extend(of_progress(context));
     findings.extend(of_membership(context));
+    findings.extend(context.store.awaited().iter().map(|node| {
+        Finding::warning(
+            Area::Node,
+            format!("{node} has not written its records into the store"),
+            "the store was lost, and what was known of it before stands",
+            format!("overlayctl repair --republish (on {node}), or overlayctl node rm {node}"),
+        )
+    }));
     let examined = match tokio::time::timeout(STORE_PATIENCE, context.store.examine()).await {
         Ok(Ok(examined)) => Some(examined),
         Ok(Err(error)) => {
@@ -137,6 +147,7 @@ async fn look(context: &Context, repair: bool) -> Report {
     if let Some(examined) = &examined {
         findings.extend(of_allocation(context, examined));
         findings.extend(records::compare(context, &examined.state).await);
+        findings.extend(etcd::look(context).await);
     }
     let (of_host, notes) = host::look(context, examined.as_ref()).await;
     findings.extend(of_host);

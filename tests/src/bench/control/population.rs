@@ -108,7 +108,7 @@ impl Simulated {
             names: vec![name],
             container: format!("/run/docker/netns/{id}"),
             ifname: "eth0".to_owned(),
-            generation: 0,
+            incarnation: 0,
             delivery: String::new(),
         };
         Ok([(address, value(&bound)?), (mac, id.into_bytes()), (endpoint, value(&record)?)])
@@ -136,6 +136,9 @@ pub fn node_records(node: u32) -> Result<[Record; 2]> {
         reason: "virtio_net has native XDP".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         incarnation: 1,
+        moved: 0,
+        drained: false,
+        prefixes: Vec::new(),
         is_static: false,
     };
     let alive = AliveRecord { incarnation: 1, applied: 1_000_000 };
