@@ -44,6 +44,10 @@ impl Wire {
         let netns = Netns::new("wire")?;
         // With an address of its own: else it takes that of a port, and another one with the next port.
         netns.exec("ip link add wire address 02:99:00:00:00:fe type bridge mcast_snooping 0")?;
+        // A cable has no firewall: where the kernel has one for bridges, frames on it would pass that too.
+        let calls =
+            ["iptables", "ip6tables", "arptables"].map(|f| format!("net.bridge.bridge-nf-call-{f}=0"));
+        let _ = netns.exec(&format!("sysctl -q -w {}", calls.join(" ")));
         let own = if ipv6 {
             format!("{}/64 dev wire nodad", Self::gateway_v6())
         } else {

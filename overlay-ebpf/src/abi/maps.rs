@@ -53,6 +53,12 @@ pub const LEARNED_KNOWN: u16 = 1;
 /// [`Learned::state`]: an endpoint's or another port's.
 pub const LEARNED_REFUSED: u16 = 2;
 
+/// Entries of `port_rows`, a power of two.
+pub const PORT_ROWS: u32 = 4096;
+
+/// Entries of `judged` on each CPU, a power of two.
+pub const MAX_JUDGED: u32 = 4096;
+
 /// Entries of `learned`, and so the MAC addresses all gateway ports of a node can see at once.
 pub const MAX_LEARNED: u32 = 65_536;
 
@@ -119,6 +125,29 @@ pub struct Port {
     pub flags: u16,
 }
 
+/// `port_rows`, by the lower bits of the interface index: a row of `ports` that is found without a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortRow {
+    /// The row.
+    pub port: Port,
+    /// Whose it is; 0 if nobody's. Another interface with the same lower bits is in `ports` alone.
+    pub ifindex: u32,
+}
+
+/// `judged`, by [`Self::index`]: a source behind a gateway port that was found to be right. Written and read
+/// by the programs, and void as soon as the daemon has changed `port_epoch`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Judged {
+    /// The MAC address, and the port's slot in the upper 16 bits.
+    station: u64,
+    /// The IPv4 address.
+    addr4: [u8; 4],
+    /// `port_epoch` before it was judged.
+    epoch: u32,
+}
+
 /// `learned`, by VNI and MAC address: who was seen behind a gateway port. Made by the programs, judged
 /// and removed by the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,7 +157,7 @@ pub struct Learned {
     pub ifindex: u32,
     /// [`LEARNED_PENDING`] and the like.
     pub state: u16,
-    /// Set to 1 with each frame, and back to 0 by the daemon when it has looked.
+    /// Set to 1 with a frame, and back to 0 by the daemon when it has looked. Not with each: see [`Judged`].
     pub seen: u16,
 }
 
@@ -261,6 +290,13 @@ pub struct Vtep {
     pub mtu: u32,
 }
 
+/// All zero, as an array begins.
+impl Default for PortRow {
+    fn default() -> Self {
+        Self { port: Port { class: OuterClass::UNWRITTEN, ..Port::default() }, ifindex: 0 }
+    }
+}
+
 impl Default for Vtep {
     fn default() -> Self {
         Self {
@@ -321,6 +357,8 @@ macro_rules! layout {
 layout! {
     Config: 44, sum of [u8; 16], [u8; 4], u32, u16, u16, u32, u32, [u8; 6], [u8; 2];
     Port: 40, sum of u32, u32, [u8; 6], OuterClass, [u8; 4], [u8; 16], u16, u16;
+    PortRow: 44, sum of Port, u32;
+    Judged: 16, sum of u64, [u8; 4], u32;
     Learned: 8, sum of u32, u16, u16;
     EndpointKey: 12, sum of u32, [u8; 6], [u8; 2];
     Endpoint: 32, sum of u32, u32, u16, u16, [u8; 4], [u8; 16];
@@ -335,6 +373,25 @@ layout! {
     Vtep: 116, sum of [u8; 16], [u8; 16], u32, u32, [u8; 70], [u8; 2], u32;
     Traffic: 32, sum of u64, u64, u64, u64;
     XdpMeta: 16, sum of u32, u32, u32, u32;
+}
+
+impl Judged {
+    /// Of a frame from this MAC and IPv4 address at the port with this slot, in this epoch.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(slot: u32, mac: MacAddr, addr4: [u8; 4], epoch: u32) -> Self {
+        let [a, b, c, d, e, f] = mac.0;
+        let station = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) | (slot as u64) << 48;
+        Self { station, addr4, epoch }
+    }
+
+    /// Its row.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(&self) -> u32 {
+        let key = self.station ^ (u32::from_le_bytes(self.addr4) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (key.wrapping_mul(0x9fb2_1c65_1e98_df25) >> 32) as u32 & (MAX_JUDGED - 1)
+    }
 }
 
 impl EndpointKey {

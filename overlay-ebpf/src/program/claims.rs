@@ -74,7 +74,14 @@ pub fn check(
     sender: &Sender,
 ) -> Step<Honest> {
     let (class, asks) = match kind {
-        inner::Kind::Ipv4 => (check_ipv4(packet, config, offset, sender)?, Asks::Nothing),
+        inner::Kind::Ipv4 => {
+            let ip = packet::at::<Ipv4Hdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
+            inner::check_ipv4(ip)?;
+            if !sender.owns4(ip.src_addr) {
+                return Err(Outcome::SpoofedAddress);
+            }
+            (check_ipv4(packet, config, offset)?, Asks::Nothing)
+        }
         inner::Kind::Ipv6 => {
             let class = unpacked(check_ipv6(packet, offset, length, sender))?;
             let asks = class & DISCOVERY != 0 && unpacked(check_discovery(packet, offset, sender))? != 0;
@@ -117,13 +124,11 @@ fn unpacked(packed: u64) -> Step<u16> {
     Err(unsafe { core::mem::transmute::<u32, Outcome>(packed as u32) })
 }
 
+/// Checks all of an IPv4 packet but its source. Returns its traffic class.
 #[inline(always)]
-fn check_ipv4(packet: &impl Packet, config: &Config, offset: usize, sender: &Sender) -> Step<u8> {
+pub fn check_ipv4(packet: &impl Packet, config: &Config, offset: usize) -> Step<u8> {
     let ip = packet::at::<Ipv4Hdr>(packet, offset).ok_or(Outcome::InnerMalformed)?;
     inner::check_ipv4(ip)?;
-    if !sender.owns4(ip.src_addr) {
-        return Err(Outcome::SpoofedAddress);
-    }
     if let Some(port) = inner::udp_port_offset(ip) {
         refuse_vxlan(packet, config, offset + port, || Addr::from_v4(ip.dst_addr))?;
     }
@@ -250,6 +255,13 @@ impl Sender {
             !address.is_mapped() && has(self, &address)
         }
     }
+}
+
+/// Whether a host behind a gateway port may have an IPv4 address. A function of its own for the reason that
+/// [`looked_up`] is one.
+#[inline(never)]
+pub fn may_have(vni: u32, mac: MacAddr, addr4: [u8; 4]) -> bool {
+    Sender::behind_port(vni, mac).owns4(addr4)
 }
 
 /// Whether the directory has an address as the sender's, or as nobody's where that is enough. A function

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use overlay_ebpf::abi::{ENDPOINT_PORT, FloodKey, MAX_FLOOD_PORTS};
 
 use super::{
+    bound,
     count::{self, Direction},
     maps,
 };
@@ -42,11 +43,11 @@ pub fn to_all(ctx: &TcContext, vni: u32, count: u32, except: u32) {
             continue;
         };
         // A copy that fails is the target's loss alone (its device is going away).
-        if ifindex != except && ctx.clone_redirect(ifindex, 0).is_ok() {
-            // SAFETY: the value is copied at once.
-            if let Some(port) = unsafe { maps::ports.get(ifindex).copied() } {
-                count::endpoint(port.slot, Direction::Rx, ctx.len());
-            }
+        if ifindex != except
+            && ctx.clone_redirect(ifindex, 0).is_ok()
+            && let Some(port) = bound(ifindex)
+        {
+            count::endpoint(port.slot, Direction::Rx, ctx.len());
         }
     }
 }

@@ -7,13 +7,13 @@ use overlay_ebpf::{
 };
 
 use super::{
-    Step, Verdict, answer,
+    Step, Verdict, answer, bound,
     claims::{self, Asks, Sender},
     config,
     count::{self, Direction},
     deliver, dropped,
     encap::{self, Inner},
-    fdb, flooding, maps, network, packet, too_big,
+    fdb, flooding, network, packet, too_big,
 };
 
 /// Bytes the checks read directly: Ethernet, and an IPv4 header with all options and UDP behind it, or
@@ -25,12 +25,9 @@ const READ: u32 = (ETH_LEN + 72) as u32;
 pub fn run(ctx: &TcContext) -> i32 {
     let bytes = ctx.len();
     count::outcome(Hook::Endpoint, Outcome::Received, bytes);
-    // SAFETY: a field of the context; the map's value is copied at once.
-    let (ifindex, port) = unsafe {
-        let ifindex = (*ctx.skb.skb).ifindex;
-        (ifindex, maps::ports.get(ifindex).copied())
-    };
-    let Some(port) = port else { return dropped(ctx, Hook::Endpoint, Outcome::Unbound, bytes) };
+    // SAFETY: a field of the context.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let Some(port) = bound(ifindex) else { return dropped(ctx, Hook::Endpoint, Outcome::Unbound, bytes) };
     count::endpoint(port.slot, Direction::Tx, bytes);
 
     match forward(ctx, &port, ifindex) {

@@ -8,9 +8,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use overlay_ebpf::abi::{
-    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FdbBucket, FloodKey, Learned, MAX_LEARNED,
-    MAX_SLOTS, MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, PER_BUCKET, Port, Traffic,
-    Vtep,
+    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FdbBucket, FloodKey, Judged, Learned, MAX_JUDGED,
+    MAX_LEARNED, MAX_SLOTS, MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, PER_BUCKET,
+    PORT_ROWS, Port, PortRow, Traffic, Vtep,
 };
 
 /// Default sizes; the loader sets those that grow with the cluster.
@@ -22,6 +22,10 @@ pub static config: Array<Config, 1> = Array::new();
 
 #[btf_map]
 pub static ports: HashMap<u32, Port, { MAX_SLOTS as usize }> = HashMap::new();
+
+/// By the lower bits of the interface index: what `ports` has, without a hash.
+#[btf_map]
+pub static port_rows: Array<PortRow, { PORT_ROWS as usize }> = Array::new();
 
 #[btf_map]
 pub static endpoints: HashMap<EndpointKey, Endpoint, ENDPOINTS> = HashMap::new();
@@ -69,6 +73,14 @@ pub static flood_ports: HashMap<FloodKey, u32, { MAX_SLOTS as usize }> = HashMap
 
 #[btf_map]
 pub static learned: HashMap<EndpointKey, Learned, { MAX_LEARNED as usize }> = HashMap::new();
+
+/// By [`Judged::index`].
+#[btf_map]
+pub static judged: PerCpuArray<Judged, { MAX_JUDGED as usize }> = PerCpuArray::new();
+
+/// Another number each time that what `judged` rests upon may have changed.
+#[btf_map]
+pub static port_epoch: Array<u32, 1> = Array::new();
 
 /// Interfaces that frames are redirected to by XDP, by their own index.
 #[btf_map]

@@ -22,7 +22,7 @@ pub mod uplink;
 
 use aya_ebpf::{EbpfContext, bindings::TC_ACT_SHOT};
 use aya_log_ebpf::debug;
-use overlay_ebpf::abi::{Class, Config, Hook, Network, Outcome};
+use overlay_ebpf::abi::{Class, Config, Hook, Network, Outcome, PORT_ROWS, Port};
 
 /// What to do with a packet, and under which name it is counted.
 #[derive(Clone, Copy)]
@@ -38,6 +38,18 @@ pub type Step<T> = Result<T, Outcome>;
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
     maps::config.get(0).filter(|config| config.uplink != 0)
+}
+
+/// What is bound to an interface.
+#[inline(always)]
+pub fn bound(ifindex: u32) -> Option<Port> {
+    let near = maps::port_rows.get(ifindex & (PORT_ROWS - 1)).filter(|row| row.ifindex == ifindex);
+    let row = match near {
+        Some(near) => Some(&near.port),
+        // SAFETY: the value is copied at once.
+        None => unsafe { maps::ports.get(ifindex) },
+    };
+    row.copied()
 }
 
 /// The row of a network that has endpoints here.

@@ -93,6 +93,19 @@ pub fn at_mut<T: Header>(packet: &impl Packet, offset: usize) -> Option<&mut T> 
     Some(unsafe { &mut *(start as *mut T) })
 }
 
+/// Copies bytes as the compiler does not for more than a few: by words, and in place.
+#[inline(always)]
+pub fn copy_by_words<const N: usize>(from: &[u8; N], to: &mut [u8; N]) {
+    let (words, rest) = from.as_chunks::<8>();
+    let (to_words, to_rest) = to.as_chunks_mut::<8>();
+    for (to, word) in to_words.iter_mut().zip(words) {
+        *to = *word;
+    }
+    for (to, byte) in to_rest.iter_mut().zip(rest) {
+        *to = *byte;
+    }
+}
+
 /// Makes the first `wanted` bytes, or all there are, directly readable. References taken before are
 /// void.
 ///

@@ -26,6 +26,9 @@ impl OuterClass {
     /// All is copied.
     pub const INHERIT: Self = Self { keep: u8::MAX, set: 0 };
 
+    /// In a row of an array that nobody has written.
+    pub const UNWRITTEN: Self = Self { keep: 0, set: 0 };
+
     /// The same DSCP, 0 to 63, for all packets.
     #[must_use]
     pub const fn fixed(dscp: u8) -> Self {

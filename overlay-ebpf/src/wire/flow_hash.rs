@@ -12,6 +12,11 @@ use super::{PROTO_TCP, PROTO_UDP, ethernet::Ethernet};
 /// Odd, with bits spread evenly: 2^32 divided by the golden ratio (D. Knuth's multiplicative hashing).
 const SPREAD: u32 = 0x9e37_79b1;
 
+/// The same of 2^64.
+const SPREAD_64: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Another odd number with bits spread evenly.
+const SPREAD_REST: u64 = 0xd6e8_feb8_6659_fd93;
+
 /// Of the flags and the fragment offset, what is zero in a packet in one piece.
 const MORE_OR_OFFSET: u16 = 0x3fff;
 
@@ -21,9 +26,15 @@ const MORE_OR_OFFSET: u16 = 0x3fff;
 #[must_use]
 pub const fn of_ipv4(ip: &Ipv4Hdr, ports: Option<[u8; 4]>) -> u32 {
     let whole = u16::from_be_bytes(ip.frags) & MORE_OR_OFFSET == 0;
-    let hash = mixed(ip.proto as u32, u32::from_be_bytes(ip.src_addr));
-    let hash = mixed(hash, u32::from_be_bytes(ip.dst_addr));
-    finished(with_ports(hash, ip.proto, whole, ports))
+    let ports = match ports {
+        Some(ports) if whole && has_ports(ip.proto) => u32::from_be_bytes(ports),
+        _ => 0,
+    };
+    let addresses = (u32::from_be_bytes(ip.src_addr) as u64) << 32 | u32::from_be_bytes(ip.dst_addr) as u64;
+    let rest = (ports as u64) << 8 | ip.proto as u64;
+    // Words of 64 bits: this is most of what XDP computes for a frame on its way out.
+    let hash = addresses.wrapping_mul(SPREAD_64) ^ rest.wrapping_mul(SPREAD_REST);
+    ((hash ^ (hash >> 32)).wrapping_mul(SPREAD_64) >> 32) as u32
 }
 
 /// The hash of a flow between two IPv6 addresses; as [`of_ipv4`], where no extension header is between.
@@ -38,7 +49,10 @@ pub const fn of_ipv6(ip: &Ipv6Hdr, ports: Option<[u8; 4]>) -> u32 {
         hash = mixed(hash, u32::from_be_bytes([to[i], to[i + 1], to[i + 2], to[i + 3]]));
         i += 4;
     }
-    finished(with_ports(hash, ip.next_hdr, true, ports))
+    finished(match ports {
+        Some(ports) if has_ports(ip.next_hdr) => mixed(hash, u32::from_be_bytes(ports)),
+        _ => hash,
+    })
 }
 
 /// The hash of what is not IP: of its Ethernet addresses.
@@ -53,13 +67,8 @@ pub const fn of_ethernet(eth: &Ethernet) -> u32 {
 }
 
 #[inline(always)]
-const fn with_ports(hash: u32, proto: u8, whole: bool, ports: Option<[u8; 4]>) -> u32 {
-    match ports {
-        Some(ports) if whole && (proto == PROTO_TCP || proto == PROTO_UDP) => {
-            mixed(hash, u32::from_be_bytes(ports))
-        }
-        _ => hash,
-    }
+const fn has_ports(proto: u8) -> bool {
+    proto == PROTO_TCP || proto == PROTO_UDP
 }
 
 #[inline(always)]

@@ -31,6 +31,8 @@ struct Inner {
 /// What a whole read of the store has that concerns awaited nodes.
 pub(super) struct Roll<'a> {
     awaited: &'a Awaited,
+    /// Nobody is awaited.
+    idle: bool,
     /// Awaited keys that were not met.
     missing: BTreeSet<String>,
     /// Revisions of signs of life.
@@ -40,12 +42,12 @@ pub(super) struct Roll<'a> {
 impl<'a> Roll<'a> {
     /// Begins with a read.
     pub fn new(awaited: &'a Awaited) -> Self {
-        Self { missing: awaited.keys(), alive: BTreeMap::new(), awaited }
+        Self { idle: awaited.names().is_empty(), missing: awaited.keys(), alive: BTreeMap::new(), awaited }
     }
 
     /// Takes in one key of it, relative to the cluster's prefix.
     pub fn meet(&mut self, key: &[u8], revision: i64) {
-        if self.missing.is_empty() {
+        if self.idle {
             return;
         }
         if let Ok(key) = str::from_utf8(key) {
@@ -56,14 +58,34 @@ impl<'a> Roll<'a> {
         }
     }
 
-    /// Adds to `records`, which were read, what they have not of awaited nodes. Who lives is awaited no longer.
+    /// Adds to `records`, which were read to be followed, what they have not of awaited nodes. Who lives is awaited
+    /// no longer, and what the store has is the store's from now on.
     pub fn complete(self, records: &mut RecordSet) {
         let mut inner = self.awaited.lock();
         let since = inner.since;
-        inner.nodes.retain(|node, _| self.alive.get(node).is_none_or(|revision| *revision <= since));
-        for (key, value) in inner.nodes.values().flatten().filter(|(key, _)| self.missing.contains(*key)) {
+        inner.nodes.retain(|node, known| {
+            known.retain(|key, _| self.missing.contains(key));
+            self.is_awaited(node, since)
+        });
+        for (key, value) in inner.nodes.values().flatten() {
             put(records, key, value);
         }
+    }
+
+    /// Adds to `records`, which were read to be looked at, what those that are followed have beside the store's.
+    pub fn show(self, records: &mut RecordSet) {
+        let inner = self.awaited.lock();
+        for (node, known) in &inner.nodes {
+            for (key, value) in known.iter().filter(|(key, _)| self.missing.contains(*key)) {
+                if self.is_awaited(node, inner.since) {
+                    put(records, key, value);
+                }
+            }
+        }
+    }
+
+    fn is_awaited(&self, node: &NodeName, since: i64) -> bool {
+        self.alive.get(node).is_none_or(|revision| *revision <= since)
     }
 }
 
@@ -167,6 +189,32 @@ mod tests {
             roll.complete(&mut records);
             assert_eq!((known(&mut records).0, awaited.names().len()), (nodes, nodes));
         }
+    }
+
+    #[test]
+    fn what_a_read_found_in_the_store_stays_when_its_node_lives() {
+        let (awaited, mut records) = awaiting();
+        for (key, value) in [
+            (NODE, r#"{"vtep":"192.0.2.2","port":4789}"#),
+            (ENDPOINT, r#"{"node":"n2","mac":"02:42:0a:00:09:02","addresses":["10.0.9.2"]}"#),
+        ] {
+            records.put(RawRecord { key: key.as_bytes(), value: value.as_bytes(), create_revision: 8 });
+        }
+        let mut roll = Roll::new(&awaited);
+        roll.meet(NODE.as_bytes(), 8);
+        roll.meet(ENDPOINT.as_bytes(), 8);
+        roll.complete(&mut records);
+        assert!(!awaited.written(&mut records, b"alive/n2"));
+        assert_eq!(known(&mut records), (1, 1));
+    }
+
+    #[test]
+    fn who_only_looks_changes_nothing() {
+        let (awaited, mut records) = awaiting();
+        let mut roll = Roll::new(&awaited);
+        roll.meet(b"alive/n2", 8);
+        roll.show(&mut records);
+        assert_eq!((known(&mut records), awaited.names().len()), ((0, 0), 1));
     }
 
     #[test]

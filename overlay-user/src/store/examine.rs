@@ -70,7 +70,7 @@ impl Store {
             }
         };
         let revision = Call::stepwise(&self.inner.connection).pages(self.keys().prefix(), take).await?;
-        roll.complete(&mut records);
+        roll.show(&mut records);
         let in_the_making = allocation.in_the_making();
         let flaws = allocation.flaws(
             |key| format!("{}{key}", self.keys().prefix()),

@@ -23,14 +23,7 @@ use anyhow::{Context as _, Result, ensure};
 pub use figure::Figure;
 use serde_json::json;
 
-use self::{
-    figure::Figures,
-    maps::Maps,
-    metrics::Metrics,
-    propagation::at,
-    scene::Scene,
-    writer::{COMERS, FIRST_COMERS},
-};
+use self::{figure::Figures, maps::Maps, metrics::Metrics, propagation::at, scene::Scene, writer::COMERS};
 use super::{Options, report::Report};
 
 /// How many endpoints there are, and what that is called in the table.
@@ -41,7 +34,7 @@ const BUSY: u32 = 1_000;
 
 /// Attachments, and records in each round.
 const ATTACHMENTS: usize = 50;
-pub const RECORDS: usize = 200;
+const RECORDS: usize = 200;
 
 /// A mebibyte.
 const MIB: f64 = 1_048_576.0;
@@ -74,7 +67,11 @@ pub fn run(options: &Options) -> Result<()> {
             figures: &mut figures,
             report: &mut report,
         };
-        measured.run()?;
+        if let Err(error) = measured.run() {
+            // What was measured before is worth telling.
+            report.note(format!("MISSING all else from {name} on: {error:#}"));
+            break;
+        }
     }
     figures.into_rows().into_iter().for_each(|row| report.push(row));
     report.options = json!({
@@ -98,7 +95,7 @@ impl Measurement<'_> {
     fn run(mut self) -> Result<()> {
         // Whoever comes and goes has room, and the node's own.
         let room = self.size + COMERS * 2;
-        let cold = start::cold(self.scene, self.size, FIRST_COMERS, room).context("cold start")?;
+        let cold = start::cold(self.scene, self.size, room).context("cold start")?;
         self.add(Figure::ColdStart, cold.as_secs_f64());
         self.scene.start_other().context("start of the other node")?;
         let maps = Maps::open(self.scene.node())?;

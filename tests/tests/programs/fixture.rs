@@ -11,8 +11,9 @@ use overlay_ebpf::{
     abi::{
         Addr, Bucket, Config, ENDPOINT_LEARNED, ENDPOINT_PORT, ENDPOINT_REDIRECT, Endpoint, EndpointKey,
         FloodKey, Hook, LEARNED_KNOWN, Learned, MacAddr, Member, MemberKey, NETWORK_HAS_PORTS, Neighbour,
-        NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, PORT_FULL, Port, SELF_VTEP, Traffic,
-        UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep, XDP_ATTACHED,
+        NeighbourKey, Network, OUTER_LEN, OUTER_LEN_V6, Outcome, PORT_FULL, PORT_ROWS, Port, PortRow,
+        SELF_VTEP, Traffic, UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM, VTEP_RESOLVED, VTEP_V6, Vtep,
+        XDP_ATTACHED,
     },
     wire::{checksum, ecn::OuterClass, encap},
 };
@@ -199,7 +200,7 @@ impl Fixture {
                 mtu: setup.network_mtu.unwrap_or(u16::MAX),
                 ..Port::default()
             };
-            self.insert("ports", LOOPBACK, port);
+            self.bind(port);
         }
         for (slot, host) in [(0, A), (1, B)] {
             let flags = if setup.redirect == Redirect::Off { 0 } else { ENDPOINT_REDIRECT };
@@ -260,11 +261,7 @@ impl Fixture {
     fn gateway(&mut self, setup: Setup) {
         if !setup.unbound {
             let flags = if setup.gateway == Gateway::Full { PORT_FULL } else { 0 };
-            self.insert(
-                "ports",
-                LOOPBACK,
-                Port { vni: VNI, slot: 2, flags, mtu: u16::MAX, ..Port::default() },
-            );
+            self.bind(Port { vni: VNI, slot: 2, flags, mtu: u16::MAX, ..Port::default() });
         }
         let flags = ENDPOINT_LEARNED | ENDPOINT_PORT;
         let behind = Endpoint { vtep: SELF_VTEP, ifindex: LOOPBACK, slot: 2, flags, ..Endpoint::default() };
@@ -284,7 +281,36 @@ impl Fixture {
     pub fn bind_endpoint(&mut self, host: Host) {
         let mac = MacAddr(host.mac);
         let port = Port { vni: VNI, slot: 0, mac, addr4: host.ip, mtu: u16::MAX, ..Port::default() };
+        self.bind(port);
+    }
+
+    /// Binds something to the interface under test. Where it is crowded, another interface has its place.
+    fn bind(&mut self, port: Port) {
         self.insert("ports", LOOPBACK, port);
+        let row = if self.crowded {
+            PortRow { port: Port { vni: VNI + 1, ..port }, ifindex: LOOPBACK + PORT_ROWS }
+        } else {
+            PortRow { port, ifindex: LOOPBACK }
+        };
+        self.set("port_rows", LOOPBACK, row);
+    }
+
+    /// Has every source judged anew, as the daemon does when something has changed.
+    pub fn judge_anew(&mut self) {
+        let map: Array<&mut MapData, u32> = self.ebpf.map_mut("port_epoch").unwrap().try_into().unwrap();
+        let epoch = map.get(&0, 0).unwrap();
+        self.set("port_epoch", 0, epoch + 1);
+    }
+
+    /// What the daemon says of a host behind the port under test.
+    pub fn note(&mut self, host: Host, row: Learned) {
+        self.insert("learned", EndpointKey::new(VNI, MacAddr(host.mac)), row);
+    }
+
+    /// Gives a host another address.
+    pub fn own(&mut self, host: Host, ip: [u8; 4]) {
+        let key = NeighbourKey { vni: VNI, addr: Addr::from_v4(ip) };
+        self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
     }
 
     fn endpoint(&mut self, host: Host, row: Endpoint) {

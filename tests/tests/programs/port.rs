@@ -2,7 +2,10 @@
 //! can and leaves the rest to the second as it came; and what other programs make of such hosts.
 
 use etherparse::ArpOperation;
-use overlay_ebpf::abi::{Class, ENDPOINT_LEARNED, ENDPOINT_PORT, Hook, LEARNED_PENDING, OUTCOMES, Outcome};
+use overlay_ebpf::abi::{
+    Class, ENDPOINT_LEARNED, ENDPOINT_PORT, Hook, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned,
+    OUTCOMES, Outcome,
+};
 
 use crate::{
     endpoint::error_to,
@@ -99,6 +102,50 @@ fn a_source_nobody_has_is_noted_and_a_known_one_is_heard() {
         for taken in [B, C] {
             assert!(fixture.learned(taken).is_none(), "an endpoint's MAC address is nobody else's");
         }
+    }
+}
+
+#[test]
+fn what_was_judged_is_judged_anew_when_something_has_changed() {
+    for by_xdp in [true, false] {
+        let mut fixture = Fixture::new(ON);
+        let packet = udp(H, C, 6000, b"x");
+        let judged = |fixture: &mut Fixture, packet: &[u8]| {
+            fixture.clear_counters();
+            if by_xdp {
+                fixture.run_xdp_of("port_xdp", packet);
+            } else {
+                fixture.run_tc("port_in", packet, ON);
+            }
+            OUTCOMES.iter().copied().find(|o| *o != Outcome::Received && fixture.count(Hook::Port, *o) > 0)
+        };
+        assert_eq!(judged(&mut fixture, &packet), Some(Outcome::Encapsulated));
+        assert_eq!(fixture.learned(H).unwrap().seen, 1);
+
+        // What the daemon has noted meanwhile holds for all frames from its next change of the epoch on.
+        fixture.note(H, Learned { ifindex: LOOPBACK, state: LEARNED_KNOWN, seen: 0 });
+        assert_eq!(judged(&mut fixture, &packet), Some(Outcome::Encapsulated));
+        assert_eq!(fixture.learned(H).unwrap().seen, 0, "not looked up for each frame");
+        fixture.judge_anew();
+        assert_eq!(judged(&mut fixture, &packet), Some(Outcome::Encapsulated));
+        assert_eq!(fixture.learned(H).unwrap().seen, 1, "heard in each epoch");
+        fixture.note(H, Learned { ifindex: LOOPBACK, state: LEARNED_REFUSED, seen: 0 });
+        fixture.judge_anew();
+        assert_eq!(judged(&mut fixture, &packet), Some(Outcome::SpoofedMac));
+
+        // One address, one MAC address: another with either was not judged.
+        fixture.note(H, Learned { ifindex: LOOPBACK, state: LEARNED_KNOWN, seen: 0 });
+        fixture.judge_anew();
+        assert_eq!(judged(&mut fixture, &packet), Some(Outcome::Encapsulated));
+        let another = udp(Host { ip: A.ip, ..H }, C, 6000, b"x");
+        assert_eq!(judged(&mut fixture, &another), Some(Outcome::SpoofedAddress));
+        let another = udp(Host { mac: C.mac, ..H }, B, 6000, b"x");
+        assert_eq!(judged(&mut fixture, &another), Some(Outcome::SpoofedMac));
+        let nested = udp(H, Host { ip: THERE.ip, mac: C.mac }, 4789, b"x");
+        assert_eq!(judged(&mut fixture, &nested), Some(Outcome::EncapProhibited), "whoever sends it");
+        fixture.own(A, H.ip);
+        fixture.judge_anew();
+        assert_eq!(judged(&mut fixture, &packet), Some(Outcome::SpoofedAddress), "it is an endpoint's now");
     }
 }
 

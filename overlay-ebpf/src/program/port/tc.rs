@@ -9,13 +9,13 @@ use overlay_ebpf::{
 
 use super::{READ, judge};
 use crate::program::{
-    Step, Verdict, answer,
-    claims::Asks,
+    Step, Verdict, answer, bound,
+    claims::{Asks, Sender},
     config,
     count::{self, Direction},
     dropped,
     encap::Inner,
-    endpoint, fdb, maps, packet, too_big,
+    endpoint, fdb, packet, too_big,
 };
 
 /// Forwards one frame of a host behind the port.
@@ -23,12 +23,9 @@ use crate::program::{
 pub fn run(ctx: &TcContext) -> i32 {
     let bytes = ctx.len();
     count::outcome(Hook::Port, Outcome::Received, bytes);
-    // SAFETY: a field of the context; the map's value is copied at once.
-    let (ifindex, port) = unsafe {
-        let ifindex = (*ctx.skb.skb).ifindex;
-        (ifindex, maps::ports.get(ifindex).copied())
-    };
-    let Some(port) = port else { return dropped(ctx, Hook::Port, Outcome::Unbound, bytes) };
+    // SAFETY: a field of the context.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let Some(port) = bound(ifindex) else { return dropped(ctx, Hook::Port, Outcome::Unbound, bytes) };
     count::endpoint(port.slot, Direction::Tx, bytes);
     match forward(ctx, &port, ifindex) {
         Ok(Verdict { outcome, action }) => {
@@ -55,8 +52,9 @@ fn forward(ctx: &TcContext, port: &Port, ifindex: u32) -> Step<Verdict> {
     packet::pull(ctx, READ);
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
     let kind = endpoint::kind(ctx, eth, port.vni)?;
-    let destination = eth.destination;
-    let (honest, sender) = judge(ctx, config, kind, port, ifindex)?;
+    let (source, destination) = (eth.source, eth.destination);
+    let honest = judge(ctx, config, kind, port, ifindex, ctx.len())?;
+    let sender = Sender::behind_port(port.vni, source);
     let answered = match honest.asks {
         Asks::Arp => answer::arp(ctx, &sender, ifindex),
         Asks::Nd => answer::nd(ctx, &sender, ifindex),

@@ -18,8 +18,8 @@ use overlay_ebpf::{
 
 use super::{READ, judge};
 use crate::program::{
-    Step, Verdict,
-    claims::{self, Asks, Sender},
+    Step, Verdict, bound,
+    claims::{self, Asks},
     config,
     count::{self, Direction},
     dropped, fdb, flow, maps,
@@ -30,13 +30,10 @@ use crate::program::{
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> u32 {
     let bytes = ctx.length();
-    // SAFETY: a field of the context; the map's value is copied at once.
-    let (ifindex, port) = unsafe {
-        let ifindex = (*ctx.ctx).ingress_ifindex;
-        (ifindex, maps::ports.get(ifindex).copied())
-    };
+    // SAFETY: a field of the context.
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     // tc drops it, and counts it.
-    let Some(port) = port else { return XDP_PASS };
+    let Some(port) = bound(ifindex) else { return XDP_PASS };
     match forward(ctx, &port, ifindex, bytes) {
         Ok(None) => XDP_PASS,
         Ok(Some(Verdict { outcome, action })) => {
@@ -68,12 +65,13 @@ fn hidden(ctx: &XdpContext, bytes: u32) -> bool {
 fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Option<Verdict>> {
     let Some(config) = config() else { return Ok(None) };
     let eth = packet::at::<Ethernet>(ctx, 0).ok_or(Outcome::Truncated)?;
+    fdb::touch(config, port.vni, eth.destination);
     // Whether a network takes tags is tc's to ask.
     let Ok(kind) = inner::kind(eth) else { return Ok(None) };
     let destination = eth.destination;
-    let (honest, sender) = judge(ctx, config, kind, port, ifindex)?;
+    let honest = judge(ctx, config, kind, port, ifindex, bytes)?;
     match honest.asks {
-        Asks::Arp => return answer_arp(ctx, &sender, ifindex),
+        Asks::Arp => return answer_arp(ctx, port.vni, ifindex),
         // The answer may be longer than the question, which is tc's to change.
         Asks::Nd => return Ok(None),
         Asks::Nothing => {}
@@ -81,7 +79,7 @@ fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Opti
     // What is for everybody, or nobody, is tc's: XDP has one packet and makes no copies.
     let Some(target) = fdb::find(config, port.vni, destination) else { return Ok(None) };
     if let Some(vtep) = target.vtep() {
-        return to_vtep(ctx, port, kind, honest.class, vtep);
+        return to_vtep(ctx, port, kind, honest.class, vtep, bytes);
     }
     let target = target.slot().and_then(fdb::local).ok_or(Outcome::NoRoute)?;
     to_neighbour(target, ifindex, bytes)
@@ -89,9 +87,9 @@ fn forward(ctx: &XdpContext, port: &Port, ifindex: u32, bytes: u32) -> Step<Opti
 
 /// Answers an ARP request for an address that is known.
 #[inline(always)]
-fn answer_arp(ctx: &XdpContext, asker: &Sender, ifindex: u32) -> Step<Option<Verdict>> {
+fn answer_arp(ctx: &XdpContext, vni: u32, ifindex: u32) -> Step<Option<Verdict>> {
     let wanted = packet::at::<ArpHdr>(ctx, ETH_LEN).ok_or(Outcome::Truncated)?.tpa;
-    let Some(mac) = claims::neighbour(asker.vni, Addr::from_v4(wanted)) else { return Ok(None) };
+    let Some(mac) = claims::neighbour(vni, Addr::from_v4(wanted)) else { return Ok(None) };
     // Not XDP_TX: out of a veth that reaches nobody unless there is an XDP program at the other end
     // (`veth_xdp_flush`).
     if !redirect(ifindex) {
@@ -125,8 +123,14 @@ fn redirect(ifindex: u32) -> bool {
 /// To the node in row `index` of `vteps`. What does not fit, has to wait for a neighbour or goes over IPv6,
 /// which needs an outer checksum, is tc's.
 #[inline(always)]
-fn to_vtep(ctx: &XdpContext, port: &Port, kind: inner::Kind, class: u8, index: u32) -> Step<Option<Verdict>> {
-    let bytes = ctx.length();
+fn to_vtep(
+    ctx: &XdpContext,
+    port: &Port,
+    kind: inner::Kind,
+    class: u8,
+    index: u32,
+    bytes: u32,
+) -> Step<Option<Verdict>> {
     let vtep = maps::vteps.get(index).filter(|vtep| vtep.ifindex != 0).ok_or(Outcome::NoRoute)?;
     let simple = vtep.flags & (VTEP_RESOLVED | VTEP_V6) == VTEP_RESOLVED;
     if !simple || too_big(port, vtep.mtu, bytes) || !redirect(vtep.ifindex) {
@@ -144,9 +148,10 @@ fn to_vtep(ctx: &XdpContext, port: &Port, kind: inner::Kind, class: u8, index: u
         vni: port.vni,
         inner_sum: None,
     };
-    let mut header: [u8; OUTER_LEN] = *vtep.header.first_chunk().ok_or(Outcome::NoRoute)?;
-    encap::fill(&mut header, fields);
-    *packet::at_mut::<[u8; OUTER_LEN]>(ctx, 0).ok_or(Outcome::HelperFailed)? = header;
+    let template = vtep.header.first_chunk().ok_or(Outcome::NoRoute)?;
+    let header = packet::at_mut::<[u8; OUTER_LEN]>(ctx, 0).ok_or(Outcome::HelperFailed)?;
+    packet::copy_by_words(template, header);
+    encap::fill(header, fields);
     count::peer(index, Direction::Rx, bytes);
     Ok(Some(Verdict { outcome: Outcome::Encapsulated, action: XDP_REDIRECT as i32 }))
 }

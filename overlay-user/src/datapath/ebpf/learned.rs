@@ -3,7 +3,7 @@
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError},
+    maps::{Array, HashMap, MapData, MapError},
 };
 use overlay_ebpf::abi::{
     ENDPOINT_PORT, EndpointKey, LEARNED_KNOWN, LEARNED_PENDING, LEARNED_REFUSED, Learned,
@@ -12,9 +12,10 @@ use overlay_ebpf::abi::{
 use super::{object::failed, stations::Stations};
 use crate::{MacAddr, Vni, datapath::DatapathError};
 
-/// The map `learned`.
+/// The map `learned`, and how long what the programs found out by it is good for.
 pub struct LearnedMap {
     map: HashMap<MapData, EndpointKey, Learned>,
+    epoch: Array<MapData, u32>,
 }
 
 /// A MAC address that sent something since it was last asked for.
@@ -34,10 +35,27 @@ impl LearnedMap {
     /// # Errors
     /// If it is missing or of another kind.
     pub fn open(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        let map = ebpf
-            .take_map("learned")
-            .ok_or_else(|| DatapathError::Unsupported("the BPF object has no map learned".into()))?;
-        Ok(Self { map: HashMap::try_from(map).map_err(|e| failed("map learned is of another kind", e))? })
+        let mut take = |name| {
+            let missing = || DatapathError::Unsupported(format!("the BPF object has no map {name}"));
+            ebpf.take_map(name).ok_or_else(missing)
+        };
+        let map = HashMap::try_from(take("learned")?);
+        let epoch = Array::try_from(take("port_epoch")?);
+        Ok(Self {
+            map: map.map_err(|e| failed("map learned is of another kind", e))?,
+            epoch: epoch.map_err(|e| failed("map port_epoch is of another kind", e))?,
+        })
+    }
+
+    /// Has the programs judge every source behind a gateway port anew: to be called when anything they
+    /// judge by has changed.
+    ///
+    /// # Errors
+    /// If the map cannot be read or written.
+    pub fn judge_anew(&mut self) -> Result<(), DatapathError> {
+        let epoch = self.epoch.get(&0, 0).map_err(|e| failed("cannot read map port_epoch", e))?;
+        let next = epoch.wrapping_add(1);
+        self.epoch.set(0, next, 0).map_err(|e| failed("cannot write map port_epoch", e))
     }
 
     /// Who was heard since the last time, and brings every row to what `endpoints` says. A row that
@@ -74,6 +92,8 @@ impl LearnedMap {
                 Err(error) => return Err(failed("cannot write map learned", error)),
             }
         }
+        // Last: who is heard from now on is noted again, in rows that say that nobody was.
+        self.judge_anew()?;
         Ok(heard)
     }
 }

@@ -18,6 +18,7 @@ mod links;
 mod names;
 mod object;
 mod pins;
+mod port_table;
 mod ports;
 pub mod probe;
 mod redirect;
@@ -255,6 +256,7 @@ impl EbpfDatapath {
         let task = Task { plan, before: Some(before), only_missing: false, local: &self.local };
         applied.changed += self.tables.stations.add(&task, &rows.locals, &mut applied.problems);
         applied.changed += self.tables.stations.remove(&task, &rows.locals, &mut applied.problems);
+        self.learned.judge_anew()?;
         let (to, devices) = (Forwarding { plan, underlay }, self.local.slow.clone());
         applied.unfinished = self.fill_slow_path(to, &devices, &mut applied).await?;
         if applied.problems.is_empty() {
@@ -351,6 +353,7 @@ impl EbpfDatapath {
         }
         self.guard_endpoints(&mut applied.problems).await;
         self.guard_ports(&mut applied.problems).await;
+        self.learned.judge_anew()?;
         if extent == Extent::Missing {
             // Rows of others may be a newer plan's: they keep their numbers and are looked at again.
             self.adopted = false;
@@ -359,6 +362,7 @@ impl EbpfDatapath {
         let problems = applied.problems.len();
         let task = Task { plan, before: before.as_ref(), only_missing, local: &self.local };
         applied.changed += self.tables.remove(&rows, &task, &mut applied.problems);
+        self.learned.judge_anew()?;
         if applied.problems.len() == problems {
             self.local.vteps.settle();
             self.local.slots.settle();

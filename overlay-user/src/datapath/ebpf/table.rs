@@ -115,6 +115,12 @@ where
         changed
     }
 
+    /// What the map is known to hold.
+    #[must_use]
+    pub fn rows(&self) -> &BTreeMap<K, V> {
+        &self.rows
+    }
+
     fn failed(&self, verb: &str, error: MapError) -> DatapathError {
         failure(self.name, verb, error)
     }

@@ -4,14 +4,13 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::Ebpf;
-use overlay_ebpf::abi::{
-    Addr, Bucket, Config, FloodKey, Member, MemberKey, NeighbourKey, Network, Port, Vtep,
-};
+use overlay_ebpf::abi::{Addr, Bucket, Config, FloodKey, Member, MemberKey, NeighbourKey, Network, Vtep};
 
 use super::{
     array::ArrayTable,
     devices::DeviceTable,
     names::{self, Names},
+    port_table::PortTable,
     rows::Rows,
     stations::{Stations, Task},
     table::Table,
@@ -33,7 +32,8 @@ pub struct Tables {
     members: Table<MemberKey, Member>,
     flood_vteps: Table<FloodKey, u32>,
     flood_ports: Table<FloodKey, u32>,
-    ports: Table<u32, Port>,
+    /// `ports` and `port_rows`
+    ports: PortTable,
     redirect_targets: DeviceTable,
 }
 
@@ -54,7 +54,7 @@ impl Tables {
             members: Table::open(ebpf, "members")?,
             flood_vteps: Table::open(ebpf, "flood_vteps")?,
             flood_ports: Table::open(ebpf, "flood_ports")?,
-            ports: Table::open(ebpf, "ports")?,
+            ports: PortTable::open(ebpf)?,
             redirect_targets: DeviceTable::open(ebpf, "redirect_targets")?,
         })
     }
@@ -119,7 +119,7 @@ impl Tables {
         self.stations.audit(want, names, neighbour, found)?;
         let member = |key: &MemberKey| format!("{}, node at {}", names.network(key.vni), ip(key.addr));
         self.members.audit(&want.members, Member::eq, member, found)?;
-        self.ports.audit(&want.ports, Port::eq, |ifindex| names::device(*ifindex), found)
+        self.ports.audit(&want.ports, found)
     }
 
     /// Adds and changes rows, what is pointed to first. Returns how many.

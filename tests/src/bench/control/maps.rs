@@ -43,12 +43,11 @@ impl Maps {
         Ok(if there { row.is_some() && its } else { row.is_none() && neighbour.is_none() })
     }
 
-    /// How many endpoints and how many addresses they have.
-    pub fn count(&self) -> Result<(usize, usize)> {
-        Ok((
-            self.endpoints.keys().collect::<Result<Vec<_>, _>>()?.len(),
-            self.neighbours.keys().collect::<Result<Vec<_>, _>>()?.len(),
-        ))
+    /// How many endpoints have both rows, at most.
+    pub fn count(&self) -> Result<usize> {
+        let endpoints = self.endpoints.keys().collect::<Result<Vec<_>, _>>()?.len();
+        let neighbours = self.neighbours.keys().collect::<Result<Vec<_>, _>>()?.len();
+        Ok(endpoints.min(neighbours))
     }
 }
 

@@ -34,8 +34,7 @@ const IN_A_TRANSACTION: usize = 40;
 /// Those who come and go, and how many of them are there at a time. The last ones of all are
 /// [`Writer::guest`]s.
 pub const COMERS: u32 = 8_192;
-pub const FIRST_COMERS: u32 = 1_024;
-const PRESENT: u64 = FIRST_COMERS as u64;
+const PRESENT: u64 = 1_024;
 
 /// How often [`Writer::fill`] says how far it is.
 const TELL: Duration = Duration::from_secs(10);

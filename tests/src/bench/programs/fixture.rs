@@ -11,7 +11,7 @@ use aya::{
 use overlay_ebpf::{
     abi::{
         Addr, Config, Endpoint, EndpointKey, MacAddr, Member, MemberKey, Neighbour, NeighbourKey, Network,
-        Port, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
+        PORT_ROWS, Port, PortRow, SELF_VTEP, VTEP_RESOLVED, Vtep, XDP_ATTACHED,
     },
     bench::{self, REWRITTEN, Stream},
     wire::encap,
@@ -105,6 +105,7 @@ impl Fixture {
             ..Port::default()
         };
         insert(&mut self.ebpf, "ports", [(ve, port)])?;
+        set(&mut self.ebpf, "port_rows", ve % PORT_ROWS, PortRow { port, ifindex: ve })?;
         let row = |index: u32| {
             let addr4 = bench::addr(index);
             if index >= LOCAL {

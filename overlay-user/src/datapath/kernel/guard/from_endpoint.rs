@@ -57,7 +57,7 @@ fn sources(
     base: Base,
 ) {
     let name = format!("endpoint_{}", endpoint.id);
-    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, name, Some(base));
+    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, name.clone(), Some(base));
     chain.count(Outcome::Received);
     chain.drop(format_args!("ether saddr != {mac}"), Outcome::SpoofedMac);
     let tagged = "@ll,96,16 { 0x8100, 0x88a8 }";
@@ -71,16 +71,37 @@ fn sources(
         }
     }
 
+    // Each kind of packet passes its own rules only: they are most of what a packet costs here.
+    let chains =
+        [("ip", format!("{name}_ip")), ("arp", format!("{name}_arp")), ("ip6", format!("{name}_ip6"))];
+    let verdicts = chains.iter().map(|(kind, chain)| format!("{kind} : goto {chain}"));
+    chain.rule(format_args!("ether type vmap {}", set(verdicts).unwrap_or_default()));
+    chain.rule(format_args!("goto {}", destination_chain(vni)));
+    chain.end();
+    let [(_, ip), (_, arp), (_, ip6)] = chains;
+
     let own = v4(endpoint.addresses);
-    chain.drop(format_args!("ether type arp @nh,0,48 != {ARP_OF_IPV4}"), Outcome::SpoofedArp);
-    chain.drop(format_args!("ether type arp arp saddr ether != {mac}"), Outcome::SpoofedArp);
-    // A probe for an address in use has no sender address yet (RFC 5227, section 1.1).
-    let senders = set(own.iter().chain([&Ipv4Addr::UNSPECIFIED])).unwrap_or_default();
-    chain.drop(format_args!("ether type arp arp saddr ip != {senders}"), Outcome::SpoofedArp);
+    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, ip, None);
     match set(&own) {
         Some(own) => chain.drop(format_args!("ip saddr != {own}"), Outcome::SpoofedAddress),
-        None => chain.drop("ether type ip", Outcome::SpoofedAddress),
+        None => chain.drop("", Outcome::SpoofedAddress),
     }
+    if let Some(protected) = set(v4(&plan.protected)) {
+        chain.drop(format_args!("udp dport {port} ip daddr {protected}"), Outcome::EncapProhibited);
+    }
+    chain.rule(format_args!("goto {}", station_chain(vni)));
+    chain.end();
+
+    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, arp, None);
+    chain.drop(format_args!("@nh,0,48 != {ARP_OF_IPV4}"), Outcome::SpoofedArp);
+    chain.drop(format_args!("arp saddr ether != {mac}"), Outcome::SpoofedArp);
+    // A probe for an address in use has no sender address yet (RFC 5227, section 1.1).
+    let senders = set(own.iter().chain([&Ipv4Addr::UNSPECIFIED])).unwrap_or_default();
+    chain.drop(format_args!("arp saddr ip != {senders}"), Outcome::SpoofedArp);
+    chain.rule(format_args!("goto {}", destination_chain(vni)));
+    chain.end();
+
+    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, ip6, None);
     let own = own6(mac, endpoint.addresses);
     discovery(&mut chain, mac, &own);
     // Who has no address yet asks whether it can have one, or who there is (RFC 3590, section 4).
@@ -88,12 +109,8 @@ fn sources(
     chain.rule(format_args!("{nowhere} goto {}", destination_chain(vni)));
     let own = set(&own).unwrap_or_default();
     chain.drop(format_args!("ip6 saddr != {own}"), Outcome::SpoofedAddress);
-
-    if let Some(protected) = set(v4(&plan.protected)) {
-        chain.drop(format_args!("ip daddr {protected} udp dport {port}"), Outcome::EncapProhibited);
-    }
     if let Some(protected) = set(v6(&plan.protected)) {
-        chain.drop(format_args!("ip6 daddr {protected} udp dport {port}"), Outcome::EncapProhibited);
+        chain.drop(format_args!("udp dport {port} ip6 daddr {protected}"), Outcome::EncapProhibited);
     }
     chain.rule(format_args!("goto {}", destination_chain(vni)));
     chain.end();
@@ -157,21 +174,27 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
         let to_group = "@ll,0,16 0x3333 ip6 saddr != ::";
         chain.accept(format_args!("{to_group} {WHO_HAS} {remote}"), Outcome::NdAnswered);
     }
-    let counters: Vec<_> = remote
-        .iter()
-        .map(|(mac, vtep)| {
-            let counter = chain.named_counter(names::of_peer(Peer::To, *vtep));
-            format!("{mac} : \"{counter}\"")
-        })
-        .collect();
-    if let Some(counters) = set(counters) {
-        chain.rule(format_args!("counter name ether daddr map {counters}"));
+    chain.rule(format_args!("goto {}", station_chain(vni)));
+    chain.end();
+
+    // One look-up tells where a frame goes and what it is counted as.
+    let nodes: BTreeSet<_> = remote.iter().map(|(_, vtep)| *vtep).collect();
+    for vtep in &nodes {
+        let name = node_chain(vni, *vtep);
+        let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, name, None);
+        let counter = chain.named_counter(names::of_peer(Peer::To, *vtep));
+        chain.accept(format_args!("counter name {counter}"), Outcome::Encapsulated);
+        chain.end();
     }
-    if let Some(local) = set(local) {
-        chain.accept(format_args!("ether daddr {local}"), Outcome::Delivered);
-    }
-    if let Some(remote) = set(remote.iter().map(|(mac, _)| mac)) {
-        chain.accept(format_args!("ether daddr {remote}"), Outcome::Encapsulated);
+    let delivered = format!("vni_{vni}_here");
+    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, delivered.clone(), None);
+    chain.accept("", Outcome::Delivered);
+    chain.end();
+    let local = local.iter().map(|mac| format!("{mac} : goto {delivered}"));
+    let remote = remote.iter().map(|(mac, vtep)| format!("{mac} : goto {}", node_chain(vni, *vtep)));
+    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, station_chain(vni), None);
+    if let Some(verdicts) = set(local.chain(remote)) {
+        chain.rule(format_args!("ether daddr vmap {verdicts}"));
     }
     let flooding = network.flooding();
     if flooding.broadcast == Flooding::Drop {
@@ -191,4 +214,13 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
 
 fn destination_chain(vni: Vni) -> String {
     format!("vni_{vni}_out")
+}
+
+/// The part of [`destination_chain`] that is for all packets, not ARP and neighbour discovery alone.
+fn station_chain(vni: Vni) -> String {
+    format!("vni_{vni}_station")
+}
+
+fn node_chain(vni: Vni, vtep: IpAddr) -> String {
+    format!("vni_{vni}_at_{}", names::of_address(vtep).replace('.', "_"))
 }

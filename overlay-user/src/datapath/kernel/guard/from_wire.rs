@@ -74,6 +74,27 @@ pub(super) fn uplink(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
     let verdicts = plan.networks.keys().map(|vni| format!("{vni} : goto vni_{vni}"));
     chain.rule(format_args!("@th,96,24 vmap {}", set(verdicts).unwrap_or_default()));
     chain.end();
+    inner(ruleset, plan, underlay.port);
+}
+
+/// What nobody may send inside, whoever it is. Who comes through returns.
+fn inner(ruleset: &mut Ruleset, plan: &Plan, port: u16) {
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "inner_ip".into(), None);
+    let protected = v4(&plan.protected).into_iter().map(|addr| format!("{:#x}", u32::from(addr)));
+    if let Some(protected) = set(protected) {
+        chain.rule("@th,312,8 != 17 return");
+        chain.rule(format_args!("@th,368,32 != {protected} return"));
+        chain.drop(format_args!("@th,240,8 0x45 @th,416,16 {port}"), Outcome::Nested);
+        // With options the port is elsewhere, and no honest packet is like that.
+        chain.drop("@th,240,8 != 0x45", Outcome::Nested);
+    }
+    chain.end();
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "inner_ip6".into(), None);
+    chain.drop("@th,288,8 58 @th,560,8 { 134, 137 }", Outcome::RouterAdvert);
+    if let Some(protected) = set(v6(&plan.protected).into_iter().map(bits6)) {
+        chain.drop(format_args!("@th,288,8 17 @th,432,128 {protected} @th,576,16 {port}"), Outcome::Nested);
+    }
+    chain.end();
 }
 
 /// VXLAN of our networks by another interface, loopback included, or to another address of this
@@ -111,19 +132,12 @@ pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay, v
     chain.end();
 
     for (addr, macs) in &sources {
-        member(ruleset, plan, underlay.port, (vni, network), *addr, macs);
+        member(ruleset, (vni, network), *addr, macs);
     }
     destinations(ruleset, vni, network);
 }
 
-fn member(
-    ruleset: &mut Ruleset,
-    plan: &Plan,
-    port: u16,
-    (vni, network): (Vni, &Network),
-    addr: IpAddr,
-    macs: &[MacAddr],
-) {
+fn member(ruleset: &mut Ruleset, (vni, network): (Vni, &Network), addr: IpAddr, macs: &[MacAddr]) {
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, member_chain(vni, addr), None);
     let tagged = "@th,224,16 { 0x8100, 0x88a8 }";
     match network.policy.vlan {
@@ -133,19 +147,7 @@ fn member(
     if let Some(macs) = set(macs.iter().copied().map(bits)) {
         chain.drop(format_args!("@th,176,48 != {macs}"), Outcome::InnerSource);
     }
-    let protected = v4(&plan.protected).into_iter().map(|addr| format!("{:#x}", u32::from(addr)));
-    if let Some(protected) = set(protected) {
-        let udp = format!("@th,224,16 0x0800 @th,312,8 17 @th,368,32 {protected}");
-        chain.drop(format_args!("{udp} @th,240,8 0x45 @th,416,16 {port}"), Outcome::Nested);
-        // With options the port is elsewhere, and no honest packet is like that.
-        chain.drop(format_args!("{udp} @th,240,8 != 0x45"), Outcome::Nested);
-    }
-    let six = "@th,224,16 0x86dd";
-    chain.drop(format_args!("{six} @th,288,8 58 @th,560,8 {{ 134, 137 }}"), Outcome::RouterAdvert);
-    if let Some(protected) = set(v6(&plan.protected).into_iter().map(bits6)) {
-        let udp = format!("{six} @th,288,8 17 @th,432,128 {protected}");
-        chain.drop(format_args!("{udp} @th,576,16 {port}"), Outcome::Nested);
-    }
+    chain.rule("@th,224,16 vmap { 0x0800 : jump inner_ip, 0x86dd : jump inner_ip6 }");
     let counter = chain.named_counter(names::of_peer(Peer::From, addr));
     chain.rule(format_args!("counter name {counter} goto {}", destination_chain(vni)));
     chain.end();
