@@ -60,6 +60,7 @@ impl Context {
     }
 
     /// Which incarnation of the node this daemon is; 0 while it has not joined.
+    #[must_use]
     pub fn incarnation(&self) -> u64 {
         match *self.membership.borrow() {
             Membership::Joined(incarnation) => incarnation,

@@ -101,6 +101,7 @@ pub async fn drain(
 
 impl Context {
     /// Whether a node of the state lives.
+    #[must_use]
     pub fn liveness(&self, state: &State, name: &NodeName) -> Liveness {
         match state.nodes.get(name) {
             Some(node) if node.is_static => Liveness::Static,

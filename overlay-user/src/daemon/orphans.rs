@@ -162,7 +162,7 @@ impl Orphans {
             let message = LinkUnspec::new_with_index(link.ifindex).name(id.host_device()).build();
             match kernel.link().set(message).execute().await.map_err(into_io) {
                 Ok(()) => {
-                    tracing::warn!(endpoint = %id, was = link.name, "somebody renamed its interface: named back")
+                    tracing::warn!(endpoint = %id, was = link.name, "somebody renamed its interface: named back");
                 }
                 Err(error) => {
                     tracing::warn!(endpoint = %id, is = link.name, %error, "its interface was renamed and cannot be named back");

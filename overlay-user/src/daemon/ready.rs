@@ -23,7 +23,7 @@ pub async fn announce(
     let nothing_known = async {
         sleep(NOTHING_KNOWN).await;
         if known.borrow().state.revision > 0 {
-            pending().await
+            pending::<()>().await;
         }
     };
     let status = tokio::select! {

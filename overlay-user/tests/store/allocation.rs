@@ -110,7 +110,7 @@ async fn sixteen_writers_get_nothing_twice_and_leave_nothing_behind() {
         let store = etcd.store();
         tokio::spawn(async move { write(&store, writer).await })
     });
-    let held = timeout(Duration::from_secs(120), join_all(writers)).await.expect("they hold each other up");
+    let held = timeout(Duration::from_mins(2), join_all(writers)).await.expect("they hold each other up");
     let held: Vec<_> = held.into_iter().map(Result::unwrap).collect();
     assert!(held.iter().map(|held| held.given_up).sum::<usize>() >= WRITERS);
     let lost: usize = held.iter().map(|held| held.lost).sum();
