@@ -2,10 +2,13 @@
 
 use std::{
     fmt::Write as _,
+    fs,
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, Result};
 use overlay_tests::cleanup::lock;
 
 /// A journal; clones write to the same.
@@ -30,6 +33,12 @@ impl Journal {
     pub fn note(&self, step: usize, text: impl Into<String>) {
         let entry = Entry { at: self.begin.elapsed(), step, text: text.into() };
         lock(&self.entries).push(entry);
+    }
+
+    /// Writes everything to a file in a folder.
+    pub fn keep(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(fs::write(folder.join("steps.txt"), self.from(0))?)
     }
 
     /// Everything noted about steps from `first` on, in the order of time.

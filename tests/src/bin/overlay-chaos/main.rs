@@ -106,7 +106,7 @@ async fn play(arguments: &Arguments, script: &mut Script) -> Result<bool> {
             }
         }
         let settled = match outcome {
-            Ok(()) => oracle::settle(&mut stage, &mut round).await,
+            Ok(()) => oracle::settle(&mut stage, script.networks(), &journal, number, &mut round).await,
             Err(error) => Err(error),
         };
         match settled {
@@ -119,5 +119,6 @@ async fn play(arguments: &Arguments, script: &mut Script) -> Result<bool> {
         checked = number;
     }
     report.finish();
+    journal.keep(&arguments.output)?;
     Ok(true)
 }

@@ -14,16 +14,18 @@ use tokio::{
 
 use crate::{
     guest::Guest,
+    journal::Journal,
     keys, leaks,
     reach::{self, Voice},
+    script::SLOTS,
     stage::{self, DATAPATHS, Stage},
 };
 
 /// How long the cluster may take to be as it should be once all is healed.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// Between two looks.
-const POLL: Duration = Duration::from_millis(20);
+/// Between two looks: the least and the most. Each costs every node something.
+const POLL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
 
 /// What a check found, if all is well.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,10 +65,19 @@ impl Expected {
 }
 
 /// Waits until all is as it should be; the error says what was not in the end.
-pub async fn settle(stage: &mut Stage, round: &mut u32) -> Result<Settled> {
+pub async fn settle(
+    stage: &mut Stage,
+    networks: [bool; SLOTS],
+    journal: &Journal,
+    step: usize,
+    round: &mut u32,
+) -> Result<Settled> {
     let begun = Instant::now();
-    stage.heal().await.context("not healed")?;
+    stage.heal(networks).await.context("not healed")?;
+    journal.note(step, "healed");
     let expected = Expected::of(stage).await;
+    let [mut pause, longest] = POLL;
+    let mut missing = String::new();
     loop {
         *round += 1;
         match look(stage, &expected, *round).await {
@@ -77,7 +88,15 @@ pub async fn settle(stage: &mut Stage, round: &mut u32) -> Result<Settled> {
             Err(error) if begun.elapsed() > PATIENCE => {
                 return Err(error.context(format!("not within {} s", PATIENCE.as_secs())));
             }
-            Err(_) => sleep(POLL).await,
+            Err(error) => {
+                let error = format!("{error:#}");
+                if error != missing {
+                    journal.note(step, format!("not yet: {error}"));
+                    missing = error;
+                }
+                sleep(pause).await;
+                pause = (pause * 3 / 2).min(longest);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use comfy_table::{Table, presets};
 
 use crate::{journal::Journal, oracle::Settled, stage::Stage, step::Step};
@@ -83,8 +83,7 @@ impl Report {
     ) -> Result<()> {
         println!("\nsteps since the last time all was well:\n{}", journal.from(checked + 1));
         println!("FAILED after step {}: {error:#}", self.done);
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        fs::write(folder.join("steps.txt"), journal.from(0))?;
+        journal.keep(folder)?;
         for node in &stage.cluster.nodes {
             fs::write(folder.join(format!("{}.log", node.name())), node.log())?;
             let status = node.ctl(&["status"]).unwrap_or_else(|error| format!("{error:#}"));

@@ -123,6 +123,12 @@ impl Script {
         steps
     }
 
+    /// Which networks there should be by now. One that was to stay may have been removed, for who was to be
+    /// on it could not be attached.
+    pub const fn networks(&self) -> [bool; SLOTS] {
+        self.networks
+    }
+
     fn heal(&mut self) {
         for node in &mut self.nodes {
             (node.runs, node.cut) = (true, false);

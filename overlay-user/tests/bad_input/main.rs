@@ -1,0 +1,132 @@
+//! Whatever is written to the store, asked for at the socket or kept on disk: it is taken, or it is left out by
+//! name, and nothing else happens.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod records;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use overlay_user::{
+    api::{
+        AddStaticEndpoint, AddStaticNode, Attach, AttachPort, CreateNetwork, EndpointRef, PortRef, SetNetwork,
+    },
+    plan::{self, Planner},
+    state::{NodeName, RawRecord, RecordKey, RecordSet, State, shown_key},
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use records::{Change, change};
+
+/// How many records are applied between two looks at what they make.
+const BATCH: usize = 100;
+
+/// What is in the store: values, and when their keys were made.
+type Kept = BTreeMap<Vec<u8>, (Vec<u8>, i64)>;
+
+/// Applies random records, and requires all along that the state is the one that the records make when they
+/// are read anew, that every record is in it or is named once as left out, and that plans made from one
+/// another are those made from nothing.
+fn survives(seed: u64, count: usize) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let nodes: Vec<NodeName> = ["n1", "n2", "n4"].map(|name| name.parse().unwrap()).into();
+    let mut planners: Vec<_> = nodes.iter().cloned().map(Planner::new).collect();
+    let (mut records, mut kept) = (RecordSet::default(), Kept::new());
+    let (mut named, mut planned) = (BTreeSet::new(), 0);
+    for revision in 1..=i64::try_from(count).unwrap() {
+        let Change { key, value } = change(&mut random);
+        if let Some(value) = value {
+            let created = kept.get(&key).map_or(revision, |(_, created)| *created);
+            records.put(RawRecord { key: &key, value: &value, create_revision: created });
+            kept.insert(key, (value, created));
+        } else {
+            records.delete(&key);
+            kept.remove(&key);
+        }
+        if !usize::try_from(revision).unwrap().is_multiple_of(BATCH) {
+            continue;
+        }
+        let state = records.state(revision);
+        let mut anew = RecordSet::default();
+        for (key, (value, created)) in &kept {
+            anew.put(RawRecord { key, value, create_revision: *created });
+        }
+        assert_eq!(state, anew.state(revision), "seed {seed}, record {revision}");
+        all_named(&state, &kept);
+        named.extend(state.rejected.keys().cloned());
+        for (node, planner) in nodes.iter().zip(&mut planners) {
+            let plan = planner.plan(&state);
+            assert_eq!(plan, plan::plan(&state, node), "seed {seed}, record {revision}, {node}");
+            planned += plan.networks.len();
+        }
+    }
+    // It was not all nonsense, nor all good.
+    assert!(named.len() > 50 && planned > 20, "{} were left out, {planned} networks planned", named.len());
+}
+
+/// Each key is in the state, or named, or none of its business.
+fn all_named(state: &State, kept: &Kept) {
+    assert_eq!(state.rejected_more, 0, "more than can be named");
+    let mut unexplained: BTreeSet<_> = state.rejected.keys().cloned().collect();
+    for key in kept.keys() {
+        let shown = shown_key(key);
+        let named = state.rejected.contains_key(&shown);
+        unexplained.remove(&shown);
+        let stands = match RecordKey::parse(key) {
+            Ok(RecordKey::Network(name)) => state.networks.contains_key(&name),
+            Ok(RecordKey::Node(name)) => state.nodes.contains_key(&name),
+            Ok(RecordKey::Alive(name)) => state.alive.contains(&name),
+            Ok(RecordKey::Endpoint(network, id)) => state.endpoint(&network, &id).is_some(),
+            Ok(RecordKey::Port(network, id)) => state.ports.contains_key(&(network, id)),
+            Ok(RecordKey::Learned(network, mac)) => state.learned.contains_key(&(network, mac)),
+            Ok(RecordKey::Meta | RecordKey::Allocation) => continue,
+            Err(_) => false,
+        };
+        assert!(stands != named, "{shown} stands: {stands}, is named as left out: {named}");
+    }
+    assert!(unexplained.is_empty(), "{unexplained:?} are named and not there");
+}
+
+#[test]
+fn random_records_are_taken_or_named() {
+    for seed in 1..=4 {
+        survives(seed, 5_000);
+    }
+}
+
+/// `cargo test --release --package overlay-user --test bad_input -- --ignored`
+#[test]
+#[ignore = "takes a minute with optimisations"]
+fn a_million_random_records_are_taken_or_named() {
+    survives(rand::random(), 1_000_000);
+}
+
+#[test]
+fn requests_that_are_damaged_are_refused() {
+    let good = [
+        r#"{"name":"blue","subnets":["10.0.9.0/24"],"vni":7,"mtu":1400,"policy":{"dscp":"inherit"}}"#,
+        r#"{"mtu":1400,"policy":{"broadcast":"drop","flood_cap":7}}"#,
+        r#"{"network":"blue","netns":{"path":"/run/netns/c1"},"ifname":"eth0","ips":["10.0.9.2"],"mac":"02:00:00:00:00:01"}"#,
+        r#"{"network":"blue","node":"n9","ips":["10.0.9.2"],"mac":"02:00:00:00:00:01","names":["web"]}"#,
+        r#"{"name":"n9","vtep":"192.0.2.9","port":4789}"#,
+        r#"{"network":"blue","device":"eth1","max_macs":7,"age":300}"#,
+    ];
+    let mut random = StdRng::seed_from_u64(1);
+    let mut taken = 0;
+    for round in 0..20_000 {
+        let mut bytes = good[round % good.len()].as_bytes().to_vec();
+        for _ in 0..random.random_range(0..4) {
+            let at = random.random_range(0..bytes.len());
+            bytes[at] = random.random();
+        }
+        // Who asks is told what is wrong: there is no other way out of these.
+        taken += usize::from(serde_json::from_slice::<CreateNetwork>(&bytes).is_ok());
+        taken += usize::from(serde_json::from_slice::<SetNetwork>(&bytes).is_ok());
+        taken += usize::from(serde_json::from_slice::<Attach>(&bytes).is_ok());
+        taken += usize::from(serde_json::from_slice::<AddStaticEndpoint>(&bytes).is_ok());
+        taken += usize::from(serde_json::from_slice::<AddStaticNode>(&bytes).is_ok());
+        taken += usize::from(serde_json::from_slice::<AttachPort>(&bytes).is_ok());
+        let text = String::from_utf8_lossy(&bytes);
+        let _ = (text.parse::<EndpointRef>(), text.parse::<PortRef>());
+    }
+    assert!(taken > 4_000, "only {taken} were taken: these are no requests any more");
+}
