@@ -81,7 +81,7 @@ impl Writer {
     pub fn nodes(&self) -> Result<()> {
         let records = (0..NODES).map(node_records);
         let records: Vec<Record> = records.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        let transactions = records.chunks(100).map(|records| puts(records.to_vec()));
+        let transactions = records.chunks(100).map(|records| Ok(puts(records.to_vec())));
         self.commit_all(transactions, |_| {})
     }
 
@@ -91,7 +91,7 @@ impl Writer {
         let endpoints: Vec<_> = numbers.map(Simulated::settled).collect();
         let transactions = endpoints.chunks(IN_A_TRANSACTION).map(attached);
         let mut told = Instant::now();
-        self.commit_all(transactions.collect::<Result<Vec<_>>>()?.into_iter(), |done| {
+        self.commit_all(transactions, |done| {
             if told.elapsed() > TELL {
                 told = Instant::now();
                 eprintln!("    control: {} of {all} endpoints written", done * IN_A_TRANSACTION);
@@ -103,7 +103,7 @@ impl Writer {
     pub fn first_comers(&self) -> Result<()> {
         let endpoints: Vec<_> = (0..PRESENT).map(comer).collect();
         let transactions = endpoints.chunks(IN_A_TRANSACTION).map(attached);
-        self.commit_all(transactions.collect::<Result<Vec<_>>>()?.into_iter(), |_| {})
+        self.commit_all(transactions, |_| {})
     }
 
     /// An endpoint that no change is about.
@@ -224,7 +224,7 @@ impl Writer {
 
     fn commit_all(
         &self,
-        transactions: impl Iterator<Item = Txn>,
+        transactions: impl Iterator<Item = Result<Txn>>,
         mut progress: impl FnMut(usize),
     ) -> Result<()> {
         let (mut clients, mut done) = (self.clients.iter().cycle(), 0);
@@ -238,6 +238,7 @@ impl Writer {
             Ok(())
         };
         for transaction in transactions {
+            let transaction = transaction?;
             let mut client = clients.next().context("no connection")?.clone();
             running.spawn_on(async move { client.txn(transaction).await }, self.runtime.handle());
             if running.len() >= AT_ONCE {
