@@ -80,7 +80,9 @@ fn members_that_fail_are_left_for_others() {
     let urls = members.urls();
     let nodes =
         ["n1", "n2"].map(|name| Node::start(&wire, name, Card::Veth, Tc, &["--etcd", &urls]).unwrap());
-    nodes.iter().for_each(|node| node.wait_ready().unwrap());
+    for node in &nodes {
+        node.wait_ready().unwrap();
+    }
     nodes[0].ctl(&["network", "create", BLUE.name, "--subnet", BLUE.subnet]).unwrap();
     let containers: Vec<_> =
         nodes.iter().map(|node| Container::attach(node, BLUE.name, node.name(), &[]).unwrap()).collect();
@@ -105,7 +107,9 @@ fn members_that_fail_are_left_for_others() {
         followed_by_both("green");
         members.cut_off(1, false).unwrap();
     });
-    nodes.iter().for_each(|node| node.wait_ready().unwrap());
+    for node in &nodes {
+        node.wait_ready().unwrap();
+    }
 }
 
 #[test]
@@ -120,7 +124,9 @@ fn a_full_etcd_refuses_by_name_and_is_followed_on() {
     let (cluster, containers) = pair(cluster);
     let Cluster { nodes, wire, .. } = &cluster;
     nodes[0].ctl(&["network", "create", "green"]).unwrap();
-    nodes.iter().for_each(|node| eventually(IN_TIME, || knows(node, "green")).unwrap());
+    for node in nodes {
+        eventually(IN_TIME, || knows(node, "green")).unwrap();
+    }
     unnoticed(&containers, "no space", || {
         let full = (0..20).find(|n| Etcd::put(wire, &format!("/fill/{n}"), vec![b' '; 1 << 20]).is_err());
         assert!(full.is_some(), "etcd takes everything");
@@ -174,7 +180,7 @@ fn a_slow_etcd_is_waited_for() {
 fn idles(node: &Node, what: &str) {
     let (window, before) = (Duration::from_secs(15), node.cpu_time().unwrap());
     thread::sleep(window);
-    let used = node.cpu_time().unwrap() - before;
+    let used = node.cpu_time().unwrap().checked_sub(before).unwrap();
     println!("{what}: {used:?} of {window:?} on a core");
     assert!(used < window / 20, "{what}: {used:?} of {window:?}");
 }
@@ -213,7 +219,7 @@ fn a_black_holed_etcd_costs_nothing_and_is_caught_up_with() {
     wire.exec("nft add chain inet hole input { type filter hook input priority 0 ; }").unwrap();
     unnoticed(&containers, "etcd in a black hole", || {
         wire.exec(&format!("nft add rule inet hole input ip saddr {} drop", node.addr())).unwrap();
-        eventually(Duration::from_secs(60), || store_is(node, "lost")).unwrap();
+        eventually(Duration::from_mins(1), || store_is(node, "lost")).unwrap();
         let said = refused(node, &["network", "create", "red"]);
         assert!(said.contains("etcd is unreachable"), "{said}");
         idles(node, "etcd in a black hole");
@@ -251,7 +257,7 @@ fn an_etcd_restored_from_an_old_snapshot_or_wiped_is_not_believed() {
     assert_eq!(left.trim(), "", "no node writes into a store that is not its own");
 }
 
-/// Where a daemon says that it is ready (sd_notify(3)).
+/// Where a daemon says that it is ready (`sd_notify(3)`).
 struct Notices {
     socket: UnixDatagram,
     flag: String,

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
             forward_rounds: 3,
             bursts: 5,
             frames: 50_000,
-            endpoints: 100_000,
+            endpoints: 10_000,
             control_rounds: 1,
             changes: 10_000,
             output,
