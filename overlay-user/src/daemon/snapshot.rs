@@ -162,6 +162,7 @@ impl SnapshotFile {
                 && *names == awaited
                 && (&old.networks, &old.nodes, &old.endpoints)
                     == (&state.networks, &state.nodes, &state.endpoints)
+                && (&old.ports, &old.learned) == (&state.ports, &state.learned)
         };
         if self.written.as_ref().is_some_and(same) {
             return;
