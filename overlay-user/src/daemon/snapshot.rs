@@ -36,8 +36,11 @@ const VERSION: u32 = 1;
 /// The least time between two writes: a large state takes a while, and many changes come at once.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the store is another one meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// And that many times as long as a write took: what it costs is that share of a core at most.
-const SHARE: u32 = 30;
+const SHARE: u32 = 10;
 
 /// The file of the last applied state.
 pub struct SnapshotFile {
@@ -149,7 +152,19 @@ impl SnapshotFile {
                 return;
             }
             let pause = PAUSE.max(self.took * SHARE);
-            tokio::select! { () = sleep(pause) => {}, () = cancel.cancelled() => {} }
+            tokio::select! {
+                () = sleep(pause) => {},
+                () = cancel.cancelled() => {},
+                () = self.another_store() => states.mark_changed(),
+            }
+        }
+    }
+
+    /// Ends when the node believes another store than the one that was written: a daemon that is killed now
+    /// would come back to one that is gone.
+    async fn another_store(&self) {
+        while self.written.as_ref().is_none_or(|(cluster, ..)| *cluster == self.store.seen().cluster) {
+            sleep(LOOK).await;
         }
     }
 
