@@ -264,7 +264,8 @@ mod tests {
         let net = "10.0.9.0/24".parse().unwrap();
         let subnet = Subnet { net, gateway: "10.0.9.1".parse().unwrap(), range: net };
         let (vni, policy) = (Vni::new(7).unwrap(), crate::state::Policy::default());
-        Network { vni, subnet, dual: None, mtu, internal: false, policy }
+        let (aux, pools, docker) = (std::collections::BTreeMap::new(), Vec::new(), None);
+        Network { vni, subnet, dual: None, mtu, internal: false, policy, aux, pools, docker }
     }
 
     #[test]

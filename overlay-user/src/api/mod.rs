@@ -10,7 +10,7 @@ mod detach;
 mod doctor;
 mod endpoints;
 mod error;
-mod mac;
+pub(crate) mod mac;
 mod message;
 mod networks;
 mod nodes;

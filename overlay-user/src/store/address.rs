@@ -163,7 +163,7 @@ impl Store {
     }
 
     async fn claim_any(&self, call: &Call<'_>, claim: &Claim<'_>) -> Result<(IpAddr, i64), StoreError> {
-        let pool = Pool::of(claim.subnet);
+        let pool = Pool::of(&claim.standing.network, claim.subnet);
         let mut attempt = 0;
         for window in pool.windows(claim.network, &claim.record.node) {
             loop {
