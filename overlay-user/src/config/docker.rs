@@ -56,15 +56,15 @@ pub(super) fn plugin(given: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigEr
     Ok(Some(path))
 }
 
-pub(super) fn dns(given: Option<String>) -> Result<Option<IpAddr>, ConfigError> {
-    let Some(text) = given else { return Ok(Some(DNS.into())) };
+pub(super) fn dns(given: Option<String>) -> Result<Option<Ipv4Addr>, ConfigError> {
+    let Some(text) = given else { return Ok(Some(DNS)) };
     if text == NONE {
         return Ok(None);
     }
-    let usable = |address: &IpAddr| !(address.is_unspecified() || address.is_multicast());
+    let usable = |address: &Ipv4Addr| !(address.is_unspecified() || address.is_multicast());
     match text.parse().ok().filter(usable) {
         Some(address) => Ok(Some(address)),
-        None => Err(value("dns", text, format!("give none, or an address that nobody has, as {DNS}"))),
+        None => Err(value("dns", text, format!("give none, or an IPv4 address that nobody has, as {DNS}"))),
     }
 }
 
@@ -72,7 +72,9 @@ pub(super) fn upstreams(given: Vec<String>) -> Result<Vec<SocketAddr>, ConfigErr
     let upstream = |text: String| {
         let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
         let address = address.or_else(|_| text.parse::<SocketAddr>());
-        address.map_err(|_| value("dns-upstream", text, "give addresses of name servers, as 10.0.0.2 or [fd00::2]:53"))
+        address.map_err(|_| {
+            value("dns-upstream", text, "give addresses of name servers, as 10.0.0.2 or [fd00::2]:53")
+        })
     };
     given.into_iter().map(upstream).collect()
 }

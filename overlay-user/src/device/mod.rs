@@ -133,7 +133,11 @@ pub async fn exists(host: &str) -> Result<bool, DeviceError> {
     Ok(link(&connect()?, host).await?.is_some())
 }
 
-async fn make_pair(kernel: &Connection, device: &EndpointDevice, netns: Option<&File>) -> Result<(), DeviceError> {
+async fn make_pair(
+    kernel: &Connection,
+    device: &EndpointDevice,
+    netns: Option<&File>,
+) -> Result<(), DeviceError> {
     let EndpointDevice { host, netns: _, ifname, mac, mtu, addresses: _, takes_redirects: _ } = device;
     let mut inside = LinkMessageBuilder::<LinkUnspec>::new()
         .name(ifname.as_str())

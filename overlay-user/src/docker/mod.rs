@@ -57,7 +57,8 @@ async fn serve_plugin(path: PathBuf, plugin: Arc<Plugin>, cancel: CancellationTo
             Ok(socket) => {
                 complained = false;
                 tracing::info!(socket = %path.display(), "Docker finds the driver overlayd here");
-                if let Err(error) = plugin::serve(socket, plugin::router(Arc::clone(&plugin)), cancel.clone()).await
+                if let Err(error) =
+                    plugin::serve(socket, plugin::router(Arc::clone(&plugin)), cancel.clone()).await
                 {
                     tracing::warn!(%error, "the plugin socket broke");
                 }
@@ -84,7 +85,8 @@ async fn forget_the_gone(context: Arc<Context>, registry: Arc<Registry>) {
         look.tick().await;
         let before = registry.now();
         let state = context.state();
-        let own: BTreeSet<_> = state.endpoints.of_node(&context.node).map(|(_, endpoint)| &endpoint.id).collect();
+        let own: BTreeSet<_> =
+            state.endpoints.of_node(&context.node).map(|(_, endpoint)| &endpoint.id).collect();
         // One that is kept meanwhile is not in that state yet.
         let stands = |endpoint: &DockerEndpoint| {
             own.contains(&endpoint.endpoint) || !before.endpoints.values().any(|old| old == endpoint)

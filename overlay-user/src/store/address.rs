@@ -150,7 +150,8 @@ impl Store {
         let standing = self.standing(&call, network).await?;
         check_wanted(network, &standing.network, wanted)?;
         let (network, endpoint) = (network.clone(), endpoint.clone());
-        let mut taken = Reservation { network, endpoint, addresses: Vec::new(), name: None, leases: Vec::new() };
+        let mut taken =
+            Reservation { network, endpoint, addresses: Vec::new(), name: None, leases: Vec::new() };
         for subnet in standing.network.subnets() {
             let Some(&wanted) = wanted.iter().find(|wanted| same_family(subnet.gateway, **wanted)) else {
                 continue;
@@ -196,7 +197,8 @@ impl Store {
                 let key = self.keys().address(&taken.network, wanted);
                 let same = Compare::mod_revision(key, CompareOp::Equal, revision);
                 let revision = self.claim(call, &claim, wanted, same).await?;
-                let lost = || StoreError::Conflict(format!("{wanted} was taken by another container meanwhile"));
+                let lost =
+                    || StoreError::Conflict(format!("{wanted} was taken by another container meanwhile"));
                 claim.reserved(wanted, revision.ok_or_else(lost)?)
             }
         };

@@ -1,10 +1,6 @@
 //! The methods of `IpamDriver`.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -17,7 +13,7 @@ use super::{
     },
     network_driver::name_not_told,
     network_of_pool,
-    options::{NETWORK, ipam_network},
+    options::ipam_network,
     pool::{Origin, PoolRef},
     unpublished,
 };
@@ -53,12 +49,17 @@ pub async fn address_spaces(_: Arc<Plugin>, _: Empty) -> Result<AddressSpaces, A
 pub async fn request_pool(plugin: Arc<Plugin>, request: RequestPool) -> Result<PoolGiven, ApiError> {
     let RequestPool { address_space, pool, sub_pool, options, six } = request;
     if !address_space.is_empty() && address_space != OVERLAYD {
-        return Err(ApiError::invalid(format!("{:?} is not overlayd's address space", shown(&address_space))));
+        return Err(ApiError::invalid(format!(
+            "{:?} is not overlayd's address space",
+            shown(&address_space)
+        )));
     }
     let subnet = prefix("--subnet", &pool)?;
     let range = prefix("--ip-range", &sub_pool)?;
     if let (Some(range), None) = (range, subnet) {
-        return Err(ApiError::invalid(format!("--ip-range {range} is a part of a subnet: give --subnet as well")));
+        return Err(ApiError::invalid(format!(
+            "--ip-range {range} is a part of a subnet: give --subnet as well"
+        )));
     }
     let six = subnet.map_or(six, |subnet| subnet.addr().is_ipv6());
     match ipam_network(&options)? {
@@ -159,9 +160,10 @@ pub async fn request_address(plugin: Arc<Plugin>, request: RequestAddress) -> Re
     let pool: PoolRef = request.pool.parse()?;
     let wanted = match request.address.as_str() {
         "" => None,
-        text => Some(text.parse::<IpAddr>().map_err(|_| {
-            ApiError::invalid(format!("{:?} is not an IP address", shown(text)))
-        })?),
+        text => Some(
+            text.parse::<IpAddr>()
+                .map_err(|_| ApiError::invalid(format!("{:?} is not an IP address", shown(text))))?,
+        ),
     };
     let option = |name: &str| request.options.get(name).and_then(Value::as_str);
     let address = if option(KIND) == Some(GATEWAY) {
@@ -216,22 +218,20 @@ impl Plugin {
         wanted: Option<IpAddr>,
         name: Option<&str>,
     ) -> Result<IpNet, ApiError> {
-        let (network, settled) = match self.settled(pool).await {
-            Some(settled) => settled,
-            None => match wanted.filter(|_| !self.is_pending(pool)) {
-                Some(kept) => {
-                    let subnet = self.claimed(pool).await?;
-                    subnet.check_host(kept).map_err(|error| ApiError::invalid(error.to_string()))?;
-                    return Ok(in_subnet(&subnet, kept));
-                }
-                None => {
-                    let published = self.followed(PUBLISHED_PATIENCE, |state| network_of_pool(state, pool)).await;
-                    published.ok_or_else(unpublished)?
-                }
-            },
+        let (network, found) = match (self.settled(pool).await, wanted) {
+            (Some(settled), _) => settled,
+            (None, Some(kept)) if !self.is_pending(pool) => {
+                let subnet = self.claimed(pool).await?;
+                subnet.check_host(kept).map_err(|error| ApiError::invalid(error.to_string()))?;
+                return Ok(in_subnet(&subnet, kept));
+            }
+            (None, _) => {
+                let published = self.followed(PUBLISHED_PATIENCE, |state| network_of_pool(state, pool)).await;
+                published.ok_or_else(unpublished)?
+            }
         };
-        if let Some(kept) = wanted.filter(|wanted| settled.kept_for(*wanted).is_some()) {
-            return Ok(in_subnet(of_family(&network, &settled, kept.is_ipv6())?, kept));
+        if let Some(kept) = wanted.filter(|wanted| found.kept_for(*wanted).is_some()) {
+            return Ok(in_subnet(of_family(&network, &found, kept.is_ipv6())?, kept));
         }
         self.context.check_not_drained()?;
         let (store, node) = (&self.context.store, &self.context.node);
@@ -241,7 +241,9 @@ impl Plugin {
     /// The network that a pool is of. One that is named is waited for, since it must be there.
     async fn settled(&self, pool: &PoolRef) -> Option<(NetworkName, Network)> {
         match pool.origin {
-            Origin::Network(_) => self.followed(FOLLOWED_PATIENCE, |state| network_of_pool(state, pool)).await,
+            Origin::Network(_) => {
+                self.followed(FOLLOWED_PATIENCE, |state| network_of_pool(state, pool)).await
+            }
             Origin::Claim(_) => self.network_of_pool(pool),
         }
     }
@@ -252,7 +254,9 @@ impl Plugin {
             Origin::Claim(id) => self.context.store.claimed_subnet(id).await?,
             Origin::Network(_) => None,
         };
-        claim.ok_or_else(|| ApiError::not_found(format!("the pool {pool} is not kept any more: make the network again")))
+        claim.ok_or_else(|| {
+            ApiError::not_found(format!("the pool {pool} is not kept any more: make the network again"))
+        })
     }
 
     /// Whether Docker has made the network that a pool was claimed for: then it asks for containers.

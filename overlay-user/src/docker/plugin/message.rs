@@ -78,8 +78,6 @@ pub struct OfNetwork {
 /// A request about an endpoint alone.
 #[derive(Clone, Debug, Deserialize)]
 pub struct OfEndpoint {
-    #[serde(rename = "NetworkID")]
-    pub network: DockerNetworkId,
     #[serde(rename = "EndpointID")]
     pub endpoint: DockerEndpointId,
 }
@@ -141,8 +139,6 @@ pub struct EndpointFacts {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Join {
-    #[serde(rename = "NetworkID")]
-    pub network: DockerNetworkId,
     #[serde(rename = "EndpointID")]
     pub endpoint: DockerEndpointId,
     #[serde(rename = "SandboxKey", default, deserialize_with = "or_default")]
@@ -239,7 +235,9 @@ pub struct ReleaseAddress {
 }
 
 /// Takes `null` for nothing, as Go writes what it does not have.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -251,7 +249,8 @@ mod tests {
 
     #[test]
     fn null_is_nothing() {
-        let json = format!(r#"{{"NetworkID":"{ID}","Options":null,"IPv4Data":null,"IPv6Data":[{{"Pool":null}}]}}"#);
+        let json =
+            format!(r#"{{"NetworkID":"{ID}","Options":null,"IPv4Data":null,"IPv6Data":[{{"Pool":null}}]}}"#);
         let request: CreateNetwork = serde_json::from_str(&json).unwrap();
         assert_eq!((request.options.len(), request.four.len(), request.six[0].pool.as_str()), (0, 0, ""));
         let request: RequestPool = serde_json::from_str(r#"{"V6":null,"Options":null}"#).unwrap();
@@ -267,9 +266,8 @@ mod tests {
 
     #[test]
     fn only_what_was_chosen_comes_back() {
-        let created = |mac: Option<&str>| EndpointCreated {
-            interface: Chosen { mac_address: mac.map(str::to_owned) },
-        };
+        let created =
+            |mac: Option<&str>| EndpointCreated { interface: Chosen { mac_address: mac.map(str::to_owned) } };
         assert_eq!(serde_json::to_string(&created(None)).unwrap(), r#"{"Interface":{}}"#);
         let json = serde_json::to_string(&created(Some("02:42:0a:00:09:02"))).unwrap();
         assert_eq!(json, r#"{"Interface":{"MacAddress":"02:42:0a:00:09:02"}}"#);

@@ -81,7 +81,9 @@ impl Plugin {
     async fn network_named(&self, name: &NetworkName) -> Result<Network, ApiError> {
         let find = |state: &State| state.networks.get(name).cloned();
         self.followed(FOLLOWED_PATIENCE, find).await.ok_or_else(|| {
-            ApiError::not_found(format!("there is no network {name}: `overlayctl network create {name}` makes it"))
+            ApiError::not_found(format!(
+                "there is no network {name}: `overlayctl network create {name}` makes it"
+            ))
         })
     }
 
@@ -93,8 +95,8 @@ impl Plugin {
     /// The network that Docker has under an identity. One that it has not told the name of is waited for.
     async fn network_of(&self, id: &DockerNetworkId) -> Result<NetworkName, ApiError> {
         let mut content = self.registry.content();
-        let settled = content
-            .wait_for(|content| !matches!(content.networks.get(id), Some(DockerNetwork::Pending(_))));
+        let settled =
+            content.wait_for(|content| !matches!(content.networks.get(id), Some(DockerNetwork::Pending(_))));
         if let Ok(Ok(content)) = timeout(PUBLISHED_PATIENCE, settled).await {
             if let Some(DockerNetwork::Known(name)) = content.networks.get(id) {
                 return Ok(name.clone());

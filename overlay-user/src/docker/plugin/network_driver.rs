@@ -51,7 +51,9 @@ pub async fn check_gateways(_: Arc<Plugin>, _: Empty) -> Result<GatewaysSkipped,
 
 /// Swarm's managers ask for networks for their workers; it does not take plugins like this one.
 pub async fn allocate_network(_: Arc<Plugin>, _: Empty) -> Result<Empty, ApiError> {
-    Err(ApiError::invalid("overlayd has no Swarm networks: make one without Swarm, with `docker network create`"))
+    Err(ApiError::invalid(
+        "overlayd has no Swarm networks: make one without Swarm, with `docker network create`",
+    ))
 }
 
 /// What there is nothing to do about.
@@ -104,7 +106,9 @@ impl Asked {
             aux: BTreeMap::new(),
             internal: is_set(INTERNAL),
         };
-        for IpamData { address_space, pool, gateway, aux_addresses } in request.four.iter().chain(&request.six) {
+        for IpamData { address_space, pool, gateway, aux_addresses } in
+            request.four.iter().chain(&request.six)
+        {
             if !address_space.is_empty() && address_space != OVERLAYD {
                 return Err(ApiError::invalid(
                     "each node would give out the same addresses: use --ipam-driver overlayd as well (or `overlayctl \
@@ -184,7 +188,8 @@ impl Plugin {
             ranges.extend(range);
         }
         let docker = (self.scope == DockerScope::Global).then(|| id.clone());
-        let pending = PendingNetwork { pools, subnets, gateways, ranges, aux, internal, vni, mtu, policy, docker };
+        let pending =
+            PendingNetwork { pools, subnets, gateways, ranges, aux, internal, vni, mtu, policy, docker };
         // Whatever can be wrong with it is said now, to who types: later there is only a log. Its name is
         // the one thing that is not known.
         let stand_in = id.as_str()[..12].parse().map_err(|_| ApiError::invalid("no identity"))?;
@@ -203,7 +208,10 @@ pub fn name_not_told() -> ApiError {
 
 // === endpoints ===
 
-pub async fn create_endpoint(plugin: Arc<Plugin>, request: CreateEndpoint) -> Result<EndpointCreated, ApiError> {
+pub async fn create_endpoint(
+    plugin: Arc<Plugin>,
+    request: CreateEndpoint,
+) -> Result<EndpointCreated, ApiError> {
     let CreateEndpoint { network, endpoint: id, interface } = request;
     let mac = match interface.mac.as_str() {
         "" => None,
@@ -263,13 +271,15 @@ pub async fn endpoint_info(plugin: Arc<Plugin>, request: OfEndpoint) -> Result<E
 }
 
 pub async fn join(plugin: Arc<Plugin>, request: Join) -> Result<Joined, ApiError> {
-    let Join { network: _, endpoint: id, sandbox } = request;
+    let Join { endpoint: id, sandbox } = request;
     if !sandbox.is_absolute() || sandbox.as_os_str().len() > LONGEST_PATH {
         return Err(ApiError::invalid(format!("{:?} is not the path of a sandbox", sandbox.display())));
     }
     let _turn = plugin.turns.wait(&id).await;
     let Some(endpoint) = plugin.registry.endpoint(&id) else {
-        return Err(ApiError::not_found(format!("overlayd has no endpoint {id:.12}: start the container again")));
+        return Err(ApiError::not_found(format!(
+            "overlayd has no endpoint {id:.12}: start the container again"
+        )));
     };
     plugin.registry.set_sandbox(&id, Some(sandbox.clone())).map_err(|error| not_kept(&error))?;
     let joined = Joined {
@@ -307,9 +317,10 @@ impl Plugin {
             return Ok(Empty {});
         };
         let answers = self.context.followed.borrow().health == StoreHealth::Synced;
-        let taken_off = match answers {
-            true => detach::take_off(&self.context, &network, &endpoint, true).await,
-            false => Err(ApiError::new(Kind::Unavailable, "etcd is away")),
+        let taken_off = if answers {
+            detach::take_off(&self.context, &network, &endpoint, true).await
+        } else {
+            Err(ApiError::new(Kind::Unavailable, "etcd is away"))
         };
         match taken_off {
             Ok(()) => {}
@@ -367,7 +378,11 @@ mod tests {
         let two = json!([{ "Pool": "10.0.8.0/24" }, { "Pool": "10.0.9.0/24" }]);
         let six = json!({ "com.docker.network.enable_ipv6": true });
         for (options, four, says) in [
-            (json!({}), json!([{ "AddressSpace": "LocalDefault", "Pool": "10.0.9.0/24" }]), "--ipam-driver overlayd"),
+            (
+                json!({}),
+                json!([{ "AddressSpace": "LocalDefault", "Pool": "10.0.9.0/24" }]),
+                "--ipam-driver overlayd",
+            ),
             (json!(null), json!(null), "--ipam-driver overlayd"),
             (json!({}), one("10.0.9.0/33"), "the subnet \"10.0.9.0/33\": "),
             (json!({}), one(""), "the subnet \"\": "),

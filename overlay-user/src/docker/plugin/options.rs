@@ -18,7 +18,8 @@ pub const NETWORK: &str = "overlayd.net";
 const DOCKER_MTU: &str = "com.docker.network.driver.mtu";
 
 /// The names of options, for who gave another.
-const KNOWN: &str = "mtu, vni, dscp, broadcast, multicast, unknown-unicast, flood-cap, bum-rate, vlan, overlayd.net";
+const KNOWN: &str =
+    "mtu, vni, dscp, broadcast, multicast, unknown-unicast, flood-cap, bum-rate, vlan, overlayd.net";
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -65,9 +65,17 @@ mod tests {
                 assert_eq!(pool.to_string().parse(), Ok(pool));
             }
         }
-        for bad in ["", "overlayd", "overlayd/", "overlayd//4", "overlayd/net:/4", "overlayd/net:a/b/4",
-            "overlayd/0123456789ab/5", "other/0123456789ab/4", "overlayd/0123456789AB/4"]
-        {
+        for bad in [
+            "",
+            "overlayd",
+            "overlayd/",
+            "overlayd//4",
+            "overlayd/net:/4",
+            "overlayd/net:a/b/4",
+            "overlayd/0123456789ab/5",
+            "other/0123456789ab/4",
+            "overlayd/0123456789AB/4",
+        ] {
             assert!(bad.parse::<PoolRef>().is_err(), "{bad}");
         }
     }
