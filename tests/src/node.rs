@@ -88,11 +88,16 @@ impl Node {
             ["--state-dir".to_owned(), path(dir.join("state"))],
             ["--bpffs".to_owned(), path(bpffs.clone())],
         ];
+        // No node is to meet this machine's Docker, or another node, on the usual sockets.
+        let plugin = path(dir.join("run/docker.sock"));
+        let docker = [["--docker", "none"], ["--docker-plugin", &plugin]];
+        let docker = docker.iter().filter(|[flag, _]| !more.contains(flag)).flatten();
+        let docker: Vec<_> = docker.map(|&argument| argument.to_owned()).collect();
         let log = ["--log", "info,overlay_user=debug"];
         let log = if more.contains(&"--log") { &[][..] } else { &log };
         let more = log.iter().chain(more);
         let more = more.map(|&argument| argument.to_owned());
-        let arguments = arguments.into_iter().flatten().chain(etcd).chain(more).collect();
+        let arguments = arguments.into_iter().flatten().chain(etcd).chain(docker).chain(more).collect();
         Ok(Self {
             name: name.to_owned(),
             port,
@@ -287,6 +292,12 @@ impl Node {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.dir.join("run/overlayd.sock")
+    }
+
+    /// The socket on which Docker would find its driver, unless another was given.
+    #[must_use]
+    pub fn plugin_socket(&self) -> PathBuf {
+        self.dir.join("run/docker.sock")
     }
 
     /// A command of overlayctl for this node.
