@@ -281,7 +281,7 @@ fn many_who_ask_at_once_get_different_addresses() {
     let distinct: BTreeSet<_> = given.iter().collect();
     assert_eq!(distinct.len(), 50, "{given:?}");
 
-    // And so do endpoints, made with half of them.
+    // And so do endpoints, made with some of them.
     thread::scope(|scope| {
         for (number, address) in (1..).zip(given.iter().take(20)) {
             let caller = Caller::of(&cluster.nodes[(number as usize - 1) % 2]);
@@ -304,13 +304,9 @@ fn many_who_ask_at_once_get_different_addresses() {
     );
 }
 
-#[test]
-fn requests_that_make_no_sense_are_answered_with_a_sentence() {
-    let cluster = Cluster::start(&[Tc]).unwrap();
-    let caller = Caller::of(&cluster.nodes[0]);
-    let pool = with_blue(&cluster);
-    let (network, unknown) = (docker_id(BLUE), docker_id(99));
-    for (method, request, says) in [
+/// Requests to the network driver that cannot be met, and what is said about them.
+fn unmeetable(network: &str, unknown: &str) -> Vec<(&'static str, Value, &'static str)> {
+    vec![
         (
             "NetworkDriver.CreateEndpoint",
             json!({ "NetworkID": unknown, "EndpointID": unknown, "Interface": { "Address": "10.1.0.9/24" } }),
@@ -367,6 +363,12 @@ fn requests_that_make_no_sense_are_answered_with_a_sentence() {
             json!({ "NetworkID": unknown, "IPv4Data": [{ "Pool": "10.1.0.0/24" }], "Options": { "com.docker.network.generic": { "fast": "yes" } } }),
             "-o fast: overlayd has no such option",
         ),
+    ]
+}
+
+/// The same to the IPAM driver.
+fn unmeetable_ipam(pool: &str) -> Vec<(&'static str, Value, &'static str)> {
+    vec![
         (
             "IpamDriver.RequestPool",
             json!({ "AddressSpace": "overlayd", "Pool": "10.9.0.0/24" }),
@@ -397,7 +399,17 @@ fn requests_that_make_no_sense_are_answered_with_a_sentence() {
         ),
         ("IpamDriver.RequestAddress", json!({ "PoolID": "overlayd/net:blue/6" }), "no IPv6 subnet"),
         ("IpamDriver.RequestAddress", json!({ "PoolID": "x" }), "is no pool of overlayd's"),
-    ] {
+    ]
+}
+
+#[test]
+fn requests_that_make_no_sense_are_answered_with_a_sentence() {
+    let cluster = Cluster::start(&[Tc]).unwrap();
+    let caller = Caller::of(&cluster.nodes[0]);
+    let pool = with_blue(&cluster);
+    let (network, unknown) = (docker_id(BLUE), docker_id(99));
+    let unmeetable = unmeetable(&network, &unknown).into_iter().chain(unmeetable_ipam(&pool));
+    for (method, request, says) in unmeetable {
         let said = caller.refusal(method, &request).unwrap();
         assert!(said.contains(says), "{method} {request}: {said}");
     }
