@@ -18,7 +18,8 @@ pub async fn purge(config: &Config) -> Result<(), DaemonError> {
             Err(error) => left.push(error.to_string()),
         }
     }
-    if let Err(error) = dns::remove_host_device().await {
+    let address = config.dns.unwrap_or(dns::DEFAULT_ADDRESS);
+    if let Err(error) = dns::remove_from_host(address).await {
         left.push(error.to_string());
     }
     if left.is_empty() { Ok(()) } else { Err(DaemonError::Purge(left.join("; "))) }

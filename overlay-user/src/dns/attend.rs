@@ -50,7 +50,11 @@ impl Attendant {
                         }
                     }
                 }
-                Err(error) => self.resolver.note(&path, Some(format!("names are not served in {error}"))),
+                // It is about to be made, or was taken away before its name was.
+                Err(_) if !path.exists() => self.resolver.note(&path, None),
+                Err(error) => {
+                    self.resolver.note(&path, Some(format!("names are not served in {error}")));
+                }
             }
             tokio::select! { () = sleep(LOOK) => {}, () = withdrawn(&mut scope) => {} }
         }
@@ -58,8 +62,11 @@ impl Attendant {
         path
     }
 
-    /// Serves the host, where nobody has names of ours, for ever.
-    pub async fn attend_host(self) {
+    /// Serves the host, where nobody has names of ours, for ever, from when there is Docker's socket.
+    pub async fn attend_host(self, docker: PathBuf) {
+        while !docker.exists() {
+            sleep(LOOK_AT_HOST).await;
+        }
         let place = PathBuf::from(HOST_DEVICE);
         let address = self.resolver.addr;
         // Nobody is on a network there.

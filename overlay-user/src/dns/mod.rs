@@ -43,7 +43,7 @@ use self::{
 pub use self::{
     figures::{Figures, Outcome},
     listener::Scope,
-    place::{HOST_DEVICE, remove_host_device},
+    place::{HOST_DEVICE, remove_from_host},
 };
 use crate::{
     daemon::Known,
@@ -66,8 +66,9 @@ pub struct Settings {
     pub addr: Ipv4Addr,
     /// Whom to ask for what is not ours; those of the host's resolv.conf if empty.
     pub upstreams: Vec<SocketAddr>,
-    /// Whether it listens on the host as well, for containers on none of our networks.
-    pub host: bool,
+    /// Docker's socket. From when it is there, the resolver listens on the host as well, for containers on
+    /// none of our networks.
+    pub docker: Option<PathBuf>,
 }
 
 /// Sandboxes to be served, by the file of their network namespaces, and the networks each is on.
@@ -77,7 +78,7 @@ pub type Scopes = Arc<BTreeMap<PathBuf, Scope>>;
 #[derive(Debug)]
 pub struct Resolver {
     addr: Ipv4Addr,
-    host: bool,
+    docker: Option<PathBuf>,
     zones: RwLock<Zones>,
     forwarder: Forwarder,
     turn: AtomicUsize,
@@ -92,7 +93,7 @@ impl Resolver {
     /// A resolver that serves nobody yet.
     #[must_use]
     pub fn new(settings: Settings) -> Arc<Self> {
-        let Settings { addr, upstreams, host } = settings;
+        let Settings { addr, upstreams, docker } = settings;
         let own = IpAddr::from(addr);
         let told: Arc<[_]> =
             upstreams.into_iter().filter(|upstream| !leads_back(upstream.ip(), own)).collect();
@@ -103,7 +104,7 @@ impl Resolver {
         };
         Arc::new(Self {
             addr,
-            host,
+            docker,
             zones: RwLock::default(),
             forwarder: Forwarder::new(upstreams),
             turn: AtomicUsize::new(0),
@@ -127,8 +128,8 @@ impl Resolver {
         let ready = attendant.ready.clone();
         let start = Instant::now();
         let mut host = JoinSet::new();
-        if self.host {
-            host.spawn(attendant.clone().attend_host());
+        if let Some(docker) = self.docker.clone() {
+            host.spawn(attendant.clone().attend_host(docker));
         }
         loop {
             let wanted = scopes.borrow_and_update().clone();

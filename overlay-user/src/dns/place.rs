@@ -31,6 +31,9 @@ const LOOPBACK: &str = "lo";
 /// The table in containers.
 const TABLE: &str = "overlay_names";
 
+/// Takes that table away, whether or not it is there.
+const NO_TABLE: &str = "table ip overlay_names\ndelete table ip overlay_names\n";
+
 /// The sockets of one place, not of any runtime yet.
 #[derive(Debug)]
 pub struct Sockets {
@@ -87,8 +90,7 @@ fn redirection(address: Ipv4Addr, port: u16) -> String {
     let rule =
         |protocol: &str| format!("ip daddr {address} {protocol} dport {PORT} dnat to {address}:{port}");
     format!(
-        "table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{ chain output {{\n\
-         type nat hook output priority -101\n{}\n{}\n}} }}\n",
+        "{NO_TABLE}table ip {TABLE} {{\nchain output {{\ntype nat hook output priority -101\n{}\n{}\n}}\n}}\n",
         rule("udp"),
         rule("tcp")
     )
@@ -134,7 +136,7 @@ impl Sandbox {
     pub async fn leave(self, address: Ipv4Addr) -> io::Result<()> {
         let remove = async move || {
             remove_address(&*netlink::connect()?, address).await?;
-            nft::run(&format!("table ip {TABLE}\ndelete table ip {TABLE}\n")).await.map_err(io::Error::other)
+            nft::run(NO_TABLE).await.map_err(io::Error::other)
         };
         netns::inside(self.netns, remove).await
     }
@@ -164,12 +166,13 @@ pub async fn address_host(address: Ipv4Addr) -> io::Result<()> {
     add_address(&kernel, device, address).await
 }
 
-/// Takes from the host what [`address_host`] made.
+/// Takes from the host what [`address_host`] gave it.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub async fn remove_host_device() -> io::Result<()> {
+pub async fn remove_from_host(address: Ipv4Addr) -> io::Result<()> {
     let kernel = netlink::connect()?;
+    remove_address(&kernel, address).await?;
     let device = netlink::link_named(&kernel, HOST_DEVICE).await?;
     let Some(device) = device.filter(|device| device.kind == Some(InfoKind::Dummy)) else { return Ok(()) };
     let removed = kernel.link().del(device.ifindex).execute().await.map_err(into_io);

@@ -237,7 +237,8 @@ fn what_is_no_query_for_a_resolver_is_refused() {
 
     let mut newer = web();
     newer.set_edns(edns().set_version(1).clone());
-    assert_eq!(code(&newer), Some(ResponseCode::BADVERS));
+    // The code 16 has two names.
+    assert_eq!(code(&newer).map(u16::from), Some(u16::from(ResponseCode::BADVERS)));
 
     // Answering an answer could go on for ever.
     assert_eq!(code(&web().into_response()), None);
