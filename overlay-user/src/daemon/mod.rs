@@ -30,7 +30,7 @@ use crate::{
     api::{self, ControlSocket, SocketError},
     config::Config,
     datapath::{DatapathError, Underlay},
-    device, dns, docker,
+    device, docker,
     store::{Store, StoreError},
     underlay::{UnderlayError, UnderlayFollower, follow_prefixes},
 };
@@ -145,10 +145,6 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         learner::Learner { node: node.clone(), store: store_of_learned, known: known_ports, sightings };
     tasks.spawn(learner.run(cancel.clone()));
 
-    let resolver = config.dns.map(|addr| {
-        let docker = config.docker.as_ref().map(|socket| socket.path.clone());
-        dns::Resolver::new(dns::Settings { addr, upstreams: config.dns_upstream.clone(), docker })
-    });
     let context = Arc::new(api::Context {
         store,
         node: node.clone(),
@@ -165,7 +161,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         audits,
         mode,
         reason,
-        dns: resolver,
+        dns: docker::resolver(&config),
     });
     docker::start(&tasks, &config, &context, prefixes, &cancel);
     let served = api::serve(socket, api::router(context), cancel.clone()).await;

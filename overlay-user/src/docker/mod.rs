@@ -20,13 +20,25 @@ pub use id::{DockerEndpointId, DockerNetworkId, ParseIdError};
 pub use plugin::{NETWORK, Plugin, PluginSocket, PluginSocketError};
 pub use registry::{Content, DockerEndpoint, DockerNetwork, PendingNetwork, Registry};
 
-use crate::{api::Context, config::Config, daemon::Source, dns::Scopes};
+use crate::{
+    api::Context,
+    config::Config,
+    daemon::Source,
+    dns::{Resolver, Scopes, Settings},
+};
 
 /// How often it is looked whether Docker's endpoints still have their records.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// When a socket that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// What answers the names of Docker's containers, as the settings say.
+#[must_use]
+pub fn resolver(config: &Config) -> Option<Arc<Resolver>> {
+    let docker = config.docker.as_ref().map(|socket| socket.path.clone());
+    Some(Resolver::new(Settings { addr: config.dns?, upstreams: config.dns_upstream.clone(), docker }))
+}
 
 /// Serves Docker, and names, until `cancel`, as the settings say. `prefixes` are those that this host has routes to.
 pub fn start(

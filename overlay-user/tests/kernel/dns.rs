@@ -122,8 +122,9 @@ fn query(name: &str, kind: RecordType) -> Vec<u8> {
 /// The code and what was answered; the error if nobody has.
 fn told(answer: &[u8]) -> String {
     let answer = Message::from_vec(answer).unwrap();
-    let data: String = answer.answers.iter().map(|record| format!(" {}", record.data)).collect();
-    format!("{:?}{data}", answer.response_code)
+    let mut words = vec![format!("{:?}", answer.response_code)];
+    words.extend(answer.answers.iter().map(|record| record.data.to_string()));
+    words.join(" ")
 }
 
 fn ask(from: &Netns, name: &str, kind: RecordType) -> String {
