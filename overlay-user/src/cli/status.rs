@@ -4,7 +4,7 @@ use super::{
     node::standing,
     output::{Show, or_dash, pairs, table},
 };
-use crate::api::{Counter, Health, Peer, Status, StoreState, StoreStatus};
+use crate::api::{Counter, DockerState, DockerStatus, Health, Peer, Status, StoreState, StoreStatus};
 
 impl Show for Status {
     fn text(&self) -> String {
@@ -34,8 +34,11 @@ impl Show for Status {
             ("store", store(&self.store)),
             ("networks", self.networks.to_string()),
             ("endpoints", format!("{} here, {} elsewhere", self.endpoints_local, self.endpoints_remote)),
+            ("docker", self.docker.as_ref().map_or_else(|| "not looked at".to_owned(), docker)),
         ]);
         section(&mut text, "Degraded because", self.degraded.iter().cloned());
+        let of_docker = self.docker.iter().flat_map(|docker| &docker.problems);
+        section(&mut text, "Docker", of_docker.filter(|problem| !self.degraded.contains(problem)).cloned());
         let rejected = self.rejected.iter().map(|(key, why)| format!("{key}: {why}"));
         let more = (self.rejected_more > 0).then(|| format!("and {} more", self.rejected_more));
         section(&mut text, "Records left out (warning)", rejected.chain(more));
@@ -59,6 +62,21 @@ fn store(store: &StoreStatus) -> String {
         StoreState::Frozen => "frozen",
     };
     format!("{state}, revision {} read, {} applied", store.revision, or_dash(store.applied.as_ref()))
+}
+
+fn docker(docker: &DockerStatus) -> String {
+    let socket = docker.socket.display();
+    match docker.state {
+        DockerState::None => format!("none on {socket}"),
+        DockerState::Followed => {
+            let (version, api) = (or_dash(docker.version.as_ref()), or_dash(docker.api.as_ref()));
+            format!("{version} on {socket}, API {api}, driver on {}", docker.plugin.display())
+        }
+        DockerState::Away => {
+            let seconds = docker.away_seconds.unwrap_or_default();
+            format!("away for {seconds} s: {}", or_dash(docker.reason.as_ref()))
+        }
+    }
 }
 
 fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {

@@ -187,7 +187,10 @@ fn values_that_cannot_be_used_name_the_flag_and_the_cure() {
             &["--etcd-user", "u"],
             "--etcd-user \"u\": give its password by --etcd-password-file or OVERLAY_ETCD_PASSWORD",
         ),
-        (&["--docker", "tcp://x"], "--docker \"tcp://x\": give none, or a Unix socket as unix:///var/run/docker.sock"),
+        (
+            &["--docker", "tcp://x"],
+            "--docker \"tcp://x\": give none, or a Unix socket as unix:///var/run/docker.sock",
+        ),
         (
             &["--docker-plugin", "p.sock"],
             "--docker-plugin \"p.sock\": give none, or an absolute path of at most 107 bytes",

@@ -30,7 +30,7 @@ use crate::{
     api::{self, ControlSocket, SocketError},
     config::Config,
     datapath::{DatapathError, Underlay},
-    device,
+    device, docker,
     store::{Store, StoreError},
     underlay::{UnderlayError, UnderlayFollower, follow_prefixes},
 };
@@ -145,6 +145,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         learner::Learner { node: node.clone(), store: store_of_learned, known: known_ports, sightings };
     tasks.spawn(learner.run(cancel.clone()));
 
+    let registry = docker::Registry::open(&config.state_dir);
+    let docker = docker::follow_docker(&config, &tasks, &store, &registry, &known, &cancel);
+
     let context = api::Context {
         store,
         node: node.clone(),
@@ -159,6 +162,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         journal,
         counters,
         audits,
+        docker,
         mode,
         reason,
     };

@@ -101,7 +101,8 @@ pub struct Registry {
 impl PendingNetwork {
     /// The network to be published under `name`.
     pub fn named(&self, name: NetworkName) -> Result<NewNetwork, StoreError> {
-        let Self { pools: _, subnets, gateways, ranges, aux, internal, vni, mtu, policy, docker } = self.clone();
+        let Self { pools: _, subnets, gateways, ranges, aux, internal, vni, mtu, policy, docker } =
+            self.clone();
         let vni = vni.map(Vni::new).transpose().map_err(|error| StoreError::Invalid(error.to_string()))?;
         Ok(NewNetwork {
             name,

@@ -13,7 +13,7 @@ use crate::MacAddr;
 const MOST_ADDRESSES: usize = 16;
 
 /// Most names an endpoint has.
-const MOST_NAMES: usize = 32;
+pub const MOST_NAMES: usize = 32;
 
 /// An endpoint: one interface in a network. There may be millions: it holds no more than it must.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,9 @@ impl Delivery {
     }
 }
 
-fn is_endpoint_name(text: &str) -> bool {
+/// Whether a text can be a name an endpoint is known by.
+#[must_use]
+pub fn is_endpoint_name(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 
 use super::{
-    AddressError, NetworkRecord, Policy, PolicyError, PoolId, Subnet, SubnetRecord, shown, subnet::same_family,
+    AddressError, NetworkRecord, Policy, PolicyError, PoolId, Subnet, SubnetRecord, shown,
+    subnet::same_family,
 };
 use crate::Vni;
 

@@ -70,8 +70,10 @@ impl Store {
             let range = Some(subnet.range).filter(|range| *range != subnet.net);
             let value = encoded(&PoolRecord { node: node.clone(), subnet: subnet.net, range })?;
             let key = self.keys().pool(id);
-            let compares =
-                vec![Compare::create_revision(key.as_str(), CompareOp::Equal, 0), taken.guard.unchanged(self)];
+            let compares = vec![
+                Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
+                taken.guard.unchanged(self),
+            ];
             let options = PutOptions::new().with_lease(lease);
             let operations =
                 vec![TxnOp::put(key.as_str(), value.clone(), Some(options)), taken.guard.raised(self)];
@@ -141,7 +143,8 @@ fn choose(new: NewPool, taken: &Taken) -> Result<Subnet, StoreError> {
             }
             let taken = taken.prefixes();
             let free = if six { pool::free_subnet6(&taken) } else { pool::free_subnet(&taken) };
-            let text = "there is no free subnet left that overlaps no network and no node's routes: give --subnet";
+            let text =
+                "there is no free subnet left that overlaps no network and no node's routes: give --subnet";
             free.ok_or_else(|| StoreError::Conflict(text.to_owned()))?
         }
     };

@@ -184,7 +184,10 @@ impl Allocation {
             );
         }
         for key in &self.unending {
-            flaw(format!("the subnet of {key} is kept for a network that is being made, for ever"), delete(key));
+            flaw(
+                format!("the subnet of {key} is kept for a network that is being made, for ever"),
+                delete(key),
+            );
         }
         for (name, vni) in &self.networks {
             let key = format!("vnis/{vni:08}");

@@ -174,8 +174,7 @@ impl Store {
         if let Some(published) = taken.published(&new.name, pools) {
             return Network::from_record(published).map(Some).map_err(unusable);
         }
-        let own: Vec<_> =
-            pools.iter().filter_map(|id| Some((id, taken.pools.remove(id)?.1))).collect();
+        let own: Vec<_> = pools.iter().filter_map(|id| Some((id, taken.pools.remove(id)?.1))).collect();
         let record = NetworkRecord { pools: pools.to_vec(), ..choose(new, &taken)? };
         let network = Network::from_record(&record).map_err(unusable)?;
         check_free(new, &record, &taken)?;

@@ -151,7 +151,8 @@ mod tests {
     }
 
     fn network(net: &str, gateway: &str, range: &str) -> Network {
-        let subnet = Subnet { net: self::net(net), gateway: gateway.parse().unwrap(), range: self::net(range) };
+        let subnet =
+            Subnet { net: self::net(net), gateway: gateway.parse().unwrap(), range: self::net(range) };
         Network {
             vni: Vni::new(7).unwrap(),
             subnet,
