@@ -125,7 +125,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         store: store.clone(),
         known: known.clone(),
         underlay: underlay.clone(),
-        prefixes,
+        prefixes: prefixes.clone(),
         progress: progress_seen.clone(),
         membership,
     };
@@ -145,10 +145,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         learner::Learner { node: node.clone(), store: store_of_learned, known: known_ports, sightings };
     tasks.spawn(learner.run(cancel.clone()));
 
-    let registry = docker::Registry::open(&config.state_dir);
-    let docker = docker::follow_docker(&config, &tasks, &store, &registry, &known, &cancel);
-
-    let context = api::Context {
+    let (docker, docker_report) = docker::View::new(&config);
+    let context = Arc::new(api::Context {
         store,
         node: node.clone(),
         cluster: config.store.cluster.clone(),
@@ -165,8 +163,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         docker,
         mode,
         reason,
-    };
-    let served = api::serve(socket, api::router(Arc::new(context)), cancel.clone()).await;
+    });
+    docker::start(&tasks, &config, &context, prefixes, docker_report, &cancel);
+    let served = api::serve(socket, api::router(context), cancel.clone()).await;
     cancel.cancel();
     tasks.close();
     tasks.wait().await;

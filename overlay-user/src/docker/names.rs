@@ -11,7 +11,7 @@ use super::{
     engine::{Container, ContainerId, Engine, EngineError},
 };
 use crate::{
-    state::{MOST_NAMES, NodeName, is_endpoint_name},
+    state::{Endpoint, MOST_NAMES, NodeName},
     store::{Store, StoreError},
 };
 
@@ -148,7 +148,7 @@ fn later(to: mpsc::UnboundedSender<ContainerId>, container: ContainerId) {
 
 /// The names that can be an endpoint's: Docker takes any text for an alias.
 fn usable(mut names: Vec<String>) -> Vec<String> {
-    names.retain(|name| is_endpoint_name(name));
+    names.retain(|name| Endpoint::is_name(name));
     names.truncate(MOST_NAMES);
     names
 }

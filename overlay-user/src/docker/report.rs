@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::engine::EngineVersion;
+use crate::config::Config;
 
 /// A dockerd that was there and stays away for longer than a restart takes is something wrong.
 const RESTART: Duration = Duration::from_secs(60);
@@ -60,15 +61,23 @@ pub struct Problem {
     pub is_severe: bool,
 }
 
+// === impl View ===
+
+impl View {
+    /// What will be to be seen, if the settings name a dockerd and a driver, and a place to report it to.
+    #[must_use]
+    pub fn new(config: &Config) -> (Option<Self>, watch::Sender<EngineReport>) {
+        let (sender, report) = watch::channel(EngineReport::default());
+        let view = config.docker.as_ref().zip(config.docker_plugin.as_ref());
+        let view =
+            view.map(|(socket, plugin)| Self { socket: socket.path.clone(), plugin: plugin.clone(), report });
+        (view, sender)
+    }
+}
+
 // === impl EngineReport ===
 
 impl EngineReport {
-    /// A place to report to, and one to read it.
-    #[must_use]
-    pub fn channel() -> (watch::Sender<Self>, watch::Receiver<Self>) {
-        watch::channel(Self::default())
-    }
-
     /// For what reasons this node is not well.
     #[must_use]
     pub fn severe(&self) -> Vec<String> {
@@ -129,7 +138,7 @@ mod tests {
 
     #[test]
     fn only_a_dockerd_that_was_there_and_does_not_come_back_makes_a_node_unwell() {
-        let (report, seen) = EngineReport::channel();
+        let (report, seen) = watch::channel(EngineReport::default());
         let long_ago = Instant::now().checked_sub(RESTART * 2).unwrap();
         let age = |report: &watch::Sender<EngineReport>| {
             report.send_modify(|report| {
@@ -155,7 +164,7 @@ mod tests {
 
     #[test]
     fn of_the_problems_the_severe_ones_make_a_node_unwell() {
-        let (report, seen) = EngineReport::channel();
+        let (report, seen) = watch::channel(EngineReport::default());
         let problem = |text: &str, is_severe| Problem { text: text.to_owned(), is_severe };
         problems(&report, vec![problem("a", false), problem("b", true)]);
         assert_eq!(seen.borrow().severe(), ["b"]);

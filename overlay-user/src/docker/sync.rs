@@ -3,55 +3,25 @@
 //!
 //! First everything is compared, then what happens is followed, each time dockerd is there (again).
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures::StreamExt as _;
 use tokio::{
+    net::UnixStream,
     sync::{mpsc, watch},
     time::{Instant, sleep},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Registry,
     engine::{Engine, EngineError, Event, Moment},
     names::Names,
     networks::Networks,
-    report::{self, EngineReport, View},
+    report::{self, EngineReport},
 };
-use crate::{
-    config::{Config, DockerSocket},
-    daemon::Known,
-    state::NodeName,
-    store::Store,
-};
-
-/// Begins to keep up with the dockerd that the settings name, if they do and the driver is to be found by it.
-pub fn follow_docker(
-    config: &Config,
-    tasks: &TaskTracker,
-    store: &Store,
-    registry: &Arc<Registry>,
-    known: &watch::Receiver<Known>,
-    cancel: &CancellationToken,
-) -> Option<View> {
-    let (socket, plugin) = (config.docker.clone()?, config.docker_plugin.clone()?);
-    let (report, seen) = EngineReport::channel();
-    let view = View { socket: socket.path.clone(), plugin: plugin.clone(), report: seen };
-    let sync = Sync {
-        node: config.node.clone(),
-        socket,
-        // Docker knows a driver by the name of its socket.
-        driver: plugin.file_stem()?.to_string_lossy().into_owned(),
-        store: store.clone(),
-        registry: Arc::clone(registry),
-        known: known.clone(),
-        report,
-    };
-    tasks.spawn(sync.run(cancel.clone()));
-    Some(view)
-}
+use crate::{config::DockerSocket, daemon::Known, state::NodeName, store::Store};
 
 /// Waits until dockerd is tried again.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
@@ -59,6 +29,9 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_delay(Duration::from_secs(3))
     .without_max_times()
     .with_jitter();
+
+/// When it is looked again whether the driver answers.
+const UNSERVED: Duration = Duration::from_millis(20);
 
 /// A connection that lasted for so long was a good one.
 const LASTING: Duration = Duration::from_secs(10);
@@ -72,8 +45,8 @@ pub struct Sync {
     pub node: NodeName,
     /// The socket dockerd listens on.
     pub socket: DockerSocket,
-    /// The driver's name in Docker.
-    pub driver: String,
+    /// The socket dockerd finds the driver at, and its name by.
+    pub plugin: PathBuf,
     /// The cluster's store.
     pub store: Store,
     /// Which of Docker's networks and endpoints are which.
@@ -91,11 +64,16 @@ impl Sync {
     }
 
     async fn keep_up(self) {
-        let Self { node, socket, driver, store, registry, known, report } = self;
+        let Self { node, socket, plugin, store, registry, known, report } = self;
+        let driver = plugin.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let names = Names { node, store: store.clone(), registry: Arc::clone(&registry) };
         let mut networks = Networks::new(driver, store, registry, known, report.clone());
         let mut pauses = BACKOFF.build();
         loop {
+            // Asked for a network, dockerd would wait for the driver.
+            while UnixStream::connect(&plugin).await.is_err() {
+                sleep(UNSERVED).await;
+            }
             let error = match Engine::connect(&socket.path).await {
                 Ok(engine) => {
                     let version = engine.version();

@@ -90,10 +90,13 @@ impl Store {
         Err(StoreError::Conflict(text.to_owned()))
     }
 
-    /// A claim, while it stands.
-    pub async fn claimed_pool(&self, id: &PoolId) -> Result<Option<PoolRecord>, StoreError> {
+    /// The subnet of a claim, while that stands.
+    pub async fn claimed_subnet(&self, id: &PoolId) -> Result<Option<Subnet>, StoreError> {
         let found = self.call().get(&self.keys().pool(id)).await?;
-        Ok(found.and_then(|found| decoded(found.value())))
+        let Some(PoolRecord { subnet, range, .. }) = found.and_then(|found| decoded(found.value())) else {
+            return Ok(None);
+        };
+        checked(subnet, range).map(Some)
     }
 
     /// The claims that stand of a node.
@@ -148,8 +151,12 @@ fn choose(new: NewPool, taken: &Taken) -> Result<Subnet, StoreError> {
             free.ok_or_else(|| StoreError::Conflict(text.to_owned()))?
         }
     };
-    let record = SubnetRecord { subnet, gateway: default_gateway(subnet.trunc()), range };
-    let claimed = Subnet::from_record(record).map_err(|error| StoreError::Invalid(error.to_string()))?;
-    taken.check_subnet(subnet)?;
+    let claimed = checked(subnet, range)?;
+    taken.check_subnet(subnet, &[])?;
     Ok(claimed)
+}
+
+fn checked(subnet: IpNet, range: Option<IpNet>) -> Result<Subnet, StoreError> {
+    let record = SubnetRecord { subnet, gateway: default_gateway(subnet.trunc()), range };
+    Subnet::from_record(record).map_err(|error| StoreError::Invalid(error.to_string()))
 }

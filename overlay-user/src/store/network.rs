@@ -120,6 +120,13 @@ impl Store {
         )))
     }
 
+    /// Checks that a network could be published now, so that who asked for it is told, and not only who publishes it.
+    pub async fn check_network(&self, new: &NewNetwork, pools: &[PoolId]) -> Result<(), StoreError> {
+        let call = self.call();
+        self.check_cluster(&call).await?;
+        prepare(new, pools, &self.taken(&call).await?).map(drop)
+    }
+
     /// Changes what a network's owner decides, in one transaction.
     pub async fn set_network(
         &self,
@@ -169,15 +176,11 @@ impl Store {
         new: &NewNetwork,
         pools: &[PoolId],
     ) -> Result<Option<Network>, StoreError> {
-        let mut taken = self.taken(call).await?;
-        let unusable = |e: crate::state::NetworkError| StoreError::Invalid(e.to_string());
+        let taken = self.taken(call).await?;
         if let Some(published) = taken.published(&new.name, pools) {
-            return Network::from_record(published).map(Some).map_err(unusable);
+            return Network::from_record(published).map(Some).map_err(|e| StoreError::Invalid(e.to_string()));
         }
-        let own: Vec<_> = pools.iter().filter_map(|id| Some((id, taken.pools.remove(id)?.1))).collect();
-        let record = NetworkRecord { pools: pools.to_vec(), ..choose(new, &taken)? };
-        let network = Network::from_record(&record).map_err(unusable)?;
-        check_free(new, &record, &taken)?;
+        let (record, network) = prepare(new, pools, &taken)?;
         let (key, vni) = (self.keys().network(&new.name), self.keys().vni(network.vni));
         let value = encoded(&record)?;
         let mut compares = vec![
@@ -190,8 +193,8 @@ impl Store {
             TxnOp::put(vni, new.name.as_str(), None),
             taken.guard.raised(self),
         ];
-        for (id, revision) in own {
-            compares.push(Compare::mod_revision(self.keys().pool(id), CompareOp::Equal, revision));
+        for (id, (_, revision)) in pools.iter().filter_map(|id| taken.pools.get_key_value(id)) {
+            compares.push(Compare::mod_revision(self.keys().pool(id), CompareOp::Equal, *revision));
             operations.push(TxnOp::delete(self.keys().pool(id), None));
         }
         let done = call.commit(compares, operations, Some(Mark { key: &key, value: &value })).await?;
@@ -346,14 +349,15 @@ impl Taken {
         self.subnets().map(|(_, subnet)| subnet).chain(pools).chain(routes).collect()
     }
 
-    /// Checks that a subnet overlaps nothing of that.
-    pub fn check_subnet(&self, subnet: IpNet) -> Result<(), StoreError> {
+    /// Checks that a subnet overlaps nothing of that; claims on `own` pools are no hindrance.
+    pub fn check_subnet(&self, subnet: IpNet, own: &[PoolId]) -> Result<(), StoreError> {
         if let Some((name, other)) = self.subnets().find(|(_, other)| pool::overlap(&subnet, other)) {
             return Err(StoreError::Conflict(format!(
                 "the subnet {subnet} overlaps {other} of network {name}"
             )));
         }
-        let mut pools = self.pools.values().map(|(pool, _)| pool);
+        let pools = self.pools.iter().filter(|(id, _)| !own.contains(id));
+        let mut pools = pools.map(|(_, (pool, _))| pool);
         if let Some(PoolRecord { node, subnet: other, .. }) =
             pools.find(|pool| pool::overlap(&subnet, &pool.subnet))
         {
@@ -364,7 +368,7 @@ impl Taken {
         if let Some((node, other)) = self.routes.iter().find(|(_, other)| pool::overlap(&subnet, other)) {
             return Err(StoreError::Conflict(format!(
                 "the subnet {subnet} overlaps {other}, which node {node} has a route to and would hide from its \
-                 containers: choose another, or give --allow-overlap"
+                 containers: choose another; if it is meant, `overlayctl network create` has --allow-overlap"
             )));
         }
         Ok(())
@@ -387,6 +391,18 @@ impl Guard {
     pub(super) fn raised(self, store: &Store) -> TxnOp {
         TxnOp::put(store.keys().guard(), self.count.wrapping_add(1).to_string(), None)
     }
+}
+
+/// The record of a network, if nothing is in its way. Claims on `pools` are its own.
+fn prepare(
+    new: &NewNetwork,
+    pools: &[PoolId],
+    taken: &Taken,
+) -> Result<(NetworkRecord, Network), StoreError> {
+    let record = NetworkRecord { pools: pools.to_vec(), ..choose(new, taken)? };
+    let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
+    check_free(new, &record, taken)?;
+    Ok((record, network))
 }
 
 /// Fills in what was not asked for.
@@ -470,7 +486,7 @@ fn check_free(new: &NewNetwork, record: &NetworkRecord, taken: &Taken) -> Result
     if new.allow_overlap {
         return Ok(());
     }
-    record.subnets().try_for_each(|SubnetRecord { subnet, .. }| taken.check_subnet(subnet))
+    record.subnets().try_for_each(|SubnetRecord { subnet, .. }| taken.check_subnet(subnet, &record.pools))
 }
 
 fn exists(name: &NetworkName, record: Option<&NetworkRecord>) -> StoreError {

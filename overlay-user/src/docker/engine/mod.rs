@@ -24,7 +24,7 @@ pub use error::EngineError;
 pub use event::{Event, Moment};
 use futures::{Stream, StreamExt as _, TryStreamExt as _, future};
 use hyper::{Uri, http::uri::PathAndQuery};
-pub use network::{EngineNetwork, EngineSubnet, NETWORK_OPTION, NewEngineNetwork};
+pub use network::{EngineNetwork, EngineSubnet, NewEngineNetwork};
 use tokio::time::timeout;
 
 use super::DockerNetworkId;

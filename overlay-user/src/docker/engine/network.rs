@@ -9,12 +9,9 @@ use bollard::models::{EndpointResource, Ipam, IpamConfig, Network, NetworkCreate
 use ipnet::IpNet;
 
 use crate::{
-    docker::DockerNetworkId,
+    docker::{DockerNetworkId, NETWORK},
     state::{self, NetworkName, Subnet},
 };
-
-/// The option that says which network of the cluster one of Docker's is.
-pub const NETWORK_OPTION: &str = "overlayd.net";
 
 /// A network of Docker's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +82,7 @@ impl EngineNetwork {
     /// Which network of the cluster it was made for.
     #[must_use]
     pub fn made_for(&self) -> Option<NetworkName> {
-        self.options.get(NETWORK_OPTION)?.parse().ok()
+        self.options.get(NETWORK)?.parse().ok()
     }
 
     /// Whether it is what `network` would be in Docker, as far as dockerd tells.
@@ -144,7 +141,7 @@ impl NewEngineNetwork {
 
     pub(super) fn into_request(self) -> NetworkCreateRequest {
         let Self { name, driver, network } = self;
-        let of_network = || HashMap::from([(NETWORK_OPTION.to_owned(), name.to_string())]);
+        let of_network = || HashMap::from([(NETWORK.to_owned(), name.to_string())]);
         let config = network.subnets().map(|subnet| config(subnet, &network)).collect();
         let (four, six) = (network.subnets().any(is_four), network.subnets().any(|subnet| !is_four(subnet)));
         NetworkCreateRequest {

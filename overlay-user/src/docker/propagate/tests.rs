@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
-    docker::engine::{EngineSubnet, NETWORK_OPTION},
+    docker::{NETWORK, engine::EngineSubnet},
     state::{NetworkRecord, Policy, PoolId},
 };
 
@@ -101,7 +101,7 @@ fn engine(number: u8, name: &str, third: u8) -> EngineNetwork {
 }
 
 fn made_for(network: EngineNetwork, name: &str) -> EngineNetwork {
-    EngineNetwork { options: [(NETWORK_OPTION.to_owned(), name.to_owned())].into(), ..network }
+    EngineNetwork { options: [(NETWORK.to_owned(), name.to_owned())].into(), ..network }
 }
 
 fn other_driver(number: u8, name: &str) -> EngineNetwork {
