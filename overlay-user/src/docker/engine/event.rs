@@ -73,7 +73,7 @@ mod tests {
     const ID: &str = "8fc9aa1e4d0c5f17b1f0a58c7d6e5b4a39281706f5e4d3c2b1a0998877665544";
 
     fn event(json: &str) -> Option<Event> {
-        Event::of_message(serde_json::from_str(&json.replace("ID", ID)).unwrap())
+        Event::of_message(serde_json::from_str(&json.replace('@', ID)).unwrap())
     }
 
     #[test]
@@ -81,25 +81,25 @@ mod tests {
         let container = ContainerId::new(ID).unwrap();
         for (json, expected) in [
             (
-                r#"{"Type":"network","Action":"create","Actor":{"ID":"ID","Attributes":{"name":"n","type":"overlayd"}},
+                r#"{"Type":"network","Action":"create","Actor":{"ID":"@","Attributes":{"name":"n","type":"overlayd"}},
                     "scope":"local","time":1,"timeNano":1000000001}"#,
                 Some(Event::NetworkMade(ID.parse().unwrap())),
             ),
             (
-                r#"{"Type":"network","Action":"destroy","Actor":{"ID":"ID","Attributes":{"name":"n"}}}"#,
+                r#"{"Type":"network","Action":"destroy","Actor":{"ID":"@","Attributes":{"name":"n"}}}"#,
                 Some(Event::NetworkRemoved(ID.parse().unwrap())),
             ),
             (
-                r#"{"Type":"network","Action":"connect","Actor":{"ID":"x","Attributes":{"container":"ID"}}}"#,
+                r#"{"Type":"network","Action":"connect","Actor":{"ID":"x","Attributes":{"container":"@"}}}"#,
                 Some(Event::Named(container.clone())),
             ),
             (
-                r#"{"Type":"container","Action":"start","Actor":{"ID":"ID","Attributes":{}}}"#,
+                r#"{"Type":"container","Action":"start","Actor":{"ID":"@","Attributes":{}}}"#,
                 Some(Event::Named(container)),
             ),
-            (r#"{"Type":"container","Action":"destroy","Actor":{"ID":"ID","Attributes":{}}}"#, None),
+            (r#"{"Type":"container","Action":"destroy","Actor":{"ID":"@","Attributes":{}}}"#, None),
             (r#"{"Type":"network","Action":"create","Actor":{"ID":"../x"}}"#, None),
-            (r#"{"Type":"network","Action":"connect","Actor":{"ID":"ID"}}"#, None),
+            (r#"{"Type":"network","Action":"connect","Actor":{"ID":"@"}}"#, None),
             (r#"{"Type":"network"}"#, None),
             ("{}", None),
         ] {
