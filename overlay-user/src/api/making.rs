@@ -98,23 +98,23 @@ impl Attempt {
     }
 
     async fn run(&mut self) -> Result<Attached, ApiError> {
-        let Wanted { network, addresses, mac, names, delivery, inside } = &self.wanted;
+        let Wanted { network, addresses: wanted, mac, names, delivery, inside } = &self.wanted;
         let context = &self.context;
         let (store, node, id) = (&context.store, &context.node, &self.id);
-        let reserved = match addresses {
+        let reservation = match wanted {
             Addresses::Reserve(ips) => {
                 let name = names.first().map(String::as_str);
                 store.reserve_addresses(network, node, id, name, ips).await?
             }
             Addresses::TakeOver(ips) => store.take_over_addresses(network, node, id, ips).await?,
         };
-        let reservation = &*self.reservation.insert(reserved);
+        let reservation = &*self.reservation.insert(reservation);
         let addresses: Vec<_> = reservation.addresses.iter().map(|reserved| reserved.address).collect();
-        let none = || ApiError::new(Kind::Internal, "no address was reserved");
-        let &address = addresses.first().ok_or_else(none)?;
+        let missing = || ApiError::new(Kind::Internal, "no address was reserved");
+        let &address = addresses.first().ok_or_else(missing)?;
 
-        let settled = settled(context.known.clone(), network).await?;
-        let mtu = interface_mtu(context, &settled)?;
+        let home = settled(context.known.clone(), network).await?;
+        let mtu = interface_mtu(context, &home)?;
         let mac = mac.unwrap_or_else(|| default_mac(address));
         let (netns, ifname) = match inside {
             Some((netns, ifname)) => (Some(netns.clone()), ifname.clone()),
@@ -160,7 +160,7 @@ impl Attempt {
             mac,
             host_device: device.host,
             ifname,
-            vni: settled.vni.get(),
+            vni: home.vni.get(),
             mtu,
         })
     }

@@ -1,7 +1,7 @@
 //! The command line of `overlayctl`.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -94,8 +94,8 @@ pub struct SetupArgs {
     #[arg(long, value_name = "FILE", default_value = DAEMON_JSON)]
     pub file: PathBuf,
     /// The address overlayd answers at, its --dns
-    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(DEFAULT_DNS))]
-    pub dns: IpAddr,
+    #[arg(long, value_name = "IP", default_value_t = DEFAULT_DNS)]
+    pub dns: Ipv4Addr,
     /// Restart dockerd afterwards, if something was changed
     #[arg(long)]
     pub restart: bool,

@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     io::{self, ErrorKind, Write as _},
-    net::IpAddr,
+    net::Ipv4Addr,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -114,7 +114,7 @@ pub fn set_up(args: SetupArgs) -> Result<Setup, SetupError> {
 }
 
 /// The settings that are to be, and how they differ from `old`; `None` if they do not.
-fn changed(old: &str, dns: IpAddr) -> Result<Option<(String, Vec<String>)>, String> {
+fn changed(old: &str, dns: Ipv4Addr) -> Result<Option<(String, Vec<String>)>, String> {
     let mut settings = Settings::parse(old)?;
     let mut changes = Vec::new();
     let ours = dns.to_string();
@@ -282,7 +282,7 @@ impl Show for Setup {
 mod tests {
     use super::*;
 
-    const OURS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 53, 53));
+    const OURS: Ipv4Addr = Ipv4Addr::new(169, 254, 53, 53);
 
     fn set(old: &str) -> (String, Vec<String>) {
         changed(old, OURS).unwrap().unwrap()

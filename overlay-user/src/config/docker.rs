@@ -83,17 +83,15 @@ pub(super) fn plugin(given: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigEr
     Ok(Some(path))
 }
 
-pub(super) fn dns(given: Option<String>) -> Result<Option<IpAddr>, ConfigError> {
-    let Some(text) = given else { return Ok(Some(DEFAULT_DNS.into())) };
+pub(super) fn dns(given: Option<String>) -> Result<Option<Ipv4Addr>, ConfigError> {
+    let Some(text) = given else { return Ok(Some(DEFAULT_DNS)) };
     if text == NONE {
         return Ok(None);
     }
-    let usable = |address: &IpAddr| !(address.is_unspecified() || address.is_multicast());
+    let usable = |address: &Ipv4Addr| !(address.is_unspecified() || address.is_multicast());
     match text.parse().ok().filter(usable) {
         Some(address) => Ok(Some(address)),
-        None => {
-            Err(value("dns", text, format!("give none, or an address that nobody has, as {DEFAULT_DNS}")))
-        }
+        None => Err(value("dns", text, format!("give none, or an IPv4 address that nobody has, as {DEFAULT_DNS}"))),
     }
 }
 

@@ -7,7 +7,7 @@ mod options;
 
 use std::{
     fmt::Display,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -82,7 +82,7 @@ pub struct Config {
     /// Whose Docker's networks are.
     pub docker_scope: DockerScope,
     /// Where containers ask for names; `None`: nowhere.
-    pub dns: Option<IpAddr>,
+    pub dns: Option<Ipv4Addr>,
     /// Who is asked for all other names; none: those whom the host asks.
     pub dns_upstream: Vec<SocketAddr>,
 }

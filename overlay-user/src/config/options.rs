@@ -100,7 +100,7 @@ pub struct Options {
     #[arg(long, env = "OVERLAY_VERIFY_EVERY", value_name = "SECONDS")]
     pub verify_every: Option<u16>,
 
-    /// Docker to keep in step with, by its API [default: unix:///var/run/docker.sock where that is]
+    /// Docker to keep in step with, by its API's socket [default: that in /var/run, where there is one]
     #[arg(long, env = "OVERLAY_DOCKER", value_name = "unix://FILE|none")]
     pub docker: Option<String>,
 

@@ -195,7 +195,7 @@ fn values_that_cannot_be_used_name_the_flag_and_the_cure() {
             &["--docker-plugin", "p.sock"],
             "--docker-plugin \"p.sock\": give none, or an absolute path of at most 107 bytes",
         ),
-        (&["--dns", "::"], "--dns \"::\": give none, or an address that nobody has, as 169.254.53.53"),
+        (&["--dns", "::"], "--dns \"::\": give none, or an IPv4 address that nobody has, as 169.254.53.53"),
         (
             &["--dns-upstream", "10.0.0.2,ns"],
             "--dns-upstream \"ns\": give addresses of name servers, as 10.0.0.2 or [fd00::2]:53",

@@ -137,19 +137,18 @@ impl Store {
 /// The subnet to claim, if nothing is in its way.
 fn choose(new: NewPool, taken: &Taken) -> Result<Subnet, StoreError> {
     let NewPool { subnet, range, six } = new;
-    let subnet = match subnet {
-        Some(subnet) => subnet,
-        None => {
-            if let Some(range) = range {
-                let text = format!("--ip-range {range} is a part of a subnet: give --subnet as well");
-                return Err(StoreError::Invalid(text));
-            }
-            let taken = taken.prefixes();
-            let free = if six { pool::free_subnet6(&taken) } else { pool::free_subnet(&taken) };
-            let text =
-                "there is no free subnet left that overlaps no network and no node's routes: give --subnet";
-            free.ok_or_else(|| StoreError::Conflict(text.to_owned()))?
+    let subnet = if let Some(subnet) = subnet {
+        subnet
+    } else {
+        if let Some(range) = range {
+            let text = format!("--ip-range {range} is a part of a subnet: give --subnet as well");
+            return Err(StoreError::Invalid(text));
         }
+        let taken = taken.prefixes();
+        let free = if six { pool::free_subnet6(&taken) } else { pool::free_subnet(&taken) };
+        let text =
+            "there is no free subnet left that overlaps no network and no node's routes: give --subnet";
+        free.ok_or_else(|| StoreError::Conflict(text.to_owned()))?
     };
     let claimed = checked(subnet, range)?;
     taken.check_subnet(subnet, &[])?;

@@ -13,7 +13,7 @@ use super::{
     },
     network_driver::name_not_told,
     network_of_pool,
-    options::{NETWORK, ipam_network},
+    options::ipam_network,
     pool::{Origin, PoolRef},
     unpublished,
 };
@@ -218,23 +218,20 @@ impl Plugin {
         wanted: Option<IpAddr>,
         name: Option<&str>,
     ) -> Result<IpNet, ApiError> {
-        let (network, settled) = match self.settled(pool).await {
-            Some(settled) => settled,
-            None => match wanted.filter(|_| !self.is_pending(pool)) {
-                Some(kept) => {
-                    let subnet = self.claimed(pool).await?;
-                    subnet.check_host(kept).map_err(|error| ApiError::invalid(error.to_string()))?;
-                    return Ok(in_subnet(&subnet, kept));
-                }
-                None => {
-                    let published =
-                        self.followed(PUBLISHED_PATIENCE, |state| network_of_pool(state, pool)).await;
-                    published.ok_or_else(unpublished)?
-                }
-            },
+        let (network, found) = match (self.settled(pool).await, wanted) {
+            (Some(settled), _) => settled,
+            (None, Some(kept)) if !self.is_pending(pool) => {
+                let subnet = self.claimed(pool).await?;
+                subnet.check_host(kept).map_err(|error| ApiError::invalid(error.to_string()))?;
+                return Ok(in_subnet(&subnet, kept));
+            }
+            (None, _) => {
+                let published = self.followed(PUBLISHED_PATIENCE, |state| network_of_pool(state, pool)).await;
+                published.ok_or_else(unpublished)?
+            }
         };
-        if let Some(kept) = wanted.filter(|wanted| settled.kept_for(*wanted).is_some()) {
-            return Ok(in_subnet(of_family(&network, &settled, kept.is_ipv6())?, kept));
+        if let Some(kept) = wanted.filter(|wanted| found.kept_for(*wanted).is_some()) {
+            return Ok(in_subnet(of_family(&network, &found, kept.is_ipv6())?, kept));
         }
         self.context.check_not_drained()?;
         let (store, node) = (&self.context.store, &self.context.node);

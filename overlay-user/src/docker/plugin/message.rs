@@ -78,8 +78,6 @@ pub struct OfNetwork {
 /// A request about an endpoint alone.
 #[derive(Clone, Debug, Deserialize)]
 pub struct OfEndpoint {
-    #[serde(rename = "NetworkID")]
-    pub network: DockerNetworkId,
     #[serde(rename = "EndpointID")]
     pub endpoint: DockerEndpointId,
 }
@@ -141,8 +139,6 @@ pub struct EndpointFacts {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Join {
-    #[serde(rename = "NetworkID")]
-    pub network: DockerNetworkId,
     #[serde(rename = "EndpointID")]
     pub endpoint: DockerEndpointId,
     #[serde(rename = "SandboxKey", default, deserialize_with = "or_default")]

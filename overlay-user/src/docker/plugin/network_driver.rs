@@ -271,7 +271,7 @@ pub async fn endpoint_info(plugin: Arc<Plugin>, request: OfEndpoint) -> Result<E
 }
 
 pub async fn join(plugin: Arc<Plugin>, request: Join) -> Result<Joined, ApiError> {
-    let Join { network: _, endpoint: id, sandbox } = request;
+    let Join { endpoint: id, sandbox } = request;
     if !sandbox.is_absolute() || sandbox.as_os_str().len() > LONGEST_PATH {
         return Err(ApiError::invalid(format!("{:?} is not the path of a sandbox", sandbox.display())));
     }
@@ -317,9 +317,10 @@ impl Plugin {
             return Ok(Empty {});
         };
         let answers = self.context.followed.borrow().health == StoreHealth::Synced;
-        let taken_off = match answers {
-            true => detach::take_off(&self.context, &network, &endpoint, true).await,
-            false => Err(ApiError::new(Kind::Unavailable, "etcd is away")),
+        let taken_off = if answers {
+            detach::take_off(&self.context, &network, &endpoint, true).await
+        } else {
+            Err(ApiError::new(Kind::Unavailable, "etcd is away"))
         };
         match taken_off {
             Ok(()) => {}

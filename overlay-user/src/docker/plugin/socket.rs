@@ -4,7 +4,7 @@ use std::{
     fs::{self, Permissions},
     io::{self, ErrorKind},
     os::unix::{
-        fs::{MetadataExt as _, PermissionsExt as _},
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::{UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
@@ -53,8 +53,11 @@ impl PluginSocket {
         }
         match StdStream::connect(path) {
             Ok(_) => return Err(PluginSocketError::InUse(path.to_owned())),
+            // So is a file that is no socket, which is not ours to remove.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(failed)?;
+                if fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
+                    fs::remove_file(path).map_err(failed)?;
+                }
             }
             Err(_) => {}
         }
