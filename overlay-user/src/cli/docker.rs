@@ -223,12 +223,12 @@ fn given_flag(file: &Path) -> Option<String> {
     });
     commands.find_map(|command| {
         let words = command.split(|&byte| byte == 0).map(String::from_utf8_lossy);
-        flag_in_the_way(file, words.map(Into::into).collect())
+        flag_in_the_way(file, &words.map(Into::into).collect::<Vec<_>>())
     })
 }
 
 /// The flag among a dockerd's that may not be in its `file` too.
-fn flag_in_the_way(file: &Path, command: Vec<String>) -> Option<String> {
+fn flag_in_the_way(file: &Path, command: &[String]) -> Option<String> {
     // `--flag value` as `--flag=value`.
     let command = command.join("=").replace("=--", "\n--");
     let flags: Vec<_> = command.lines().filter_map(|flag| flag.split_once('=')).collect();
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_flag_that_is_a_setting_too_would_keep_dockerd_from_starting() {
         let flag = |file: &str, command: &str| {
-            flag_in_the_way(Path::new(file), command.split(' ').map(str::to_owned).collect())
+            flag_in_the_way(Path::new(file), &command.split(' ').map(str::to_owned).collect::<Vec<_>>())
         };
         assert_eq!(flag(DAEMON_JSON, "dockerd -H fd:// --dns 10.0.0.2 --debug"), Some("--dns".to_owned()));
         assert_eq!(

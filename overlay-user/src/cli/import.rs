@@ -1,9 +1,6 @@
 //! Networks of Docker's own drivers, made here as they are there.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::args::ImportArgs;
 use crate::{
@@ -164,20 +161,14 @@ fn disconnects(network: &EngineNetwork) -> String {
 /// The command that makes the same.
 fn command(request: &CreateNetwork) -> String {
     let CreateNetwork { name, subnets, gateways, ip_ranges, mtu, internal, aux, .. } = request;
-    let mut command = format!("overlayctl network create {name}");
-    let mut flag = |flag: &str, value: &dyn std::fmt::Display| {
-        command.push_str(&format!(" --{flag} {value}"));
-    };
-    subnets.iter().for_each(|subnet| flag("subnet", subnet));
-    gateways.iter().for_each(|gateway| flag("gateway", gateway));
-    ip_ranges.iter().for_each(|range| flag("ip-range", range));
-    aux.iter()
-        .for_each(|(name, address): (&String, &IpAddr)| flag("aux-address", &format!("{name}={address}")));
-    mtu.iter().for_each(|mtu| flag("mtu", mtu));
-    if *internal {
-        command.push_str(" --internal");
-    }
-    command
+    let mut words = vec![format!("overlayctl network create {name}")];
+    words.extend(subnets.iter().map(|subnet| format!("--subnet {subnet}")));
+    words.extend(gateways.iter().map(|gateway| format!("--gateway {gateway}")));
+    words.extend(ip_ranges.iter().map(|range| format!("--ip-range {range}")));
+    words.extend(aux.iter().map(|(name, address)| format!("--aux-address {name}={address}")));
+    words.extend(mtu.iter().map(|mtu| format!("--mtu {mtu}")));
+    words.extend(internal.then(|| "--internal".to_owned()));
+    words.join(" ")
 }
 
 #[cfg(test)]

@@ -91,7 +91,11 @@ pub(super) fn dns(given: Option<String>) -> Result<Option<Ipv4Addr>, ConfigError
     let usable = |address: &Ipv4Addr| !(address.is_unspecified() || address.is_multicast());
     match text.parse().ok().filter(usable) {
         Some(address) => Ok(Some(address)),
-        None => Err(value("dns", text, format!("give none, or an IPv4 address that nobody has, as {DEFAULT_DNS}"))),
+        None => Err(value(
+            "dns",
+            text,
+            format!("give none, or an IPv4 address that nobody has, as {DEFAULT_DNS}"),
+        )),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How often everything is compared though nothing has happened: dockerd does not keep events for who is slow.
-const COMPARE: Duration = Duration::from_secs(60);
+const COMPARE: Duration = Duration::from_mins(1);
 
 /// How often as long as a network waits to be published, whose subnet is claimed for no longer than a minute.
 const COMPARE_PENDING: Duration = Duration::from_secs(1);
@@ -68,9 +68,7 @@ pub struct Networks {
 enum Outcome {
     /// It is done, and there may be more to do now.
     Done,
-    /// It is for the operator to do something.
-    Told(Problem),
-    /// It is to be tried again.
+    /// It could not be done.
     Failed(Problem),
 }
 
@@ -167,16 +165,12 @@ impl Networks {
             if known.source != Source::Store || known.state.revision == 0 {
                 return Ok(true);
             }
-            let mut actions = self.to_do(&known.state, &engine.networks().await?);
+            let mut actions = self.due(&known.state, &engine.networks().await?);
             actions.retain(|action| !failed.contains(action));
             let mut is_done = true;
             for action in actions {
                 match self.carry_out(engine, action.clone()).await? {
                     Outcome::Done => is_done = false,
-                    Outcome::Told(problem) => {
-                        failed.push(action);
-                        problems.push(problem);
-                    }
                     Outcome::Failed(problem) => {
                         failed.push(action);
                         problems.push(problem);
@@ -187,6 +181,7 @@ impl Networks {
                 break;
             }
         }
+        // What is for the operator to do is not tried again before something happens.
         let all_done = failed.iter().all(|action| matches!(action, Action::Tell(_)));
         self.told.retain(|(until, _)| *until > Instant::now());
         problems.extend(self.told.iter().map(|(_, problem)| problem.clone()));
@@ -194,7 +189,7 @@ impl Networks {
         Ok(all_done)
     }
 
-    fn to_do(&mut self, state: &State, engine: &[EngineNetwork]) -> Vec<Action> {
+    fn due(&mut self, state: &State, engine: &[EngineNetwork]) -> Vec<Action> {
         let registry = self.registry.now();
         let listed: BTreeSet<_> = engine.iter().map(|network| &network.id).collect();
         let is_unlisted = |id: &DockerNetworkId| registry.networks.contains_key(id) && !listed.contains(id);
@@ -240,7 +235,7 @@ impl Networks {
                     }
                 }
             }
-            Action::Tell(clash) => Ok(Outcome::Told(Problem { text: clash.to_string(), is_severe: true })),
+            Action::Tell(clash) => Ok(Outcome::Failed(Problem { text: clash.to_string(), is_severe: true })),
         }
     }
 

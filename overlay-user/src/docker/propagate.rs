@@ -108,7 +108,13 @@ enum Verdict {
     /// It is this network of the cluster, and stays.
     Is(NetworkName),
     /// This has to be done first; its name in Docker is not free.
-    Do(Action),
+    Do(Box<Action>),
+}
+
+impl Verdict {
+    fn first(action: Action) -> Self {
+        Self::Do(Box::new(action))
+    }
 }
 
 /// What has to be done, in the order it can be done in.
@@ -151,7 +157,7 @@ pub fn propagate(scene: Scene<'_>) -> Vec<Action> {
             }
             Verdict::Do(action) => {
                 settled.extend(network.name.parse::<NetworkName>());
-                actions.push(action);
+                actions.push(*action);
             }
         }
     }
@@ -172,7 +178,7 @@ pub fn propagate(scene: Scene<'_>) -> Vec<Action> {
 /// Judges one of Docker's networks of our driver.
 fn judge(network: &EngineNetwork, known: Option<&DockerNetwork>, state: &State) -> Verdict {
     let remove =
-        |why| Verdict::Do(Action::Remove { id: network.id.clone(), name: network.name.clone(), why });
+        |why| Verdict::first(Action::Remove { id: network.id.clone(), name: network.name.clone(), why });
     let of_cluster = |name: &NetworkName| match state.networks.get(name) {
         Some(there) if network.is_like(there) => Verdict::Is(name.clone()),
         Some(_) => remove(ANOTHER),
@@ -184,7 +190,7 @@ fn judge(network: &EngineNetwork, known: Option<&DockerNetwork>, state: &State) 
         Some(DockerNetwork::Known(name)) => of_cluster(name),
         Some(DockerNetwork::Pending(pending)) => match published(network, pending, state) {
             Some(name) => Verdict::Is(name),
-            None => Verdict::Do(Action::Publish {
+            None => Verdict::first(Action::Publish {
                 id: network.id.clone(),
                 name: network.name.clone(),
                 pending: pending.clone(),
@@ -198,7 +204,7 @@ fn judge(network: &EngineNetwork, known: Option<&DockerNetwork>, state: &State) 
                 let published = !there.pools.is_empty() && network.is_like(there);
                 if published { Verdict::Is(name) } else { remove(ANOTHER) }
             }
-            (None, _) => Verdict::Do(Action::Tell(Clash::Stranger {
+            (None, _) => Verdict::first(Action::Tell(Clash::Stranger {
                 name: network.name.clone(),
                 id: short(&network.id),
             })),

@@ -11,7 +11,7 @@ use super::engine::EngineVersion;
 use crate::config::Config;
 
 /// A dockerd that was there and stays away for longer than a restart takes is something wrong.
-const RESTART: Duration = Duration::from_secs(60);
+const RESTART: Duration = Duration::from_mins(1);
 
 /// What is to be seen of Docker from elsewhere.
 #[derive(Clone, Debug)]

@@ -60,7 +60,7 @@ pub struct Sync {
 impl Sync {
     /// Keeps up with dockerd until `cancel`.
     pub async fn run(self, cancel: CancellationToken) {
-        cancel.run_until_cancelled(self.keep_up()).await;
+        cancel.run_until_cancelled(Box::pin(self.keep_up())).await;
     }
 
     async fn keep_up(self) {
@@ -103,7 +103,7 @@ impl Sync {
 /// Follows a dockerd until it goes away; how.
 async fn follow(engine: &Engine, networks: &mut Networks, names: &Names) -> EngineError {
     let (network_events, of_networks) = mpsc::channel(EVENTS);
-    let (named, of_names) = mpsc::channel(EVENTS);
+    let (container_events, of_containers) = mpsc::channel(EVENTS);
     // Events from now on: what happens while all is compared is not missed.
     let since = Moment::now();
     let read = async {
@@ -111,7 +111,7 @@ async fn follow(engine: &Engine, networks: &mut Networks, names: &Names) -> Engi
         loop {
             // Both listen for as long as this is read.
             let _ = match events.next().await {
-                Some(Ok(Event::Named(container))) => named.send(container).await.is_ok(),
+                Some(Ok(Event::Named(container))) => container_events.send(container).await.is_ok(),
                 Some(Ok(event)) => network_events.send(event).await.is_ok(),
                 Some(Err(error)) => return error,
                 None => return engine.ended(),
@@ -121,6 +121,6 @@ async fn follow(engine: &Engine, networks: &mut Networks, names: &Names) -> Engi
     tokio::select! {
         error = read => error,
         error = networks.follow(engine, of_networks) => error,
-        error = names.follow(engine, of_names) => error,
+        error = names.follow(engine, of_containers) => error,
     }
 }

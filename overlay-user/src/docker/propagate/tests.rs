@@ -252,6 +252,14 @@ fn carry_out(world: &mut World, actions: Vec<Action>, next: &mut u8) {
     }
 }
 
+/// What the plugin has noted of one of Docker's networks.
+#[derive(Clone, Debug)]
+enum Noted {
+    Nothing,
+    Known(&'static str),
+    Pending,
+}
+
 /// What a network of Docker's or of the plugin's notes can be like.
 #[derive(Clone, Debug)]
 struct Thing {
@@ -260,21 +268,21 @@ struct Thing {
     is_ours: bool,
     made_for: Option<&'static str>,
     is_listed: bool,
-    known: Option<Option<&'static str>>,
+    noted: Noted,
     is_removed: bool,
 }
 
 fn thing() -> impl Strategy<Value = Thing> {
     let name = || prop::sample::select(vec!["a", "b", "c"]);
-    let known = prop::option::of(prop::option::of(name()));
-    (name(), 1..3u8, prop::bool::weighted(0.8), prop::option::of(name()), any::<bool>(), known, any::<bool>())
-        .prop_map(|(name, third, is_ours, made_for, is_listed, known, is_removed)| Thing {
+    let noted = prop_oneof![Just(Noted::Nothing), name().prop_map(Noted::Known), Just(Noted::Pending)];
+    (name(), 1..3u8, prop::bool::weighted(0.8), prop::option::of(name()), any::<bool>(), noted, any::<bool>())
+        .prop_map(|(name, third, is_ours, made_for, is_listed, noted, is_removed)| Thing {
             name,
             third,
             is_ours,
             made_for,
             is_listed,
-            known,
+            noted,
             is_removed,
         })
 }
@@ -301,13 +309,13 @@ fn world() -> impl Strategy<Value = World> {
                 world = world.with_engine(made);
             }
             if thing.is_ours {
-                world = match thing.known {
-                    Some(Some(name)) => world.known(number, name),
-                    Some(None) => {
+                world = match thing.noted {
+                    Noted::Known(name) => world.known(number, name),
+                    Noted::Pending => {
                         let pools = vec![PoolId::random()];
                         world.pending(number, PendingNetwork { pools, ..PendingNetwork::default() })
                     }
-                    None => world,
+                    Noted::Nothing => world,
                 };
             }
             if !is_listed {
