@@ -9,6 +9,7 @@ use crate::{
     daemon::{Absences, AuditRequest, CounterRequest, Journal, Known, Membership, Progress},
     datapath::{Counters, Differences, Mode, Underlay},
     dns::Resolver,
+    docker,
     state::{NodeName, State},
     store::{Followed, Store},
 };
@@ -47,6 +48,8 @@ pub struct Context {
     pub counters: mpsc::Sender<CounterRequest>,
     /// Has the data path compared with the kernel.
     pub audits: mpsc::Sender<AuditRequest>,
+    /// Docker on this node.
+    pub docker: Option<docker::View>,
     /// Which data path runs.
     pub mode: Mode,
     /// Why that one.

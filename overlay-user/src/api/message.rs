@@ -47,6 +47,9 @@ pub struct CreateNetwork {
     /// The subnet may overlap that of another network, or routes of nodes.
     #[serde(default)]
     pub allow_overlap: bool,
+    /// Addresses that no endpoint gets, by what they are kept for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aux: BTreeMap<String, IpAddr>,
 }
 
 /// Changes what a network's owner decides: what is given.
@@ -379,6 +382,9 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// What the data path could not do, and why.
     pub problems: Vec<String>,
+    /// Docker on this node; `null` if it is nothing to overlayd.
+    #[serde(default)]
+    pub docker: Option<DockerStatus>,
     /// Keys of the store that were left out, and why.
     pub rejected: BTreeMap<String, String>,
     /// How many more keys were left out.
@@ -470,6 +476,39 @@ pub enum StoreState {
     Lost,
     /// Another one than it was: nothing is applied.
     Frozen,
+}
+
+/// Docker as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerStatus {
+    /// The socket of its API.
+    pub socket: PathBuf,
+    /// The socket it finds the driver at.
+    pub plugin: PathBuf,
+    /// Whether it answers.
+    pub state: DockerState,
+    /// Its version, if it answers.
+    pub version: Option<String>,
+    /// The version of its API that is spoken with it.
+    pub api: Option<String>,
+    /// Why it does not answer.
+    pub reason: Option<String>,
+    /// For how many seconds it has not.
+    pub away_seconds: Option<u64>,
+    /// What is not as it should be, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// Whether Docker answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DockerState {
+    /// There was none yet.
+    None,
+    /// It does.
+    Followed,
+    /// It does not: its containers run on, and it is brought up to date when it is back.
+    Away,
 }
 
 /// Another node as this one sees it.

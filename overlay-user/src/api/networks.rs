@@ -1,6 +1,6 @@
 //! Networks: create, list, inspect, remove.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Json, extract::State as Shared, http::StatusCode};
 
@@ -29,7 +29,7 @@ pub async fn create(
         internal: request.internal,
         policy: request.policy,
         allow_overlap: request.allow_overlap,
-        aux: BTreeMap::new(),
+        aux: request.aux,
         docker: None,
     };
     let made = context.store.create_network(new).await?;

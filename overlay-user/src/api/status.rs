@@ -6,13 +6,14 @@ use axum::{Json, extract::State as Shared};
 use overlay_ebpf::abi::{Class, OUTCOMES};
 
 use super::{
-    Context, Counter, DatapathStatus, DnsStatus, Health, Liveness, Peer, Status, StoreState, StoreStatus,
-    Uplink,
+    Context, Counter, DatapathStatus, DnsStatus, DockerState, DockerStatus, Health, Liveness, Peer, Status,
+    StoreState, StoreStatus, Uplink,
 };
 use crate::{
     daemon::Membership,
     datapath::{Counters, Underlay},
     dns::{Outcome, Resolver},
+    docker::{EngineReport, Reach, View, engine::EngineVersion},
     plan::{self, Plan},
     state::{NodeName, RecordKey, State},
     store::{Followed, StoreHealth},
@@ -42,6 +43,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         degraded.push("nothing is forwarded yet: no state was read".to_owned());
     }
     degraded.extend(progress.problems.iter().cloned());
+    degraded.extend(context.docker.iter().flat_map(|docker| docker.report.borrow().severe()));
     let counters = counters.unwrap_or_else(|error| {
         degraded.push(error.to_string());
         Counters::default()
@@ -82,6 +84,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         endpoints_remote: state.endpoints.len() - local,
         peers,
         problems: progress.problems,
+        docker: context.docker.as_ref().map(docker),
         rejected: (*state.rejected).clone(),
         rejected_more: state.rejected_more,
         dns: context.dns.as_deref().map(names),
@@ -114,6 +117,33 @@ fn store(followed: &Followed, applied: Option<i64>) -> StoreStatus {
         StoreHealth::Frozen(reason) => (StoreState::Frozen, Some(reason.clone())),
     };
     StoreStatus { state, reason, revision: followed.state.revision, applied }
+}
+
+fn docker(view: &View) -> DockerStatus {
+    let View { socket, plugin, report } = view;
+    let EngineReport { reach, problems } = report.borrow().clone();
+    let mut status = DockerStatus {
+        socket: socket.clone(),
+        plugin: plugin.clone(),
+        state: DockerState::None,
+        version: None,
+        api: None,
+        reason: None,
+        away_seconds: None,
+        problems: problems.into_iter().map(|problem| problem.text).collect(),
+    };
+    match reach {
+        Reach::Never => {}
+        Reach::Reached(EngineVersion { engine, api }) => {
+            status.state = DockerState::Followed;
+            (status.version, status.api) = (Some(engine), Some(api));
+        }
+        Reach::Away { since, why, lost: _ } => {
+            status.state = DockerState::Away;
+            (status.reason, status.away_seconds) = (Some(why), Some(since.elapsed().as_secs()));
+        }
+    }
+    status
 }
 
 fn peers(

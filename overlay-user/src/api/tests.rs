@@ -112,6 +112,7 @@ impl Daemon {
             journal: Journal::new(directory.path()),
             counters,
             audits: mpsc::channel(1).0,
+            docker: None,
             mode: Mode::Kernel,
             reason: "--datapath kernel".to_owned(),
             dns: None,

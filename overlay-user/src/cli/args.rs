@@ -1,18 +1,18 @@
 //! The command line of `overlayctl`.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
-use super::output::Format;
+use super::{docker::DAEMON_JSON, output::Format};
 use crate::{
     MacAddr, Vni,
     api::{DEFAULT_AGE, DEFAULT_MAX_MACS, EndpointRef, PortRef},
-    config::DEFAULT_SOCKET,
+    config::{DEFAULT_DNS, DEFAULT_SOCKET, DockerSocket},
     state::{
         Delivery, Dscp, Flooding, InterfaceName, MAX_BUM_RATE, NetworkName, NodeName, PolicyChange,
         PortDatapath, Vlan,
@@ -58,6 +58,12 @@ pub enum Command {
     },
     /// Repairs that need a decision
     Repair(RepairArgs),
+    /// Docker on this node
+    #[command(subcommand, arg_required_else_help = false)]
+    Docker(DockerCommand),
+    /// Make networks here as they are elsewhere
+    #[command(subcommand, arg_required_else_help = false)]
+    Import(ImportCommand),
     /// How this node is; exits 0 if healthy, 1 if degraded, 2 if no daemon answers
     Status {
         /// Wait up to this many seconds for it to be healthy
@@ -73,6 +79,51 @@ pub struct RepairArgs {
     /// was made meanwhile, and follow it again. To be done on every node
     #[arg(long)]
     pub republish: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DockerCommand {
+    /// Have dockerd ask overlayd for names, and leave containers running while it restarts: says what it changes in
+    /// dockerd's settings, and changes nothing a second time
+    Setup(SetupArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SetupArgs {
+    /// dockerd's settings
+    #[arg(long, value_name = "FILE", default_value = DAEMON_JSON)]
+    pub file: PathBuf,
+    /// The address overlayd answers at, its --dns
+    #[arg(long, value_name = "IP", default_value_t = DEFAULT_DNS)]
+    pub dns: Ipv4Addr,
+    /// Restart dockerd afterwards, if something was changed
+    #[arg(long)]
+    pub restart: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImportCommand {
+    /// A network of Docker's on this node: an overlay of Swarm's or of an old cluster store's, or a bridge
+    Docker(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Docker's network, by name or id
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    /// Its name here [default: the one it has]
+    #[arg(long = "as", value_name = "NAME")]
+    pub name: Option<NetworkName>,
+    /// Remove Docker's network first, which must have no containers
+    #[arg(long, conflicts_with = "name")]
+    pub replace: bool,
+    /// The subnet may overlap that of another network, or routes of nodes
+    #[arg(long)]
+    pub allow_overlap: bool,
+    /// Docker's API
+    #[arg(long, env = "OVERLAY_DOCKER", value_name = "unix://FILE", default_value_t)]
+    pub docker: DockerSocket,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,6 +167,9 @@ pub struct CreateArgs {
     /// Where addresses are taken from, for each subnet [default: the subnet]
     #[arg(long = "ip-range", value_name = "CIDR")]
     pub ip_ranges: Vec<IpNet>,
+    /// An address that no endpoint gets, and what it is kept for; may be given several times
+    #[arg(long = "aux-address", value_name = "NAME=IP", value_parser = aux)]
+    pub aux: Vec<(String, IpAddr)>,
     /// Its VXLAN network identifier [default: a free one]
     #[arg(long, value_name = "N", value_parser = vni)]
     pub vni: Option<Vni>,
@@ -313,6 +367,12 @@ pub enum NodeCommand {
 fn vni(text: &str) -> Result<Vni, String> {
     let number: u32 = text.parse().map_err(|_| format!("give a number of 1 to {}", Vni::MAX))?;
     Vni::new(number).map_err(|error| error.to_string())
+}
+
+fn aux(text: &str) -> Result<(String, IpAddr), String> {
+    let wanted = || "give a name and an address, as router=10.0.9.9".to_owned();
+    let (name, address) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wanted)?;
+    Ok((name.to_owned(), address.parse().map_err(|_| wanted())?))
 }
 
 /// The absolute path of a namespace: the daemon's working directory is not ours.

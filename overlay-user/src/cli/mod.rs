@@ -1,8 +1,10 @@
 //! `overlayctl`: one request to the daemon for each command, shown as a table or as JSON.
 
 mod args;
+mod docker;
 mod doctor;
 mod endpoint;
+mod import;
 mod network;
 mod node;
 mod output;
@@ -18,8 +20,11 @@ use std::{
 
 pub use args::Cli;
 use args::{
-    AttachArgs, Command, EndpointCommand, NetworkCommand, NodeCommand, PortArgs, PortCommand, RepairArgs,
+    AttachArgs, Command, DockerCommand, EndpointCommand, ImportCommand, NetworkCommand, NodeCommand,
+    PortArgs, PortCommand, RepairArgs,
 };
+use docker::SetupError;
+use import::ImportError;
 use output::Output;
 pub use usage::parse_or_exit;
 
@@ -48,29 +53,56 @@ impl Cli {
             Ok(code) => code,
             Err(error) => {
                 output::complain(&error.to_string());
-                ExitCode::from(failure(&error))
+                ExitCode::from(error.code())
             }
         }
     }
 }
 
-/// The exit code for a request that came to nothing.
-const fn failure(error: &ClientError) -> u8 {
-    match error {
-        ClientError::Refused(_) => FAILED,
-        ClientError::NotRunning { .. }
-        | ClientError::Forbidden { .. }
-        | ClientError::Overdue { .. }
-        | ClientError::Garbled { .. } => DOWN,
+/// Why a command came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    /// The daemon did not do it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// dockerd's settings are not as they should be.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// A network was not made like another.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+}
+
+impl CommandError {
+    /// The exit code.
+    const fn code(&self) -> u8 {
+        match self {
+            Self::Client(error) | Self::Import(ImportError::Client(error)) => match error {
+                ClientError::Refused(_) => FAILED,
+                ClientError::NotRunning { .. }
+                | ClientError::Forbidden { .. }
+                | ClientError::Overdue { .. }
+                | ClientError::Garbled { .. } => DOWN,
+            },
+            Self::Setup(_) | Self::Import(_) => FAILED,
+        }
     }
 }
 
-async fn dispatch(command: Command, client: &Client, output: &Output) -> Result<ExitCode, ClientError> {
+async fn dispatch(command: Command, client: &Client, output: &Output) -> Result<ExitCode, CommandError> {
     match command {
-        Command::Network(command) => network_command(command, client, output).await,
-        Command::Endpoint(command) => endpoint_command(command, client, output).await,
-        Command::Port(command) => port_command(command, client, output).await,
-        Command::Node(command) => node_command(command, client, output).await,
+        Command::Network(command) => Ok(network_command(command, client, output).await?),
+        Command::Endpoint(command) => Ok(endpoint_command(command, client, output).await?),
+        Command::Port(command) => Ok(port_command(command, client, output).await?),
+        Command::Node(command) => Ok(node_command(command, client, output).await?),
+        Command::Docker(DockerCommand::Setup(args)) => {
+            output.show(&docker::set_up(args)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Import(ImportCommand::Docker(args)) => {
+            output.show(&vec![import::docker(args, client).await?]);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Doctor { fix } => {
             let report = client.examine(&Examine { fix }).await?;
             output.show(&report);
@@ -109,6 +141,7 @@ async fn network_command(
                 internal: args.internal,
                 policy: args.settings.policy(),
                 allow_overlap: args.allow_overlap,
+                aux: args.aux.into_iter().collect(),
             };
             output.show(&vec![client.create_network(&request).await?]);
         }

@@ -4,7 +4,9 @@ use super::{
     node::standing,
     output::{Show, or_dash, pairs, table},
 };
-use crate::api::{Counter, DnsStatus, Health, Peer, Status, StoreState, StoreStatus};
+use crate::api::{
+    Counter, DnsStatus, DockerState, DockerStatus, Health, Peer, Status, StoreState, StoreStatus,
+};
 
 impl Show for Status {
     fn text(&self) -> String {
@@ -34,10 +36,13 @@ impl Show for Status {
             ("store", store(&self.store)),
             ("networks", self.networks.to_string()),
             ("endpoints", format!("{} here, {} elsewhere", self.endpoints_local, self.endpoints_remote)),
+            ("docker", self.docker.as_ref().map_or_else(|| "not looked at".to_owned(), docker)),
         ];
         let names = self.dns.iter().map(|dns| ("names", names(dns)));
         let mut text = pairs(rows.into_iter().chain(names));
         section(&mut text, "Degraded because", self.degraded.iter().cloned());
+        let of_docker = self.docker.iter().flat_map(|docker| &docker.problems);
+        section(&mut text, "Docker", of_docker.filter(|problem| !self.degraded.contains(problem)).cloned());
         let rejected = self.rejected.iter().map(|(key, why)| format!("{key}: {why}"));
         let more = (self.rejected_more > 0).then(|| format!("and {} more", self.rejected_more));
         section(&mut text, "Records left out (warning)", rejected.chain(more));
@@ -69,6 +74,21 @@ fn names(dns: &DnsStatus) -> String {
         "{address} in {containers} containers; {answered} queries answered, {forwarded} by others, {unanswered} by \
          nobody, {refused} refused"
     )
+}
+
+fn docker(docker: &DockerStatus) -> String {
+    let socket = docker.socket.display();
+    match docker.state {
+        DockerState::None => format!("none on {socket}"),
+        DockerState::Followed => {
+            let (version, api) = (or_dash(docker.version.as_ref()), or_dash(docker.api.as_ref()));
+            format!("{version} on {socket}, API {api}, driver on {}", docker.plugin.display())
+        }
+        DockerState::Away => {
+            let seconds = docker.away_seconds.unwrap_or_default();
+            format!("away for {seconds} s: {}", or_dash(docker.reason.as_ref()))
+        }
+    }
 }
 
 fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {

@@ -3,8 +3,8 @@ use clap::{CommandFactory as _, Parser as _};
 use super::{output::Format, *};
 use crate::{
     api::{
-        Attached, Counter, DatapathStatus, DnsStatus, Endpoint, Liveness, Network, NetworkDetail, Node, Peer,
-        StoreState, StoreStatus, Subnet, Uplink,
+        Attached, Counter, DatapathStatus, DnsStatus, DockerState, DockerStatus, Endpoint, Liveness, Network,
+        NetworkDetail, Node, Peer, StoreState, StoreStatus, Subnet, Uplink,
     },
     datapath::{Count, Mode, Traffic},
 };
@@ -91,6 +91,16 @@ fn status() -> Status {
             traffic: Traffic { rx: count(3, 294), tx: count(4, 392) },
         }],
         problems: vec![],
+        docker: Some(DockerStatus {
+            socket: "/var/run/docker.sock".into(),
+            plugin: "/run/docker/plugins/overlayd.sock".into(),
+            state: DockerState::Followed,
+            version: Some("28.5.2".to_owned()),
+            api: Some("1.51".to_owned()),
+            reason: None,
+            away_seconds: None,
+            problems: vec!["network red was removed again".to_owned()],
+        }),
         rejected: [("networks/red".to_owned(), "VNI 7 is network blue's".to_owned())].into(),
         rejected_more: 2,
         dns: Some(DnsStatus {
@@ -265,10 +275,14 @@ data path   kernel: --datapath kernel
 store       lost, revision 42 read, 41 applied
 networks    2
 endpoints   1 here, 3 elsewhere
+docker      28.5.2 on /var/run/docker.sock, API 1.51, driver on /run/docker/plugins/overlayd.sock
 names       169.254.53.53 in 3 containers; 20 queries answered, 4 by others, 1 by nobody, 0 refused
 
 Degraded because:
   etcd: connection refused
+
+Docker:
+  network red was removed again
 
 Records left out (warning):
   networks/red: VNI 7 is network blue's

@@ -1,8 +1,10 @@
 //! Settings of what is done for Docker, and for names.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use super::{ConfigError, MAX_SOCKET_PATH, value};
@@ -13,8 +15,8 @@ const DOCKER: &str = "/var/run/docker.sock";
 /// Where Docker looks for a driver called `overlayd`.
 const PLUGIN: &str = "/run/docker/plugins/overlayd.sock";
 
-/// Link-local, so that it is nobody's on any network.
-const DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 53, 53);
+/// Where containers ask for names unless somebody says otherwise: link-local, so that it is nobody's on any network.
+pub const DEFAULT_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 53, 53);
 
 /// The port of name servers (RFC 1035, section 4.2).
 const DNS_PORT: u16 = 53;
@@ -31,17 +33,42 @@ pub struct DockerSocket {
     pub given: bool,
 }
 
+/// A text that names no Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("give a Unix socket as unix://{DOCKER}")]
+pub struct ParseSocketError;
+
+// === impl DockerSocket ===
+
+impl Default for DockerSocket {
+    fn default() -> Self {
+        Self { path: DOCKER.into(), given: false }
+    }
+}
+
+impl FromStr for DockerSocket {
+    type Err = ParseSocketError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSocketError> {
+        let path = text.strip_prefix("unix://").map(PathBuf::from).filter(|path| path.is_absolute());
+        path.map(|path| Self { path, given: true }).ok_or(ParseSocketError)
+    }
+}
+
+impl fmt::Display for DockerSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.path.display())
+    }
+}
+
 pub(super) fn socket(given: Option<String>) -> Result<Option<DockerSocket>, ConfigError> {
-    let Some(text) = given else {
-        return Ok(Some(DockerSocket { path: DOCKER.into(), given: false }));
-    };
+    let Some(text) = given else { return Ok(Some(DockerSocket::default())) };
     if text == NONE {
         return Ok(None);
     }
-    match text.strip_prefix("unix://").map(PathBuf::from).filter(|path| path.is_absolute()) {
-        Some(path) => Ok(Some(DockerSocket { path, given: true })),
-        None => Err(value("docker", text, format!("give none, or a Unix socket as unix://{DOCKER}"))),
-    }
+    text.parse()
+        .map(Some)
+        .map_err(|_| value("docker", text, format!("give none, or a Unix socket as unix://{DOCKER}")))
 }
 
 pub(super) fn plugin(given: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
@@ -57,14 +84,18 @@ pub(super) fn plugin(given: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigEr
 }
 
 pub(super) fn dns(given: Option<String>) -> Result<Option<Ipv4Addr>, ConfigError> {
-    let Some(text) = given else { return Ok(Some(DNS)) };
+    let Some(text) = given else { return Ok(Some(DEFAULT_DNS)) };
     if text == NONE {
         return Ok(None);
     }
     let usable = |address: &Ipv4Addr| !(address.is_unspecified() || address.is_multicast());
     match text.parse().ok().filter(usable) {
         Some(address) => Ok(Some(address)),
-        None => Err(value("dns", text, format!("give none, or an IPv4 address that nobody has, as {DNS}"))),
+        None => Err(value(
+            "dns",
+            text,
+            format!("give none, or an IPv4 address that nobody has, as {DEFAULT_DNS}"),
+        )),
     }
 }
 

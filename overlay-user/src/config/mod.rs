@@ -15,7 +15,7 @@ use std::{
 use nix::unistd::gethostname;
 
 pub use choice::{DatapathChoice, DockerScope, Mtu, ReservedBits};
-pub use docker::DockerSocket;
+pub use docker::{DEFAULT_DNS, DockerSocket, ParseSocketError};
 pub use options::Options;
 
 use crate::{

@@ -145,6 +145,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         learner::Learner { node: node.clone(), store: store_of_learned, known: known_ports, sightings };
     tasks.spawn(learner.run(cancel.clone()));
 
+    let (docker, docker_report) = docker::View::new(&config);
     let context = Arc::new(api::Context {
         store,
         node: node.clone(),
@@ -159,11 +160,12 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         journal,
         counters,
         audits,
+        docker,
         mode,
         reason,
         dns: docker::resolver(&config),
     });
-    docker::start(&tasks, &config, &context, prefixes, &cancel);
+    docker::start(&tasks, &config, &context, prefixes, docker_report, &cancel);
     let served = api::serve(socket, api::router(context), cancel.clone()).await;
     cancel.cancel();
     tasks.close();

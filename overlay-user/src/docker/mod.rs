@@ -2,10 +2,16 @@
 //!
 //! A front door like `api`: it writes intent to the store and never touches the data path.
 
+pub mod engine;
 mod id;
+mod names;
+mod networks;
 mod plugin;
+pub mod propagate;
 mod registry;
+mod report;
 mod scopes;
+mod sync;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,6 +25,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use id::{DockerEndpointId, DockerNetworkId, ParseIdError};
 pub use plugin::{NETWORK, Plugin, PluginSocket, PluginSocketError};
 pub use registry::{Content, DockerEndpoint, DockerNetwork, PendingNetwork, Registry};
+pub use report::{EngineReport, Problem, Reach, View};
+pub use sync::Sync;
 
 use crate::{
     api::Context,
@@ -46,6 +54,7 @@ pub fn start(
     config: &Config,
     context: &Arc<Context>,
     prefixes: watch::Receiver<Vec<IpNet>>,
+    report: watch::Sender<EngineReport>,
     cancel: &CancellationToken,
 ) {
     let (scopes, scopes_seen) = watch::channel(Scopes::default());
@@ -63,6 +72,18 @@ pub fn start(
         config.docker.is_some(),
         prefixes,
     );
+    if let Some(socket) = config.docker.clone() {
+        let sync = Sync {
+            node: config.node.clone(),
+            socket,
+            plugin: path.clone(),
+            store: context.store.clone(),
+            registry: Arc::clone(&registry),
+            known: context.known.clone(),
+            report,
+        };
+        tasks.spawn(sync.run(cancel.clone()));
+    }
     tasks.spawn(serve_plugin(path, plugin, cancel.clone()));
     tasks.spawn(cancel.clone().run_until_cancelled_owned(forget_the_gone(Arc::clone(context), registry)));
 }

@@ -13,7 +13,7 @@ use crate::MacAddr;
 const MOST_ADDRESSES: usize = 16;
 
 /// Most names an endpoint has.
-const MOST_NAMES: usize = 32;
+pub const MOST_NAMES: usize = 32;
 
 /// An endpoint: one interface in a network. There may be millions: it holds no more than it must.
 #[derive(Clone, Debug, PartialEq, Eq)]

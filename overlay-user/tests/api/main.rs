@@ -92,6 +92,7 @@ impl Daemon {
             journal: Journal::new(directory.path()),
             counters: mpsc::channel(1).0,
             audits: mpsc::channel(1).0,
+            docker: None,
             mode: Mode::Kernel,
             reason: "test".to_owned(),
             dns: None,

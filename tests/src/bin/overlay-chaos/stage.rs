@@ -396,6 +396,7 @@ async fn create(
         internal: false,
         policy: overlay_user::state::PolicyChange::default(),
         allow_overlap: true,
+        aux: std::collections::BTreeMap::new(),
     };
     Ok(client.create_network(&request).await)
 }
