@@ -24,7 +24,7 @@ use imbl::{OrdMap, OrdSet};
 use crate::MacAddr;
 
 pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
-pub use endpoint::{Delivery, Endpoint, EndpointError};
+pub use endpoint::{Addresses, Delivery, Endpoint, EndpointError, Words};
 pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
 pub use network::{Network, NetworkError};

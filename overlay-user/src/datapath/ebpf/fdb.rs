@@ -19,6 +19,9 @@ const PLACE: &str = "map fdb";
 pub struct Fdb {
     buckets: NonNull<FdbBucket>,
     mask: u32,
+    /// Entries that found no room, by their buckets. They move in when another moves out, so that one that a
+    /// later daemon would find room for has it now.
+    outside: BTreeMap<u32, Vec<FdbEntry>>,
     _map: MapData,
 }
 
@@ -60,7 +63,7 @@ impl Fdb {
             )
         };
         let mapped = mapped.map_err(|e| failed("cannot map fdb into memory", e))?;
-        Ok(Self { buckets: mapped.cast(), mask: rows - 1, _map: map })
+        Ok(Self { buckets: mapped.cast(), mask: rows - 1, outside: BTreeMap::new(), _map: map })
     }
 
     /// The number of rows less one.
@@ -74,12 +77,30 @@ impl Fdb {
     pub fn ensure(&mut self, key: &EndpointKey, row: &Endpoint) -> bool {
         let entry = FdbEntry::new(key.vni, key.mac, row);
         let bucket = self.bucket(key);
-        bucket.find(key.vni, key.mac) != Some(entry) && bucket.set(entry)
+        if bucket.find(key.vni, key.mac) == Some(entry) {
+            return false;
+        }
+        let written = bucket.set(entry);
+        self.forget_outside(key);
+        if !written {
+            self.outside.entry(self.index(key)).or_default().push(entry);
+        }
+        written
     }
 
     /// Removes an endpoint's entry, if it has one.
     pub fn remove(&mut self, key: &EndpointKey) {
-        self.bucket(key).remove(*key);
+        self.forget_outside(key);
+        if !self.bucket(key).remove(*key) {
+            return;
+        }
+        let index = self.index(key);
+        let Some(mut waiting) = self.outside.remove(&index) else { return };
+        let bucket = &self.all()[index as usize];
+        waiting.retain(|entry| !bucket.set(*entry));
+        if !waiting.is_empty() {
+            self.outside.insert(index, waiting);
+        }
     }
 
     /// Removes the entries that are not of the `right` rows; returns how many.
@@ -90,7 +111,20 @@ impl Fdb {
                 right == Some(entry) && std::ptr::eq(self.bucket(&key), bucket)
             })
         };
-        self.all().iter().map(|bucket| bucket.retain(|entry| is_right(bucket, entry))).sum()
+        let cleared = self.all().iter().map(|bucket| bucket.retain(|entry| is_right(bucket, entry))).sum();
+        // Nearly all of them found none: whoever is not right any more must not move in.
+        for (index, mut waiting) in std::mem::take(&mut self.outside) {
+            let bucket = &self.all()[index as usize];
+            let is_due = |entry: &FdbEntry| {
+                entry.key().and_then(|key| Some(FdbEntry::new(key.vni, key.mac, &right(&key)?)))
+                    == Some(*entry)
+            };
+            waiting.retain(|entry| is_due(entry) && !bucket.set(*entry));
+            if !waiting.is_empty() {
+                self.outside.insert(index, waiting);
+            }
+        }
+        cleared
     }
 
     /// Compares the table with what `endpoints` should have. An entry that found no room is not missed.
@@ -123,8 +157,22 @@ impl Fdb {
         }
     }
 
+    fn forget_outside(&mut self, key: &EndpointKey) {
+        let index = self.index(key);
+        if let Some(waiting) = self.outside.get_mut(&index) {
+            waiting.retain(|entry| entry.key() != Some(*key));
+            if waiting.is_empty() {
+                self.outside.remove(&index);
+            }
+        }
+    }
+
+    fn index(&self, key: &EndpointKey) -> u32 {
+        fdb_index(key.vni, key.mac, self.mask)
+    }
+
     fn bucket(&self, key: &EndpointKey) -> &FdbBucket {
-        &self.all()[fdb_index(key.vni, key.mac, self.mask) as usize]
+        &self.all()[self.index(key) as usize]
     }
 
     fn all(&self) -> &[FdbBucket] {

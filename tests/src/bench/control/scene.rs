@@ -24,8 +24,9 @@ use crate::{
     wire::{Card, Wire},
 };
 
-/// 10 GB: three million keys, and what else is written here.
-const ETCD: [&str; 4] = ["--quota-backend-bytes", "10000000000", "--snapshot-count", "10000"];
+/// 10 GB: three million keys, and what else is written here; most of them in large transactions.
+const ETCD: [&str; 6] =
+    ["--quota-backend-bytes", "10000000000", "--snapshot-count", "10000", "--max-txn-ops", "1500"];
 
 /// The network of [`Scene::node`] and [`Scene::other`] alone, in which containers are attached for a ping.
 pub const SMALL: Network<'_> = Network { name: "small", vni: FIRST_VNI + NETWORKS, subnet: "10.200.0.0/16" };
