@@ -149,6 +149,23 @@ impl Scene {
         Ok(bytes.context("the node has no eth0")?.parse()?)
     }
 
+    /// Waits until the node's daemon has written what nothing waits for too: the forwarding databases of the
+    /// kernel's devices.
+    pub fn settled(&self) -> Result<()> {
+        let begun = Instant::now();
+        let mut last = None;
+        while begun.elapsed() < READY {
+            let status = self.node().status()?;
+            let changed = status["datapath"]["rows_changed"].as_u64();
+            if changed.is_some() && changed == last {
+                return Ok(());
+            }
+            last = changed;
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        bail!("rows are changed on and on for {} s", READY.as_secs())
+    }
+
     /// Rows that the node's daemon has changed since its start, once it follows etcd and is up to date.
     pub fn rows_changed(&self) -> Result<u64> {
         let synced = || {
