@@ -97,7 +97,7 @@ impl Endpoint {
         if record.names.len() > MOST_NAMES {
             return Err(EndpointError::Names(record.names.len()));
         }
-        if let Some(bad) = record.names.iter().find(|name| !is_endpoint_name(name)) {
+        if let Some(bad) = record.names.iter().find(|name| !Self::is_name(name)) {
             return Err(EndpointError::Name(shown(bad)));
         }
         let mut addresses = record.addresses.clone();
@@ -111,6 +111,14 @@ impl Endpoint {
             delivery: Delivery::of_word(&record.delivery),
             words: Words::new(&record.names, &record.container),
         })
+    }
+
+    /// Whether an endpoint can be known by a name.
+    #[must_use]
+    pub fn is_name(text: &str) -> bool {
+        (1..=253).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
     }
 
     /// The names it is known by.
@@ -156,7 +164,7 @@ impl fmt::Debug for Addresses {
 // === impl Words ===
 
 impl Words {
-    /// Keeps `names`, which [`is_endpoint_name`], and a container of any text.
+    /// Keeps `names`, which [`Endpoint::is_name`] allows, and a container of any text.
     fn new(names: &[String], container: &str) -> Self {
         if names.is_empty() && container.is_empty() {
             return Self::default();
@@ -190,12 +198,6 @@ impl Delivery {
     fn of_word(word: &str) -> Self {
         if word == Self::Xdp.word() { Self::Xdp } else { Self::Tc }
     }
-}
-
-fn is_endpoint_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 #[cfg(test)]
