@@ -233,8 +233,8 @@ impl RecordSet {
         self.nodes.len()
     }
 
-    /// Judges what has come since it was last done. It need not be asked for, but what is judged while more is
-    /// waited for need not be later.
+    /// Judges the records that have come so far, for one who has time while waiting for more. [`Self::state`] does
+    /// what is left.
     pub fn settle(&mut self) {
         let mut stale = mem::take(&mut self.stale);
         let standing = (self.state.networks.clone(), self.state.nodes.clone());
@@ -249,8 +249,8 @@ impl RecordSet {
         let Judged { changed, left_out } = self.judge_endpoints(stale.endpoints, &stale.networks, &standing);
         let around = !stale.networks.is_empty() || stale.nodes || changed;
         // What depends on endpoints is judged once, when all are there.
-        self.stale.rejected = stale.rejected | left_out;
-        self.stale.ports = stale.ports | (around && !(self.ports.is_empty() && self.learned.is_empty()));
+        self.stale.rejected = stale.rejected || left_out;
+        self.stale.ports = stale.ports || (around && !(self.ports.is_empty() && self.learned.is_empty()));
     }
 
     /// The state the records make. Of two that cannot both be, the one made first stands.

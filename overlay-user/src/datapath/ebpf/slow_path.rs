@@ -35,13 +35,13 @@ pub struct SlowPath {
     /// Which device each network has, and who gets its broadcasts, as it was last left.
     devices: BTreeMap<Vni, (u32, BTreeSet<Row>)>,
     /// Who is to get broadcasts, or not to any more: done before the rest.
-    due_floods: BTreeSet<(Vni, Row)>,
+    due_floods: BTreeSet<Request>,
     /// MAC addresses whose rows are to be looked at.
     due: BTreeSet<(Vni, MacAddr)>,
 }
 
-/// One request to the kernel.
-#[derive(Clone, Copy)]
+/// One request to the kernel. Whoever gets broadcasts anew does before another does not any more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Request {
     AddFlood(Vni, Row),
     DeleteFlood(Vni, Row),
@@ -109,6 +109,7 @@ impl SlowPath {
     /// Takes note of the devices that are there now; one that is new has everything to be written.
     pub fn see(&mut self, devices: &BTreeMap<Vni, u32>, plan: &Plan) {
         self.devices.retain(|vni, (ifindex, _)| devices.get(vni) == Some(ifindex));
+        self.due.retain(|(vni, _)| devices.contains_key(vni));
         for (vni, ifindex) in devices {
             if !self.devices.contains_key(vni) {
                 self.devices.insert(*vni, (*ifindex, BTreeSet::new()));
@@ -194,7 +195,8 @@ impl SlowPath {
         self.due_floods.clear();
         for (vni, (_, floods)) in &self.devices {
             let wanted = to.floods(*vni);
-            self.due_floods.extend(wanted.symmetric_difference(floods).map(|row| (*vni, *row)));
+            self.due_floods.extend(wanted.difference(floods).map(|row| Request::AddFlood(*vni, *row)));
+            self.due_floods.extend(floods.difference(&wanted).map(|row| Request::DeleteFlood(*vni, *row)));
         }
     }
 
@@ -203,14 +205,11 @@ impl SlowPath {
     pub async fn work(&mut self, netlink: &Handle, to: Forwarding<'_>, done: &mut Reconciled) -> bool {
         let mut requests = Vec::new();
         while requests.len() < AT_A_TIME
-            && let Some((vni, row)) = self.due_floods.pop_first()
+            && let Some(request) = self.due_floods.pop_first()
         {
-            let Some((ifindex, floods)) = self.devices.get(&vni) else { continue };
-            let is_there = floods.contains(&row);
-            let request = if is_there { Request::DeleteFlood(vni, row) } else { Request::AddFlood(vni, row) };
+            let Some((ifindex, _)) = self.devices.get(&request.vni()) else { continue };
             requests.push(request.carry_out(netlink.clone(), *ifindex));
         }
-        self.due.retain(|(vni, _)| self.devices.contains_key(vni));
         for (vni, mac) in self.due.iter().take(AT_A_TIME - requests.len()) {
             let Some((ifindex, _)) = self.devices.get(vni) else { continue };
             let request = Request::Unicast(*vni, *mac, to.unicast(*vni, *mac));
@@ -252,6 +251,11 @@ impl SlowPath {
 // === impl Request ===
 
 impl Request {
+    const fn vni(self) -> Vni {
+        let (Self::AddFlood(vni, _) | Self::DeleteFlood(vni, _) | Self::Unicast(vni, ..)) = self;
+        vni
+    }
+
     async fn carry_out(self, netlink: Handle, ifindex: u32) -> (Self, io::Result<()>) {
         let result = match self {
             Self::AddFlood(_, row) | Self::Unicast(_, _, Some(row)) => {
