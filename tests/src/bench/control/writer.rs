@@ -28,8 +28,10 @@ const CONNECTIONS: usize = 8;
 /// Transactions that are under way at once where as much as possible is written.
 const AT_ONCE: usize = 32;
 
-/// Endpoints in one transaction of [`Writer::fill`], of three keys each.
+/// Endpoints in one transaction of [`Writer::fill`], of three keys each, and how many of those are under way at
+/// once: etcd gives a request up that waits for long.
 const IN_A_TRANSACTION: usize = 400;
+const LARGE_AT_ONCE: usize = 3;
 
 /// Changes in one transaction of [`Writer::burst`].
 const TOGETHER: u64 = 20;
@@ -248,7 +250,7 @@ impl Writer {
             let transaction = Txn::new().and_then(transaction?);
             let mut client = clients.next().context("no connection")?.clone();
             running.spawn_on(async move { client.txn(transaction).await }, self.runtime.handle());
-            if running.len() >= AT_ONCE {
+            if running.len() >= LARGE_AT_ONCE {
                 finish(&mut running)?;
             }
         }
