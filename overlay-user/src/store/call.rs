@@ -92,7 +92,11 @@ impl<'a> Call<'a> {
     /// Hands on all keys that begin with `prefix`, as they are at one revision, page by page.
     /// Returns that revision.
     pub async fn pages(&self, prefix: &str, mut take: impl FnMut(Vec<KeyValue>)) -> Result<i64, CallError> {
-        self.pages_in((prefix.as_bytes().to_vec(), end_of(prefix)), 0, |page| ready(take(page))).await
+        let take = |page| {
+            take(page);
+            ready(())
+        };
+        self.pages_in((prefix.as_bytes().to_vec(), end_of(prefix)), 0, take).await
     }
 
     /// Hands on all keys from one up to but not including another, as they are at `revision`; 0: at the newest.
