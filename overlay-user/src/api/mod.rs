@@ -31,9 +31,9 @@ pub use doctor::{Area, Examine, Finding, Report, Severity};
 pub use error::{ApiError, Kind};
 pub use message::{
     AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Attached, Counter, CreateNetwork, DEFAULT_AGE,
-    DEFAULT_MAX_MACS, DatapathStatus, DrainNode, Drained, Endpoint, EndpointDetail, Health, Liveness, Named,
-    Namespace, Network, NetworkDetail, Node, Peer, Port, SetNetwork, Status, StoreState, StoreStatus, Subnet,
-    Uplink,
+    DEFAULT_MAX_MACS, DatapathStatus, DnsStatus, DrainNode, Drained, Endpoint, EndpointDetail, Health,
+    Liveness, Named, Namespace, Network, NetworkDetail, Node, Peer, Port, SetNetwork, Status, StoreState,
+    StoreStatus, Subnet, Uplink,
 };
 pub use ports::PortRef;
 pub use reference::EndpointRef;

@@ -164,6 +164,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         audits,
         mode,
         reason,
+        dns: docker::resolver(&config),
     });
     docker::start(&tasks, &config, &context, prefixes, &cancel);
     let served = api::serve(socket, api::router(context), cancel.clone()).await;

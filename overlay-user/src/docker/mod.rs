@@ -5,6 +5,7 @@
 mod id;
 mod plugin;
 mod registry;
+mod scopes;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,7 +20,12 @@ pub use id::{DockerEndpointId, DockerNetworkId, ParseIdError};
 pub use plugin::{NETWORK, Plugin, PluginSocket, PluginSocketError};
 pub use registry::{Content, DockerEndpoint, DockerNetwork, PendingNetwork, Registry};
 
-use crate::{api::Context, config::Config, daemon::Source};
+use crate::{
+    api::Context,
+    config::Config,
+    daemon::Source,
+    dns::{Resolver, Scopes, Settings},
+};
 
 /// How often it is looked whether Docker's endpoints still have their records.
 const LOOK: Duration = Duration::from_secs(30);
@@ -27,7 +33,14 @@ const LOOK: Duration = Duration::from_secs(30);
 /// When a socket that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Serves Docker until `cancel`, as the settings say. `prefixes` are those that this host has routes to.
+/// What answers the names of Docker's containers, as the settings say.
+#[must_use]
+pub fn resolver(config: &Config) -> Option<Arc<Resolver>> {
+    let docker = config.docker.as_ref().map(|socket| socket.path.clone());
+    Some(Resolver::new(Settings { addr: config.dns?, upstreams: config.dns_upstream.clone(), docker }))
+}
+
+/// Serves Docker, and names, until `cancel`, as the settings say. `prefixes` are those that this host has routes to.
 pub fn start(
     tasks: &TaskTracker,
     config: &Config,
@@ -35,8 +48,13 @@ pub fn start(
     prefixes: watch::Receiver<Vec<IpNet>>,
     cancel: &CancellationToken,
 ) {
+    let (scopes, scopes_seen) = watch::channel(Scopes::default());
+    if let Some(resolver) = &context.dns {
+        tasks.spawn(Arc::clone(resolver).run(context.known.clone(), scopes_seen, cancel.clone()));
+    }
     let Some(path) = config.docker_plugin.clone() else { return };
     let registry = Registry::open(&config.state_dir);
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(scopes::publish(registry.content(), scopes)));
     let (context_of_plugin, registry_of_plugin) = (Arc::clone(context), Arc::clone(&registry));
     let plugin = Plugin::new(
         context_of_plugin,
