@@ -391,7 +391,7 @@ impl RecordSet {
             let Some(standing) = standing.get(network) else {
                 return Err(no_network(network, records, bad));
             };
-            for &address in &*endpoint.addresses {
+            for &address in &endpoint.addresses {
                 standing.check_address(address)?;
             }
             if nodes.contains_key(&endpoint.node) {

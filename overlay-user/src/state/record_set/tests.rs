@@ -349,7 +349,7 @@ proptest! {
         prop_assert!(unique(state.endpoints.len(), ids));
         for (network, endpoint) in state.endpoints.iter() {
             prop_assert!(state.nodes.contains_key(&endpoint.node));
-            for &address in &*endpoint.addresses {
+            for &address in &endpoint.addresses {
                 prop_assert!(state.networks[network].check_address(address).is_ok());
             }
         }
