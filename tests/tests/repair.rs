@@ -44,7 +44,12 @@ impl Scene {
         }
         cluster.wait_ready().unwrap();
         cluster.create_network(BLUE).unwrap();
-        let containers = cluster.attach_each(BLUE).unwrap();
+        // An address of which the MAC address is not made has rows of its own.
+        let attach = |(node, more): (usize, &[&str])| {
+            let node = &cluster.nodes[node];
+            Container::attach(node, BLUE.name, node.name(), more).unwrap()
+        };
+        let containers = [(0, &["--mac", "02:00:00:00:00:01"][..]), (1, &[])].map(attach).into();
         let scene = Self { cluster, containers };
         scene.forwards();
         for node in &scene.cluster.nodes {

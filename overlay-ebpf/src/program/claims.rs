@@ -1,6 +1,8 @@
 //! What an inner packet says of its sender, checked against what the sender has. The same for what
 //! comes from a container and from the wire.
 
+use core::net::Ipv4Addr;
+
 use network_types::{
     arp::ArpHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -268,9 +270,8 @@ pub fn may_have(vni: u32, mac: MacAddr, addr4: [u8; 4]) -> bool {
 /// of its own for the reason that [`looked_up`] is one.
 #[inline(never)]
 fn has(sender: &Sender, address: &Addr) -> bool {
-    // SAFETY: read at once.
-    match unsafe { maps::neighbours.get(NeighbourKey { vni: sender.vni, addr: *address }) } {
-        Some(owner) => owner.mac.0 == sender.mac.0,
+    match neighbour(sender.vni, *address) {
+        Some(owner) => owner.0 == sender.mac.0,
         // A link-local address made of another MAC address is that one's, or would be.
         None => sender.learned && MacAddr::of_link_local(address.0).is_none(),
     }
@@ -287,6 +288,16 @@ pub fn neighbour(vni: u32, addr: Addr) -> Option<MacAddr> {
 /// places that ask would otherwise have its key on the one stack of 512 bytes.
 #[inline(never)]
 fn looked_up(vni: u32, addr: &Addr) -> u64 {
+    if addr.is_mapped() {
+        let [.., a, b, c, d] = addr.0;
+        let mac = MacAddr::of_ipv4(Ipv4Addr::new(a, b, c, d));
+        // SAFETY: read at once.
+        let told = unsafe { maps::endpoints.get(EndpointKey::new(vni, mac)) };
+        if told.is_some_and(|row| row.addr4 == [a, b, c, d]) {
+            let MacAddr([a, b, c, d, e, f]) = mac;
+            return u64::from_ne_bytes([1, 0, a, b, c, d, e, f]);
+        }
+    }
     // SAFETY: the value is copied at once.
     let found = unsafe { maps::neighbours.get(NeighbourKey { vni, addr: *addr }).copied() };
     found.map_or(0, |Neighbour { mac: MacAddr([a, b, c, d, e, f]), .. }| {

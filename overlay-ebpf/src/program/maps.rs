@@ -3,19 +3,22 @@
 #![expect(non_upper_case_globals, reason = "a map's name in the kernel is its static's name")]
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, DevMapHash, HashMap, PerCpuArray},
     macros::btf_map,
 };
 use overlay_ebpf::abi::{
-    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FdbBucket, FloodKey, Judged, Learned, MAX_JUDGED,
-    MAX_LEARNED, MAX_SLOTS, MAX_VTEPS, Member, MemberKey, Neighbour, NeighbourKey, Network, PER_BUCKET,
-    PORT_ROWS, Port, PortRow, Traffic, Vtep,
+    Addr, Bucket, COUNTERS, Config, Endpoint, EndpointKey, FdbBucket, FloodKey, Judged, Learned,
+    MAX_FLOOD_VTEPS, MAX_JUDGED, MAX_LEARNED, MAX_SLOTS, MAX_VTEPS, Member, MemberKey, Neighbour,
+    NeighbourKey, Network, PER_BUCKET, PORT_ROWS, Port, PortRow, Traffic, Vtep,
 };
 
 /// Default sizes; the loader sets those that grow with the cluster.
 const ENDPOINTS: usize = 65_536;
 const NETWORKS: usize = 4_096;
+
+/// Of maps that may have a row for each endpoint and hardly ever do: memory for the rows that are there.
+const AS_NEEDED: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 pub static config: Array<Config, 1> = Array::new();
@@ -39,11 +42,12 @@ pub static fdb: Array<FdbBucket, { ENDPOINTS / PER_BUCKET as usize }, { BPF_F_MM
 #[btf_map]
 pub static locals: Array<Endpoint, { MAX_SLOTS as usize }> = Array::new();
 
+/// But for addresses that the MAC address is made of: those are found in `endpoints`.
 #[btf_map]
-pub static neighbours: HashMap<NeighbourKey, Neighbour, ENDPOINTS> = HashMap::new();
+pub static neighbours: HashMap<NeighbourKey, Neighbour, ENDPOINTS, AS_NEEDED> = HashMap::new();
 
 #[btf_map]
-pub static members: HashMap<MemberKey, Member, ENDPOINTS> = HashMap::new();
+pub static members: HashMap<MemberKey, Member, ENDPOINTS, AS_NEEDED> = HashMap::new();
 
 #[btf_map]
 pub static vtep_addrs: HashMap<Addr, Member, { MAX_VTEPS as usize }> = HashMap::new();
@@ -66,7 +70,8 @@ pub static too_big_buckets: Array<Bucket, { MAX_SLOTS as usize }> = Array::new()
 pub static slow_devices: HashMap<u32, u32, NETWORKS> = HashMap::new();
 
 #[btf_map]
-pub static flood_vteps: HashMap<FloodKey, u32, ENDPOINTS> = HashMap::new();
+pub static flood_vteps: HashMap<FloodKey, u32, { NETWORKS * MAX_FLOOD_VTEPS as usize }, AS_NEEDED> =
+    HashMap::new();
 
 #[btf_map]
 pub static flood_ports: HashMap<FloodKey, u32, { MAX_SLOTS as usize }> = HashMap::new();

@@ -78,7 +78,7 @@ pub fn describe(context: &Context, network: &NetworkName, endpoint: &state::Endp
         node: endpoint.node.clone(),
         addresses: endpoint.addresses.to_vec(),
         mac: endpoint.mac,
-        names: endpoint.names.iter().map(|name| name.as_ref().to_owned()).collect(),
+        names: endpoint.names().map(str::to_owned).collect(),
         delivery: endpoint.delivery,
         host_device: (endpoint.node == context.node).then(|| endpoint.id.host_device()),
     }

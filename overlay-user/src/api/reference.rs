@@ -46,7 +46,7 @@ impl EndpointRef {
         };
         let id = self.full_id();
         let by_id = all(&|endpoint| Some(&endpoint.id) == id.as_ref());
-        let by_name = || all(&|endpoint| endpoint.names.iter().any(|name| **name == *text));
+        let by_name = || all(&|endpoint| endpoint.names().any(|name| name == text));
         let by_prefix = || all(&|endpoint| endpoint.id.starts_with(text));
         let mut found = Some(by_id).filter(|f| !f.is_empty());
         found = found.or_else(|| Some(by_name()).filter(|f| !f.is_empty()));

@@ -21,8 +21,8 @@ pub use choice::{Chosen, choose};
 pub use journal::{InTheMaking, Journal};
 pub use progress::{AuditRequest, CounterRequest, Known, Membership, Progress, SightingRequest, Source};
 pub use purge::purge;
-use snapshot::SnapshotFile;
 pub(crate) use snapshot::records;
+use snapshot::{LastRun, SnapshotFile};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -74,8 +74,11 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let store = Store::new(config.store.clone())?;
     let snapshot = SnapshotFile::new(&config, store.clone());
     // Before the store is read: it tells whether that is the store it was.
-    let kept = snapshot.read();
-    let followed = store.follow(cancel.clone());
+    let (kept, records) = match snapshot.read() {
+        Some(LastRun { state, records }) => (Some(state), records),
+        None => Default::default(),
+    };
+    let followed = store.follow_from(records, cancel.clone());
     let underlay_follower =
         UnderlayFollower::start(config.underlay.clone(), config.port, cancel.clone()).await?;
     let tasks = TaskTracker::new();

@@ -57,6 +57,14 @@ pub struct SnapshotFile {
     complained: bool,
 }
 
+/// What was known when the last run ended.
+pub struct LastRun {
+    /// The state that was applied.
+    pub state: State,
+    /// What it was made of: who reads the store goes on from there.
+    pub records: RecordSet,
+}
+
 /// What is in the file. It is written and read record by record: there may be a million.
 #[derive(Serialize, Deserialize)]
 struct Snapshot<R> {
@@ -92,9 +100,8 @@ impl SnapshotFile {
         }
     }
 
-    /// The state in the file, if there is one of this node and cluster. Tells the store what was seen
-    /// of it then.
-    pub fn read(&self) -> Option<State> {
+    /// What is in the file, if it is of this node and cluster. Tells the store what was seen of it then.
+    pub fn read(&self) -> Option<LastRun> {
         let path = self.path.display();
         let file = match File::open(&self.path) {
             Ok(file) => BufReader::new(file),
@@ -123,7 +130,7 @@ impl SnapshotFile {
                 {
                     self.store.await_again(snapshot.awaited_since, &snapshot.awaited, &known);
                 }
-                Some(state)
+                Some(LastRun { state, records })
             }
             Err(error) => {
                 tracing::warn!(%error, "the state kept in {path} is damaged");
@@ -331,13 +338,13 @@ fn node_record(node: &Node, port: u16) -> NodeRecord {
 }
 
 fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
-    let Endpoint { node, mac, addresses, names, delivery, container, .. } = endpoint;
+    let Endpoint { node, mac, addresses, delivery, .. } = endpoint;
     EndpointRecord {
         node: node.clone(),
         mac: mac.to_string(),
         addresses: addresses.to_vec(),
-        names: names.iter().map(|name| name.as_ref().to_owned()).collect(),
-        container: container.as_ref().to_owned(),
+        names: endpoint.names().map(str::to_owned).collect(),
+        container: endpoint.container().to_owned(),
         ifname: String::new(),
         incarnation: 0,
         delivery: delivery.word().to_owned(),
@@ -392,7 +399,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let below = directory.path().join("made/when/needed");
         let mut kept = file(&below, "n1");
-        assert_eq!(kept.read(), None);
+        assert!(kept.read().is_none());
         let state = example();
         assert_eq!((state.endpoints.len(), state.rejected.len()), (1, 0));
         let seen = Seen { cluster: Some(Uuid::from_u128(1)), revision: 42 };
@@ -401,7 +408,7 @@ mod tests {
         let mode = fs::metadata(below.join("state.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let later = file(&below, "n1");
-        assert_eq!(later.read().as_ref(), Some(&*state));
+        assert_eq!(later.read().map(|last| last.state).as_ref(), Some(&*state));
         assert_eq!(later.store.seen(), seen, "a store that has less must not be believed after a restart");
     }
 
@@ -410,11 +417,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut kept = file(directory.path(), "n1");
         kept.keep(&example());
-        assert_eq!(file(directory.path(), "n2").read(), None);
+        assert!(file(directory.path(), "n2").read().is_none());
         let path = directory.path().join("state.json");
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        assert_eq!(kept.read(), None);
+        assert!(kept.read().is_none());
     }
 
     #[test]
@@ -425,7 +432,7 @@ mod tests {
         let path = directory.path().join("state.json");
         let text = fs::read_to_string(&path).unwrap().replace("10.0.9.2", "10.0.8.2");
         fs::write(&path, text).unwrap();
-        let state = kept.read().unwrap();
+        let state = kept.read().unwrap().state;
         assert_eq!((state.endpoints.len(), state.networks.len()), (0, 1));
         assert!(state.rejected.contains_key("endpoints/blue/0123456789ab"));
     }

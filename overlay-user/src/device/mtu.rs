@@ -40,7 +40,7 @@ impl Mtus {
                 if self.0.get(&endpoint.id) == Some(&mtu) {
                     continue;
                 }
-                match set(&endpoint.id.host_device(), *mac, &endpoint.container, mtu).await {
+                match set(&endpoint.id.host_device(), *mac, endpoint.container(), mtu).await {
                     Ok(()) => drop(self.0.insert(endpoint.id.clone(), mtu)),
                     Err(error) => problems.push(format!(
                         "endpoint {} of network {}: cannot set the MTU of its interfaces to {mtu}: {error}",

@@ -163,7 +163,7 @@ fn find<'a>(question: &Question, zones: &'a Zones, scope: &'a BTreeSet<NetworkNa
 
 /// The name of an address in a network: its endpoint's first, in the network's domain.
 fn name_at(zone: &Zone, address: IpAddr) -> Option<Name> {
-    let name = zone.at(address)?.names.first()?;
+    let name = zone.at(address)?.names().next()?;
     name_of(&format!("{name}.{}", zone.domain()))
 }
 

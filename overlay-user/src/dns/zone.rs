@@ -120,7 +120,7 @@ impl Zone {
     }
 
     fn insert(&mut self, endpoint: &Arc<Endpoint>) {
-        for name in &endpoint.names {
+        for name in endpoint.names() {
             let known = self.names.entry(name.to_ascii_lowercase().into()).or_default();
             match known.binary_search_by_key(&endpoint.mac, mac_of) {
                 Ok(at) => known[at] = Arc::clone(endpoint),
@@ -133,7 +133,7 @@ impl Zone {
     }
 
     fn remove(&mut self, endpoint: &Endpoint) {
-        for name in &endpoint.names {
+        for name in endpoint.names() {
             let name = name.to_ascii_lowercase();
             if let Some(known) = self.names.get_mut(&*name) {
                 if let Ok(at) = known.binary_search_by_key(&endpoint.mac, mac_of) {

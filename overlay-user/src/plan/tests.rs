@@ -37,13 +37,11 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
     for (network, node, n) in endpoints {
         let endpoint = state::Endpoint {
             id: name(&format!("{network:06x}{n:06x}")),
-            created: 0,
             node: name(&format!("node{node}")),
             mac: MacAddr([2, 0, 0, 0, 0, *n]),
-            addresses: [IpAddr::from([10, 0, 9, *n])].into(),
-            names: [].into(),
+            addresses: vec![IpAddr::from([10, 0, 9, *n])].into(),
             delivery: Delivery::Tc,
-            container: "".into(),
+            words: state::Words::default(),
         };
         // As a record set does, which leaves those of unknown nodes out.
         if nodes.contains(node) {

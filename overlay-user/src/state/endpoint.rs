@@ -1,7 +1,7 @@
 //! An endpoint, and the rules its record obeys by itself. What it must share with its network and
 //! the other endpoints is [`RecordSet`](super::RecordSet)'s.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr, ops::Deref, slice};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -20,22 +20,35 @@ pub const MOST_NAMES: usize = 32;
 pub struct Endpoint {
     /// Its identity in the store.
     pub id: EndpointId,
-    /// The store's revision when it was made: of two that cannot both be, the older one stands.
-    pub created: i64,
     /// The node it is on.
     pub node: NodeName,
     /// Its MAC address; no two endpoints of a network have the same.
     pub mac: MacAddr,
     /// Its addresses, each once and in order, all in the network's subnet; no two endpoints of a network
     /// share one.
-    pub addresses: Box<[IpAddr]>,
-    /// The names it is known by.
-    pub names: Box<[Box<str>]>,
+    pub addresses: Addresses,
     /// How frames from the wire reach it.
     pub delivery: Delivery,
-    /// The network namespace it was attached in, as its node knew it: a path, or `pid` and a number.
-    pub container: Box<str>,
+    /// What it is called.
+    pub words: Words,
 }
+
+/// The addresses of an endpoint: one, as nearly all have, takes no memory of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Addresses(Few);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Few {
+    One(IpAddr),
+    Some(Box<[IpAddr]>),
+}
+
+/// What an endpoint and its place are called, in one piece of memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words(
+    /// The names with a space between them, and in the next line the container. Empty if there are neither.
+    Box<str>,
+);
 
 /// How frames from the wire reach an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -72,7 +85,7 @@ pub enum EndpointError {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Checks the record of `id` by itself and makes an endpoint of it, `created` at revision 0.
+    /// Checks the record of `id` by itself and makes an endpoint of it.
     pub fn from_record(id: EndpointId, record: &EndpointRecord) -> Result<Self, EndpointError> {
         let mac: MacAddr = record.mac.parse().map_err(|_| EndpointError::Mac(shown(&record.mac)))?;
         if !mac.is_unicast() {
@@ -92,13 +105,11 @@ impl Endpoint {
         addresses.dedup();
         Ok(Self {
             id,
-            created: 0,
             node: record.node.clone(),
             mac,
             addresses: addresses.into(),
-            names: record.names.iter().map(|name| name.as_str().into()).collect(),
             delivery: Delivery::of_word(&record.delivery),
-            container: record.container.as_str().into(),
+            words: Words::new(&record.names, &record.container),
         })
     }
 
@@ -108,6 +119,75 @@ impl Endpoint {
         (1..=253).contains(&text.len())
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    }
+
+    /// The names it is known by.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.words.names()
+    }
+
+    /// The network namespace it was attached in, as its node knew it: a path, or `pid` and a number.
+    #[must_use]
+    pub fn container(&self) -> &str {
+        self.words.container()
+    }
+}
+
+// === impl Addresses ===
+
+impl From<Vec<IpAddr>> for Addresses {
+    fn from(addresses: Vec<IpAddr>) -> Self {
+        Self(match addresses[..] {
+            [one] => Few::One(one),
+            _ => Few::Some(addresses.into()),
+        })
+    }
+}
+
+impl Deref for Addresses {
+    type Target = [IpAddr];
+
+    fn deref(&self) -> &[IpAddr] {
+        match &self.0 {
+            Few::One(address) => slice::from_ref(address),
+            Few::Some(addresses) => addresses,
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Addresses {
+    type Item = &'a IpAddr;
+    type IntoIter = slice::Iter<'a, IpAddr>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.deref().fmt(f)
+    }
+}
+
+// === impl Words ===
+
+impl Words {
+    /// Keeps `names`, which [`Endpoint::is_name`] allows, and a container of any text.
+    fn new(names: &[String], container: &str) -> Self {
+        if names.is_empty() && container.is_empty() {
+            return Self::default();
+        }
+        Self(format!("{}\n{container}", names.join(" ")).into())
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let names = self.0.split_once('\n').map_or("", |(names, _)| names);
+        names.split_terminator(' ')
+    }
+
+    fn container(&self) -> &str {
+        self.0.split_once('\n').map_or("", |(_, container)| container)
     }
 }
 
@@ -155,6 +235,25 @@ mod tests {
         assert!(judged(&record("02:42:0a:00:09:02", &["web", "web.blue"])).is_ok());
         for bad in ["", "02:42", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01"] {
             assert!(judged(&record(bad, &[])).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_container_and_addresses_are_kept() {
+        for names in [&[][..], &["web"], &["web", "www.blue"]] {
+            for (container, addresses) in
+                [("", &["10.0.9.2"][..]), ("/run/netns/a b\nc", &["10.0.9.2", "fd00::2"])]
+            {
+                let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+                let told = EndpointRecord {
+                    container: container.to_owned(),
+                    addresses: addresses.clone(),
+                    ..record("02:42:0a:00:09:02", names)
+                };
+                let kept = judged(&told).unwrap();
+                assert_eq!(kept.names().collect::<Vec<_>>(), names);
+                assert_eq!((kept.container(), &*kept.addresses), (container, &*addresses));
+            }
         }
     }
 

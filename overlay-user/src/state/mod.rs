@@ -24,7 +24,7 @@ use imbl::{OrdMap, OrdSet};
 use crate::MacAddr;
 
 pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
-pub use endpoint::{Delivery, Endpoint, EndpointError, MOST_NAMES};
+pub use endpoint::{Addresses, Delivery, Endpoint, EndpointError, MOST_NAMES, Words};
 pub use key::KeyError;
 pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName, PoolId};
 pub use network::{Network, NetworkError};

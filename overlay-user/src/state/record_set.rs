@@ -77,6 +77,15 @@ struct Stale {
     rejected: bool,
 }
 
+/// What judging endpoints has changed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Judged {
+    /// Anything.
+    changed: bool,
+    /// Who is left out, or why.
+    left_out: bool,
+}
+
 /// A record that holds up by itself.
 #[derive(Clone, Debug, PartialEq)]
 struct Held<T> {
@@ -152,8 +161,8 @@ impl RecordSet {
             Ok(Record::Endpoint(network, endpoint)) => {
                 let network = self.networks.get_key_value(&network).map_or(network, |(name, _)| name.clone());
                 let node = self.shared(endpoint.node.clone());
-                let endpoint = Endpoint { created, node, ..endpoint };
-                let changed = self.endpoints.put(network, endpoint, &mut self.stale.endpoints);
+                let endpoint = Endpoint { node, ..endpoint };
+                let changed = self.endpoints.put(network, endpoint, created, &mut self.stale.endpoints);
                 return self.mend(key) || changed;
             }
             Ok(Record::Port(network, id, record)) => {
@@ -224,9 +233,9 @@ impl RecordSet {
         self.nodes.len()
     }
 
-    /// The state the records make. Of two that cannot both be, the one made first stands.
-    #[must_use]
-    pub fn state(&mut self, revision: i64) -> State {
+    /// Judges the records that have come so far, for one who has time while waiting for more. [`Self::state`] does
+    /// what is left.
+    pub fn settle(&mut self) {
         let mut stale = mem::take(&mut self.stale);
         let standing = (self.state.networks.clone(), self.state.nodes.clone());
         if !stale.networks.is_empty() {
@@ -237,16 +246,23 @@ impl RecordSet {
             self.judge_nodes();
             stale.rejected = true;
         }
-        let endpoints = self.judge_endpoints(stale.endpoints, &stale.networks, &standing);
-        stale.rejected |= endpoints.iter().any(|c| matches!(c, Change::LeftOut(..) | Change::Settled(..)));
-        let around = !stale.networks.is_empty() || stale.nodes || !endpoints.is_empty();
-        self.take_endpoints(endpoints);
-        if stale.ports || (around && !(self.ports.is_empty() && self.learned.is_empty())) {
+        let Judged { changed, left_out } = self.judge_endpoints(stale.endpoints, &stale.networks, &standing);
+        let around = !stale.networks.is_empty() || stale.nodes || changed;
+        // What depends on endpoints is judged once, when all are there.
+        self.stale.rejected = stale.rejected || left_out;
+        self.stale.ports = stale.ports || (around && !(self.ports.is_empty() && self.learned.is_empty()));
+    }
+
+    /// The state the records make. Of two that cannot both be, the one made first stands.
+    #[must_use]
+    pub fn state(&mut self, revision: i64) -> State {
+        self.settle();
+        if mem::take(&mut self.stale.ports) {
             self.judge_ports();
             self.judge_learned();
-            stale.rejected = true;
+            self.stale.rejected = true;
         }
-        if stale.rejected {
+        if mem::take(&mut self.stale.rejected) {
             self.name_rejected();
         }
         self.state.revision = revision;
@@ -354,23 +370,23 @@ impl RecordSet {
         self.state.nodes = standing;
     }
 
-    /// What has changed of endpoints, by their records, of which `changes` are known, and by the networks and
+    /// Brings the state's endpoints up to their records, of which `changes` are known, and to the networks and
     /// nodes that stand now and stood `before`.
     fn judge_endpoints(
         &mut self,
-        mut changes: Vec<Change>,
+        changes: Vec<Change>,
         networks: &BTreeSet<NetworkName>,
         before: &(OrdMap<NetworkName, Network>, OrdMap<NodeName, Node>),
-    ) -> Vec<Change> {
-        let State { networks: standing, nodes, .. } = &self.state;
+    ) -> Judged {
+        let Self { state, endpoints, left_out, networks: records, bad, .. } = self;
+        let State { networks: standing, nodes, endpoints: stand, .. } = state;
         let mut moved = networks.clone();
         moved.extend(before.0.diff(standing).map(|item| item_key(&item).clone()));
         let came_or_went = before.1.diff(nodes).filter(|item| !matches!(item, DiffItem::Update { .. }));
         let came_or_went: HashSet<NodeName> = came_or_went.map(|item| item_key(&item).clone()).collect();
         if !moved.is_empty() || !came_or_went.is_empty() {
-            self.endpoints.review(|network, e| moved.contains(network) || came_or_went.contains(&e.node));
+            endpoints.review(|network, e| moved.contains(network) || came_or_went.contains(&e.node));
         }
-        let (records, bad) = (&self.networks, &self.bad);
         let fit = |network: &NetworkName, endpoint: &Endpoint| {
             let Some(standing) = standing.get(network) else {
                 return Err(no_network(network, records, bad));
@@ -384,23 +400,25 @@ impl RecordSet {
                 Err(Clash::NoNode(endpoint.node.clone()))
             }
         };
-        self.endpoints.judge(fit, &mut changes);
-        changes
-    }
-
-    fn take_endpoints(&mut self, changes: Vec<Change>) {
-        for change in changes {
+        let mut judged = Judged::default();
+        let mut take = |change| {
+            judged.changed = true;
             match change {
-                Change::Stands(network, endpoint) => self.state.endpoints.insert(&network, endpoint),
-                Change::Falls(network, endpoint) => {
-                    drop(self.state.endpoints.remove(&network, endpoint.mac));
-                }
+                Change::Stands(network, endpoint) => stand.insert(&network, endpoint),
+                Change::Falls(network, endpoint) => drop(stand.remove(&network, endpoint.mac)),
                 Change::LeftOut(network, id, clash) => {
-                    drop(self.left_out.endpoints.insert((network, id), clash.to_string()));
+                    judged.left_out = true;
+                    left_out.endpoints.insert((network, id), clash.to_string());
                 }
-                Change::Settled(network, id) => drop(self.left_out.endpoints.remove(&(network, id))),
+                Change::Settled(network, id) => {
+                    judged.left_out = true;
+                    left_out.endpoints.remove(&(network, id));
+                }
             }
-        }
+        };
+        changes.into_iter().for_each(&mut take);
+        endpoints.judge(fit, take);
+        judged
     }
 
     fn judge_ports(&mut self) {

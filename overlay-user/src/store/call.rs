@@ -1,6 +1,6 @@
 //! Requests to etcd under one deadline, tried at one member after another.
 
-use std::time::Duration;
+use std::{future::ready, time::Duration};
 
 use etcd_client::{Client, Compare, GetOptions, GetResponse, KeyValue, Txn, TxnOp};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -91,17 +91,21 @@ impl<'a> Call<'a> {
 
     /// Hands on all keys that begin with `prefix`, as they are at one revision, page by page.
     /// Returns that revision.
-    pub async fn pages(&self, prefix: &str, take: impl FnMut(Vec<KeyValue>)) -> Result<i64, CallError> {
+    pub async fn pages(&self, prefix: &str, mut take: impl FnMut(Vec<KeyValue>)) -> Result<i64, CallError> {
+        let take = |page| {
+            take(page);
+            ready(())
+        };
         self.pages_in((prefix.as_bytes().to_vec(), end_of(prefix)), 0, take).await
     }
 
     /// Hands on all keys from one up to but not including another, as they are at `revision`; 0: at the newest.
     /// Returns that revision.
-    pub async fn pages_in(
+    pub async fn pages_in<F: Future<Output = ()>>(
         &self,
         (mut from, end): (Vec<u8>, Vec<u8>),
         mut revision: i64,
-        mut take: impl FnMut(Vec<KeyValue>),
+        mut take: impl FnMut(Vec<KeyValue>) -> F,
     ) -> Result<i64, CallError> {
         let mut limit = PAGE;
         loop {
@@ -123,7 +127,7 @@ impl<'a> Call<'a> {
             let more = page.more();
             let keys = page.take_kvs();
             let last = keys.last().map(|kv| [kv.key(), b"\0"].concat());
-            take(keys);
+            take(keys).await;
             match last {
                 Some(next) if more => from = next,
                 _ => return Ok(revision),

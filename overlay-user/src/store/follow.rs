@@ -1,11 +1,13 @@
 //! Following the store: read everything at one revision, watch from the next, and on any doubt read
 //! again. What is known is replaced as a whole, never taken away first.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use etcd_client::{EventType, GetOptions, KeyValue, WatchResponse};
+use futures::FutureExt as _;
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
+    task::spawn_blocking,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,9 @@ const REREAD: Duration = Duration::from_mins(5);
 
 /// But all nodes together read no more than so many bytes a second for it.
 const REREAD_RATE: u64 = 8 << 20;
+
+/// How many pages of a whole read wait to be decoded at most.
+const PAGES_AHEAD: usize = 4;
 
 /// Pauses before trying again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -83,13 +88,19 @@ impl Store {
     /// next; on any doubt reads again. Never gives up.
     #[must_use]
     pub fn follow(&self, cancel: CancellationToken) -> watch::Receiver<Followed> {
+        self.follow_from(RecordSet::default(), cancel)
+    }
+
+    /// As [`Self::follow`], by one who knew `records` of it before: what is the same is not kept twice.
+    #[must_use]
+    pub fn follow_from(&self, records: RecordSet, cancel: CancellationToken) -> watch::Receiver<Followed> {
         let nothing = Followed { state: Arc::default(), health: StoreHealth::Connecting(None) };
         let (publisher, receiver) = watch::channel(nothing);
         let follower = Follower {
             store: self.clone(),
             connection: Connection::new(Arc::clone(&self.inner.options)),
             publisher,
-            records: RecordSet::default(),
+            records,
             revision: 0,
             size: 0,
             left_out: LeftOutLog::default(),
@@ -161,22 +172,25 @@ impl Follower {
             put(&mut meta, keys.relative(kv.key()), &kv);
         }
         identity.check(&keys.meta(), meta.meta(), revision, floor).map_err(End::Frozen)?;
-        let mut roll = Roll::new(&self.store.inner.awaited);
-        self.size = 0;
-        self.records.begin();
-        for range in keys.of_records() {
-            let take = |page: Vec<KeyValue>| {
-                for kv in &page {
-                    self.size += (kv.key().len() + kv.value().len()) as u64;
-                    let key = keys.relative(kv.key());
-                    put(&mut self.records, key, kv);
-                    roll.meet(key.unwrap_or_default(), kv.mod_revision());
-                }
-            };
-            call.pages_in(range, revision, take).await.map_err(lost)?;
-        }
-        roll.complete(&mut self.records);
-        self.records.end();
+        let (pages, receiver) = mpsc::channel(PAGES_AHEAD);
+        let (store, mut records) = (self.store.clone(), mem::take(&mut self.records));
+        // While some are decoded the next ones come.
+        let taking = spawn_blocking(move || {
+            let size = take_pages(&store, &mut records, receiver);
+            (records, size)
+        });
+        let read = async {
+            for range in keys.of_records() {
+                let hand_on = |page| pages.send(Some(page)).map(drop);
+                call.pages_in(range, revision, hand_on).await?;
+            }
+            let _ = pages.send(None).await;
+            Ok(())
+        };
+        let read = read.await.map_err(lost);
+        drop(pages);
+        (self.records, self.size) = taking.await.map_err(|error| End::Again(error.to_string()))?;
+        read?;
         self.revision = revision;
         Ok(())
     }
@@ -293,6 +307,32 @@ impl From<WatchEnd> for End {
             WatchEnd::Gap(why) => Self::Again(why),
         }
     }
+}
+
+/// Takes all pages of a whole read, which ends with `None`. Returns how many bytes there were.
+fn take_pages(
+    store: &Store,
+    records: &mut RecordSet,
+    mut pages: mpsc::Receiver<Option<Vec<KeyValue>>>,
+) -> u64 {
+    let mut size = 0;
+    let mut roll = Roll::new(&store.inner.awaited);
+    records.begin();
+    while let Some(page) = pages.blocking_recv() {
+        let Some(page) = page else {
+            roll.complete(records);
+            records.end();
+            break;
+        };
+        for kv in &page {
+            size += (kv.key().len() + kv.value().len()) as u64;
+            let key = store.keys().relative(kv.key());
+            put(records, key, kv);
+            roll.meet(key.unwrap_or_default(), kv.mod_revision());
+        }
+        records.settle();
+    }
+    size
 }
 
 /// Takes one key. Returns whether that can change the state.

@@ -36,14 +36,15 @@ impl Keys {
         &self.prefix
     }
 
-    /// From where up to but not including where there are keys of records. Addresses and MAC addresses, two for
-    /// each endpoint, are allocation's alone.
+    /// From where up to but not including where there are keys of records, those of networks and nodes before those
+    /// of endpoints, which are judged by them. Addresses and MAC addresses, two for each endpoint, are
+    /// allocation's alone.
     pub fn of_records(&self) -> [(Vec<u8>, Vec<u8>); 3] {
         let (addresses, macs) = (self.at("addresses/"), self.at("macs/"));
         [
+            (end_of(&macs), end_of(&self.prefix)),
             (self.prefix.clone().into_bytes(), addresses.clone().into_bytes()),
             (end_of(&addresses), macs.clone().into_bytes()),
-            (end_of(&macs), end_of(&self.prefix)),
         ]
     }
 

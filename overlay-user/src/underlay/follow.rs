@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup};
@@ -29,6 +30,8 @@ use crate::{
 
 /// Events come in bursts; one computation for each burst.
 const DEBOUNCE: Duration = Duration::from_millis(15);
+/// How many questions to the kernel are under way at once.
+const AT_ONCE: usize = 64;
 /// For what has no event (a path MTU learnt from ICMP), and for events that got lost unnoticed.
 const SAFETY: Duration = Duration::from_secs(30);
 /// Pause before the kernel is asked for events again after it closed the socket.
@@ -169,12 +172,7 @@ impl Follower {
         from: IpAddr,
         peers: &BTreeSet<IpAddr>,
     ) -> io::Result<BTreeMap<IpAddr, Route>> {
-        let mut ways = BTreeMap::new();
-        for peer in peers {
-            if let Some(way) = peer::way(kernel, from, *peer).await? {
-                ways.insert(*peer, way);
-            }
-        }
+        let ways = ways(kernel, from, peers).await?;
         let hops: BTreeSet<_> = ways.values().map(|way| way.hop).collect();
         let mut neighbours = BTreeMap::new();
         for hop in &hops {
@@ -214,6 +212,18 @@ impl Follower {
         };
         Ok(ways.iter().filter_map(|(peer, way)| Some((*peer, route(way)?))).collect())
     }
+}
+
+/// The ways to all peers that there are some to. There may be thousands: a question to the kernel takes it less
+/// time than waiting for each answer takes us.
+async fn ways(kernel: &Handle, from: IpAddr, peers: &BTreeSet<IpAddr>) -> io::Result<BTreeMap<IpAddr, Way>> {
+    let questions: Vec<_> = peers.iter().map(|peer| way(kernel.clone(), from, *peer)).collect();
+    let answers: Vec<_> = futures::stream::iter(questions).buffer_unordered(AT_ONCE).try_collect().await?;
+    Ok(answers.into_iter().flatten().collect())
+}
+
+async fn way(kernel: Handle, from: IpAddr, peer: IpAddr) -> io::Result<Option<(IpAddr, Way)>> {
+    Ok(peer::way(&kernel, from, peer).await?.map(|way| (peer, way)))
 }
 
 fn with_routes(

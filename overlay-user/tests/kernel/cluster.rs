@@ -11,7 +11,7 @@ use overlay_user::{
     datapath::{Applied, Counters, Datapath, Underlay, kernel::KernelDatapath},
     device::{self, EndpointDevice},
     plan::{Network, Plan, Vtep},
-    state::{Delivery, Endpoint, EndpointId, NodeName, Policy},
+    state::{Delivery, Endpoint, EndpointId, NodeName, Policy, Words},
     underlay::{Selector, UnderlayFollower},
 };
 use tokio_util::sync::CancellationToken;
@@ -191,12 +191,10 @@ pub fn outcomes(counters: &Counters) -> BTreeMap<String, u64> {
 pub fn endpoint(number: u8, at: &NodeName) -> Arc<Endpoint> {
     Arc::new(Endpoint {
         id: id(number),
-        created: 1,
         node: at.clone(),
         mac: mac(number),
-        addresses: [addr(number)].into(),
-        names: [].into(),
+        addresses: vec![addr(number)].into(),
         delivery: Delivery::Tc,
-        container: "".into(),
+        words: Words::default(),
     })
 }

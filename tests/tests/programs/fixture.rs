@@ -316,7 +316,9 @@ impl Fixture {
     fn endpoint(&mut self, host: Host, row: Endpoint) {
         let row = Endpoint { addr4: host.ip, addr6: host.ip6(), ..row };
         self.place(host, row);
-        for addr in [Addr::from_v4(host.ip), Addr(host.ip6()), Addr(host.second().ip6())] {
+        let told = MacAddr(host.mac) == MacAddr::of_ipv4(host.ip.into());
+        let v4 = (!told).then_some(Addr::from_v4(host.ip));
+        for addr in v4.into_iter().chain([Addr(host.ip6()), Addr(host.second().ip6())]) {
             let key = NeighbourKey { vni: VNI, addr };
             self.insert("neighbours", key, Neighbour { mac: MacAddr(host.mac), ..Neighbour::default() });
         }

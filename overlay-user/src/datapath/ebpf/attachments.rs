@@ -123,7 +123,7 @@ impl EbpfDatapath {
         if self.filled.is_none() {
             self.slow_path.survey(&self.netlink, to, &mut done).await?;
         }
-        self.slow_path.flood(&self.netlink, to, &mut done).await;
+        self.slow_path.flood(to);
         let all = self.slow_path.work(&self.netlink, to, &mut done).await;
         applied.changed += done.changed;
         applied.problems.extend(done.problems);

@@ -34,6 +34,11 @@ where
         self.map.get(key, 0).ok()
     }
 
+    /// Whether it has no rows; not so if it cannot be read.
+    pub fn is_empty(&self) -> bool {
+        self.map.keys().next().is_none()
+    }
+
     /// Writes a row unless it is there. Returns whether it was written.
     ///
     /// # Errors
@@ -42,6 +47,14 @@ where
         if self.get(&key) == Some(value) {
             return Ok(false);
         }
+        self.add(key, value)
+    }
+
+    /// Writes a row that is not there. Returns that it was written.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn add(&mut self, key: K, value: V) -> Result<bool, DatapathError> {
         self.map.insert(key, value, 0).map_err(|e| table::failure(self.name, "add to", e))?;
         Ok(true)
     }

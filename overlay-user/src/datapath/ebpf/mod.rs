@@ -256,7 +256,8 @@ impl EbpfDatapath {
             return None;
         }
         let mut applied = Applied::default();
-        let task = Task { plan, before: Some(before), only_missing: false, local: &self.local };
+        let task =
+            Task { plan, before: Some(before), only_missing: false, same_here: true, local: &self.local };
         applied.changed += self.tables.stations.add(&task, &rows.locals, &mut applied.problems);
         applied.changed += self.tables.stations.remove(&task, &rows.locals, &mut applied.problems);
         applied.problems.extend(self.learned.judge_anew().err().map(|error| error.to_string()));
@@ -346,7 +347,7 @@ impl EbpfDatapath {
         }
         let before = self.filled.take();
         let only_missing = extent == Extent::Missing;
-        let task = Task { plan, before: before.as_ref(), only_missing, local: &self.local };
+        let task = Task { plan, before: before.as_ref(), only_missing, same_here: false, local: &self.local };
         let problems = applied.problems.len();
         applied.changed += match extent {
             Extent::All => self.tables.add(&rows, &task, &mut applied.problems),
@@ -367,7 +368,7 @@ impl EbpfDatapath {
             return Ok(applied);
         }
         let problems = applied.problems.len();
-        let task = Task { plan, before: before.as_ref(), only_missing, local: &self.local };
+        let task = Task { plan, before: before.as_ref(), only_missing, same_here: false, local: &self.local };
         applied.changed += self.tables.remove(&rows, &task, &mut applied.problems);
         self.learned.judge_anew()?;
         if applied.problems.len() == problems {

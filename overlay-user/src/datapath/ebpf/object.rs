@@ -25,7 +25,7 @@ const PLAIN_SECTION: &[u8] = b"xdp\0\0\0\0\0\0\0";
 const LOG_MAP: &str = "AYA_LOGS";
 
 /// Maps whose size is the operator's to choose: one row for each endpoint.
-const SIZED: [&str; 4] = ["endpoints", "neighbours", "members", "flood_vteps"];
+const SIZED: [&str; 3] = ["endpoints", "neighbours", "members"];
 
 /// Which programs are loaded: those for both ways in, or without XDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,8 @@ pub fn load(
         let path = pins.map(name);
         let mut wanted = match name.as_str() {
             "fdb" => fdb::buckets(max_endpoints),
+            // What is flooded to more nodes is not flooded by the programs.
+            "flood_vteps" => max_endpoints.min(map.max_entries()),
             sized if SIZED.contains(&sized) => max_endpoints,
             _ => map.max_entries(),
         };

@@ -13,6 +13,7 @@ use overlay_ebpf::{
 
 use super::rows::Local;
 use crate::{
+    MacAddr,
     datapath::{Mode, Route, Underlay},
     plan::{self, Location},
 };
@@ -74,6 +75,14 @@ pub fn vtep(addr: IpAddr, underlay: &Underlay) -> Vtep {
     let overhead = if addr.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD };
     let mtu = u32::from(mtu.saturating_sub(overhead));
     Vtep { next_hop: (*next_hop).into(), ifindex: *ifindex, flags, header, mtu, ..row }
+}
+
+/// The addresses of an endpoint that `neighbours` has a row for: all but its first IPv4 address if its MAC address
+/// is made of that. The programs find such a one in `endpoints`, and it is what nearly all have.
+pub fn addresses_with_row(mac: MacAddr, addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let first = addresses.iter().copied().find(IpAddr::is_ipv4);
+    let told = first.filter(|first| matches!(first, IpAddr::V4(v4) if MacAddr::of_ipv4(*v4) == mac));
+    addresses.iter().copied().filter(move |address| Some(*address) != told)
 }
 
 /// `None` for a local endpoint without a device, and for one behind a node without a row.

@@ -91,8 +91,8 @@ impl Rows {
             for (mac, endpoint) in network.endpoints() {
                 let Some(row) = row::endpoint(&endpoint, local) else { continue };
                 rows.endpoints.insert(EndpointKey::new(vni.get(), mac), row);
-                for address in endpoint.addresses {
-                    let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
+                for address in row::addresses_with_row(mac, endpoint.addresses) {
+                    let key = NeighbourKey { vni: vni.get(), addr: address.into() };
                     rows.neighbours.insert(key, Neighbour { mac, ..Neighbour::default() });
                 }
             }
@@ -184,7 +184,9 @@ impl Rows {
         let can_be_sent = |vtep: &Vtep| vtep.flags & (VTEP_RESOLVED | VTEP_V6) == VTEP_RESOLVED;
         let all_can = flood.iter().all(|index| self.vteps.get(index).is_some_and(can_be_sent));
         let flood_vteps = if all_can { len(flood.len()) } else { MAX_FLOOD_VTEPS + 1 };
-        for (slot, index) in (0..).zip(&flood) {
+        // Of more, the programs send to none.
+        let sent_to = if flood.len() <= MAX_FLOOD_VTEPS as usize { &flood[..] } else { &[] };
+        for (slot, index) in (0..).zip(sent_to) {
             self.flood_vteps.insert(FloodKey { vni: vni.get(), slot }, *index);
         }
         for (slot, ifindex) in (0..).zip(&ports) {
@@ -226,7 +228,7 @@ fn len(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use overlay_ebpf::abi::{UDP6_ZERO_CHECKSUM, UNDERLAY_V6, VTEP_CHECKSUM};
 
@@ -250,13 +252,11 @@ mod tests {
     fn plan() -> Plan {
         let endpoint = |id: &str, last: u8, node: &NodeName| state::Endpoint {
             id: id.parse().unwrap(),
-            created: 0,
             node: node.clone(),
             mac: mac(last),
-            addresses: [IpAddr::from([10, 0, 9, last]), addr6(last)].into(),
-            names: [].into(),
+            addresses: vec![IpAddr::from([10, 0, 9, last]), addr6(last)].into(),
             delivery: Delivery::Xdp,
-            container: "".into(),
+            words: state::Words::default(),
         };
         let (here, node): (NodeName, NodeName) = ("node1".parse().unwrap(), "node2".parse().unwrap());
         let mut network = plan::Network::new("net".parse().unwrap(), here.clone(), None, Policy::default());
@@ -339,7 +339,19 @@ mod tests {
         assert!(rows.bum_buckets.contains_key(&42));
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
-        assert_eq!(rows.neighbours.len(), 4);
+        assert_eq!(rows.neighbours.len(), 2);
+    }
+
+    #[test]
+    fn an_address_that_the_mac_address_tells_has_no_row() {
+        let [one, two] = [[10, 0, 9, 2], [10, 0, 9, 3]].map(Ipv4Addr::from);
+        let with_row =
+            |mac, addresses: &[IpAddr]| -> Vec<IpAddr> { row::addresses_with_row(mac, addresses).collect() };
+        let addresses = [one.into(), two.into(), addr6(2)];
+        assert_eq!(with_row(mac(2), &addresses), addresses[1..]);
+        // Its row in `endpoints` has the first one.
+        assert_eq!(with_row(mac(3), &addresses), addresses);
+        assert_eq!(with_row(MacAddr([2, 0, 0, 0, 0, 1]), &addresses), addresses);
     }
 
     #[test]

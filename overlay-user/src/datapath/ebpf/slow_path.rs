@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fmt, io,
 };
 
 use futures::StreamExt as _;
@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// Most rows of forwarding databases that are written at a time: a request each, while packets that the
-/// programs forward need none of them.
-const AT_A_TIME: usize = 1024;
+/// programs forward need none of them, and changes wait.
+const AT_A_TIME: usize = 128;
 
 /// How many requests are under way at once.
 const AT_ONCE: usize = 32;
@@ -34,8 +34,19 @@ const AT_ONCE: usize = 32;
 pub struct SlowPath {
     /// Which device each network has, and who gets its broadcasts, as it was last left.
     devices: BTreeMap<Vni, (u32, BTreeSet<Row>)>,
+    /// Who is to get broadcasts, or not to any more: done before the rest.
+    due_floods: BTreeSet<Request>,
     /// MAC addresses whose rows are to be looked at.
     due: BTreeSet<(Vni, MacAddr)>,
+}
+
+/// One request to the kernel. Whoever gets broadcasts anew does before another does not any more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Request {
+    AddFlood(Vni, Row),
+    DeleteFlood(Vni, Row),
+    /// To have the row, or none.
+    Unicast(Vni, MacAddr, Option<Row>),
 }
 
 /// What the forwarding databases are to have.
@@ -92,12 +103,13 @@ impl SlowPath {
     /// What is known of devices before their forwarding databases are read.
     pub fn of(devices: &BTreeMap<Vni, u32>) -> Self {
         let unread = devices.iter().map(|(vni, ifindex)| (*vni, (*ifindex, BTreeSet::new())));
-        Self { devices: unread.collect(), due: BTreeSet::new() }
+        Self { devices: unread.collect(), ..Self::default() }
     }
 
     /// Takes note of the devices that are there now; one that is new has everything to be written.
     pub fn see(&mut self, devices: &BTreeMap<Vni, u32>, plan: &Plan) {
         self.devices.retain(|vni, (ifindex, _)| devices.get(vni) == Some(ifindex));
+        self.due.retain(|(vni, _)| devices.contains_key(vni));
         for (vni, ifindex) in devices {
             if !self.devices.contains_key(vni) {
                 self.devices.insert(*vni, (*ifindex, BTreeSet::new()));
@@ -178,24 +190,13 @@ impl SlowPath {
         Ok(())
     }
 
-    /// Writes who gets the broadcasts of each network.
-    pub async fn flood(&mut self, netlink: &Handle, to: Forwarding<'_>, done: &mut Reconciled) {
-        for (vni, (ifindex, floods)) in &mut self.devices {
+    /// Finds who gets the broadcasts of a network and should not, or should and does not.
+    pub fn flood(&mut self, to: Forwarding<'_>) {
+        self.due_floods.clear();
+        for (vni, (_, floods)) in &self.devices {
             let wanted = to.floods(*vni);
-            for row in wanted.difference(&floods.clone()) {
-                let added = vxlan_device::add_row(netlink, *ifindex, *row).await;
-                if added.is_ok() {
-                    floods.insert(*row);
-                }
-                done.note(added, || format!("add {row} to the FDB"));
-            }
-            for row in floods.difference(&wanted).copied().collect::<Vec<_>>() {
-                let deleted = vxlan_device::delete_row(netlink, *ifindex, row).await;
-                if deleted.is_ok() {
-                    floods.remove(&row);
-                }
-                done.note(deleted, || format!("remove {row} from the FDB"));
-            }
+            self.due_floods.extend(wanted.difference(floods).map(|row| Request::AddFlood(*vni, *row)));
+            self.due_floods.extend(floods.difference(&wanted).map(|row| Request::DeleteFlood(*vni, *row)));
         }
     }
 
@@ -203,42 +204,78 @@ impl SlowPath {
     /// rest is done.
     pub async fn work(&mut self, netlink: &Handle, to: Forwarding<'_>, done: &mut Reconciled) -> bool {
         let mut requests = Vec::new();
-        for key in self.due.iter().take(AT_A_TIME).copied().collect::<Vec<_>>() {
-            match self.devices.get(&key.0) {
-                Some((ifindex, _)) => {
-                    requests.push(write(netlink.clone(), *ifindex, key, to.unicast(key.0, key.1)));
-                }
-                None => {
-                    self.due.remove(&key);
-                }
-            }
+        while requests.len() < AT_A_TIME
+            && let Some(request) = self.due_floods.pop_first()
+        {
+            let Some((ifindex, _)) = self.devices.get(&request.vni()) else { continue };
+            requests.push(request.carry_out(netlink.clone(), *ifindex));
+        }
+        for (vni, mac) in self.due.iter().take(AT_A_TIME - requests.len()) {
+            let Some((ifindex, _)) = self.devices.get(vni) else { continue };
+            let request = Request::Unicast(*vni, *mac, to.unicast(*vni, *mac));
+            requests.push(request.carry_out(netlink.clone(), *ifindex));
         }
         let mut failed = 0;
         let mut results = futures::stream::iter(requests).buffer_unordered(AT_ONCE);
-        while let Some((key, result)) = results.next().await {
+        while let Some((request, result)) = results.next().await {
             if result.is_ok() {
-                self.due.remove(&key);
-            } else {
+                self.note(request);
+            } else if let Request::Unicast(..) = request {
                 failed += 1;
             }
-            done.note(result, || format!("bring the row of {} in the FDB to the plan", key.1));
+            done.note(result, || request.to_string());
         }
-        self.due.len() <= failed
+        self.due_floods.is_empty() && self.due.len() <= failed
+    }
+
+    /// Takes note of what was done.
+    fn note(&mut self, request: Request) {
+        match request {
+            Request::AddFlood(vni, row) => {
+                if let Some((_, floods)) = self.devices.get_mut(&vni) {
+                    floods.insert(row);
+                }
+            }
+            Request::DeleteFlood(vni, row) => {
+                if let Some((_, floods)) = self.devices.get_mut(&vni) {
+                    floods.remove(&row);
+                }
+            }
+            Request::Unicast(vni, mac, _) => {
+                self.due.remove(&(vni, mac));
+            }
+        }
     }
 }
 
-/// Writes the row of a MAC address, or removes it if there should be none.
-async fn write(
-    netlink: Handle,
-    ifindex: u32,
-    key: (Vni, MacAddr),
-    row: Option<Row>,
-) -> ((Vni, MacAddr), io::Result<()>) {
-    let result = match row {
-        Some(row) => vxlan_device::add_row(&netlink, ifindex, row).await,
-        None => vxlan_device::delete_unicast(&netlink, ifindex, key.1).await,
-    };
-    (key, result)
+// === impl Request ===
+
+impl Request {
+    const fn vni(self) -> Vni {
+        let (Self::AddFlood(vni, _) | Self::DeleteFlood(vni, _) | Self::Unicast(vni, ..)) = self;
+        vni
+    }
+
+    async fn carry_out(self, netlink: Handle, ifindex: u32) -> (Self, io::Result<()>) {
+        let result = match self {
+            Self::AddFlood(_, row) | Self::Unicast(_, _, Some(row)) => {
+                vxlan_device::add_row(&netlink, ifindex, row).await
+            }
+            Self::DeleteFlood(_, row) => vxlan_device::delete_row(&netlink, ifindex, row).await,
+            Self::Unicast(_, mac, None) => vxlan_device::delete_unicast(&netlink, ifindex, mac).await,
+        };
+        (self, result)
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddFlood(_, row) => write!(f, "add {row} to the FDB"),
+            Self::DeleteFlood(_, row) => write!(f, "remove {row} from the FDB"),
+            Self::Unicast(_, mac, _) => write!(f, "bring the row of {mac} in the FDB to the plan"),
+        }
+    }
 }
 
 // === impl Forwarding ===

@@ -2,7 +2,10 @@
 //! node's own), and `neighbours`. Their rows are made when they are needed, from the plan: there may be a
 //! million.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::Ebpf;
 use imbl::ordmap::DiffItem;
@@ -19,7 +22,7 @@ use super::{
 use crate::{
     MacAddr, Vni,
     datapath::{DatapathError, Differences},
-    plan::Plan,
+    plan::{self, Plan},
 };
 
 /// The four maps, kept alike.
@@ -38,6 +41,8 @@ pub struct Task<'a> {
     pub before: Option<&'a Plan>,
     /// What is there stays as it is.
     pub only_missing: bool,
+    /// What is on this node is as it was with the plan before.
+    pub same_here: bool,
     /// What rows depend on besides.
     pub local: &'a Local,
 }
@@ -104,13 +109,17 @@ impl Stations {
         };
         let mut refused = Refused::default();
         if let Some(before) = task.before {
-            for (vni, mac) in touched(before, task.plan) {
-                changed += self.set(task, vni, mac, &mut refused);
+            for (vni, mac) in touched(task, before) {
+                if let Some(endpoint) = planned(task.plan, vni, mac) {
+                    changed += self.set(task, (vni, mac), &endpoint, false, &mut refused);
+                }
             }
         } else {
+            // Of a new node's nothing need be read.
+            let all_new = self.endpoints.is_empty() && self.neighbours.is_empty();
             for (vni, network) in &task.plan.networks {
-                for (mac, _) in network.endpoints() {
-                    changed += self.set(task, *vni, mac, &mut refused);
+                for (mac, endpoint) in network.endpoints() {
+                    changed += self.set(task, (*vni, mac), &endpoint, all_new, &mut refused);
                 }
             }
         }
@@ -156,38 +165,47 @@ impl Stations {
         self.fdb.mask()
     }
 
-    /// Writes the rows of one endpoint of the plan, what is pointed to first; returns how many were not right.
-    fn set(&mut self, task: &Task<'_>, vni: Vni, mac: MacAddr, refused: &mut Refused) -> usize {
-        let Some((key, row)) = wanted(task, vni, mac) else { return 0 };
-        let Some(endpoint) = task.plan.networks.get(&vni).and_then(|network| network.endpoint(mac)) else {
-            return 0;
-        };
+    /// Writes the rows of one endpoint of the plan, what is pointed to first, none of which is there if it is new;
+    /// returns how many were not right.
+    fn set(
+        &mut self,
+        task: &Task<'_>,
+        (vni, mac): (Vni, MacAddr),
+        endpoint: &plan::Endpoint<'_>,
+        new: bool,
+        refused: &mut Refused,
+    ) -> usize {
+        let Some(row) = row::endpoint(endpoint, task.local) else { return 0 };
         let mut changed = 0;
-        for address in endpoint.addresses {
-            let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
+        for address in row::addresses_with_row(mac, endpoint.addresses) {
+            let key = NeighbourKey { vni: vni.get(), addr: address.into() };
             if !(task.only_missing && self.neighbours.get(&key).is_some()) {
                 let row = Neighbour { mac, ..Neighbour::default() };
                 changed += refused.note(self.neighbours.set(key, row));
             }
         }
+        let key = EndpointKey::new(vni.get(), mac);
         if task.only_missing && self.endpoints.get(&key).is_some() {
             return changed;
         }
-        changed += refused.note(self.endpoints.set(key, row));
-        changed + usize::from(self.fdb.ensure(&key, &row))
+        let written = if new { self.endpoints.add(key, row) } else { self.endpoints.set(key, row) };
+        changed + refused.note(written) + usize::from(self.fdb.ensure(&key, &row))
     }
 
     /// Looks at what the two plans do not share.
     fn remove_touched(&mut self, task: &Task<'_>, before: &Plan) -> Result<usize, DatapathError> {
         let mut removed = 0;
-        for (vni, mac) in touched(before, task.plan) {
-            let old = before.networks.get(&vni).and_then(|network| network.endpoint(mac));
+        for (vni, mac) in touched(task, before) {
             let right = wanted(task, vni, mac);
-            let new = task.plan.networks.get(&vni).and_then(|network| network.endpoint(mac));
+            let (old, new) = (planned(before, vni, mac), planned(task.plan, vni, mac));
             let new = new.filter(|_| right.is_some());
-            for address in old.iter().flat_map(|old| old.addresses) {
-                let key = NeighbourKey { vni: vni.get(), addr: (*address).into() };
-                let kept = new.is_some_and(|new| new.addresses.contains(address));
+            let with_row = |endpoint: Option<plan::Endpoint<'_>>| -> Vec<IpAddr> {
+                endpoint.iter().flat_map(|e| row::addresses_with_row(mac, e.addresses)).collect()
+            };
+            let kept_rows = with_row(new);
+            for address in with_row(old) {
+                let key = NeighbourKey { vni: vni.get(), addr: address.into() };
+                let kept = kept_rows.contains(&address);
                 // Another endpoint may have it by now.
                 if !kept && self.neighbours.get(&key).is_some_and(|row| row.mac == mac) {
                     removed += usize::from(self.neighbours.remove(&key)?);
@@ -216,8 +234,8 @@ impl Stations {
         let owner = |key: &NeighbourKey, row: &Neighbour| {
             let vni = Vni::new(key.vni).ok()?;
             wanted(task, vni, row.mac)?;
-            let endpoint = task.plan.networks.get(&vni)?.endpoint(row.mac)?;
-            endpoint.addresses.iter().find(|address| key.addr == (**address).into())
+            let endpoint = planned(task.plan, vni, row.mac)?;
+            row::addresses_with_row(row.mac, endpoint.addresses).find(|address| key.addr == (*address).into())
         };
         for key in self.neighbours.stale(|key, row| owner(key, row).is_some())? {
             removed += usize::from(self.neighbours.remove(&key)?);
@@ -226,17 +244,25 @@ impl Stations {
     }
 }
 
+/// Who has a MAC address by a plan.
+fn planned(plan: &Plan, vni: Vni, mac: MacAddr) -> Option<plan::Endpoint<'_>> {
+    plan.networks.get(&vni)?.endpoint(mac)
+}
+
 /// The row that an endpoint should have, if it should have one.
 fn wanted(task: &Task<'_>, vni: Vni, mac: MacAddr) -> Option<(EndpointKey, Endpoint)> {
-    let endpoint = task.plan.networks.get(&vni)?.endpoint(mac)?;
+    let endpoint = planned(task.plan, vni, mac)?;
     Some((EndpointKey::new(vni.get(), mac), row::endpoint(&endpoint, task.local)?))
 }
 
 /// The endpoints whose rows may differ between two plans: those that the plans do not share, and those whose
 /// rows depend on what is on this node.
-fn touched(before: &Plan, plan: &Plan) -> BTreeSet<(Vni, MacAddr)> {
-    let mut touched = changed_stations(before, plan);
-    for (vni, network) in before.networks.iter().chain(&plan.networks) {
+fn touched(task: &Task<'_>, before: &Plan) -> BTreeSet<(Vni, MacAddr)> {
+    let mut touched = changed_stations(before, task.plan);
+    if task.same_here {
+        return touched;
+    }
+    for (vni, network) in before.networks.iter().chain(&task.plan.networks) {
         touched.extend(network.local.keys().map(|mac| (*vni, *mac)));
     }
     touched

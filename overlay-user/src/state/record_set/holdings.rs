@@ -33,7 +33,11 @@ pub struct Holdings {
 struct Held {
     network: NetworkName,
     endpoint: Arc<Endpoint>,
+    /// The store's revision when it was made: of two that cannot both be, the older one stands.
+    created: i64,
     verdict: Verdict,
+    /// Somebody claims, or did, what it claims. Nearly all are alone, and then nobody else is looked for.
+    contends: bool,
     /// The round it was last taken in.
     round: u32,
 }
@@ -79,25 +83,45 @@ pub enum Change {
 impl Holdings {
     /// Takes a record that may be new or changed. What that makes of it, [`Self::judge`] tells. Returns whether
     /// it is.
-    pub fn put(&mut self, network: NetworkName, endpoint: Endpoint, changes: &mut Vec<Change>) -> bool {
+    pub fn put(
+        &mut self,
+        network: NetworkName,
+        endpoint: Endpoint,
+        created: i64,
+        changes: &mut Vec<Change>,
+    ) -> bool {
         let round = self.round;
         if let Some(at) = self.find(&network, &endpoint.id)
             && let Some(held) = self.slots[at as usize].as_mut().filter(|held| *held.endpoint == endpoint)
         {
             held.round = round;
-            return false;
+            if held.created == created {
+                return false;
+            }
+            held.created = created;
+            self.due.insert(at);
+            return true;
         }
         self.remove(&network, &endpoint.id, changes);
-        let held = Held { network, endpoint: Arc::new(endpoint), verdict: Verdict::Open, round };
-        let hashes: Vec<u32> = held.claims().map(|claim| self.hash(claim)).collect();
+        let endpoint = Arc::new(endpoint);
+        let mut held = Held { network, endpoint, created, verdict: Verdict::Open, contends: false, round };
         let at = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("no store holds four thousand million records")
         });
-        self.slots[at as usize] = Some(held);
-        for hash in hashes {
+        let mut contends = false;
+        for claim in held.claims() {
+            let hash = hash(&self.hasher, claim);
+            for other in self.index.iter_hash(spread(hash)).filter(|entry| entry.hash == hash) {
+                contends = true;
+                if let Some(other) = self.slots[other.at as usize].as_mut() {
+                    other.contends = true;
+                }
+            }
             self.index.insert_unique(spread(hash), Entry { hash, at }, |entry| spread(entry.hash));
         }
+        held.contends = contends;
+        self.slots[at as usize] = Some(held);
         self.due.insert(at);
         true
     }
@@ -126,7 +150,7 @@ impl Holdings {
         let Some(at) = self.find(network, id) else { return false };
         let Some(held) = self.slots[at as usize].take() else { return false };
         for claim in held.claims() {
-            let hash = self.hash(claim);
+            let hash = hash(&self.hasher, claim);
             if let Ok(entry) = self.index.find_entry(spread(hash), |e| e.hash == hash && e.at == at) {
                 entry.remove();
             }
@@ -160,24 +184,30 @@ impl Holdings {
         self.who_claim(Claim::Identity(id)).any(stands)
     }
 
-    /// Judges what is due: of those that `fit` and cannot all be, the oldest stands.
+    /// Judges what is due: of those that `fit` and cannot all be, the oldest stands. Tells what changes as it
+    /// is found: there may be a million.
     pub fn judge(
         &mut self,
         fit: impl Fn(&NetworkName, &Endpoint) -> Result<(), Clash>,
-        changes: &mut Vec<Change>,
+        mut tell: impl FnMut(Change),
     ) {
         while let Some(first) = self.due.pop_first() {
+            if let Some(alone) = self.slots[first as usize].as_mut().filter(|held| !held.contends) {
+                let clash = fit(&alone.network, &alone.endpoint).err();
+                if let Some(stands) = alone.decide(clash, &mut tell) {
+                    tell(stands);
+                }
+                continue;
+            }
             let mut contenders = self.contenders(first);
             for at in &contenders {
                 self.due.remove(at);
             }
-            let age = |at: &u32| {
-                self.held(*at).map(|held| (held.endpoint.created, &held.network, &held.endpoint.id))
-            };
+            let age = |at: &u32| self.held(*at).map(|held| (held.created, &held.network, &held.endpoint.id));
             contenders.sort_by_cached_key(|at| {
                 age(at).map(|(created, network, id)| (created, network.clone(), id.clone()))
             });
-            self.verdicts(&contenders, &fit, changes);
+            self.verdicts(&contenders, &fit, &mut tell);
         }
     }
 
@@ -186,7 +216,7 @@ impl Holdings {
         &mut self,
         contenders: &[u32],
         fit: impl Fn(&NetworkName, &Endpoint) -> Result<(), Clash>,
-        changes: &mut Vec<Change>,
+        tell: &mut impl FnMut(Change),
     ) {
         let mut found = Vec::new();
         let mut taken: HashMap<Claim<'_>, &Held> = HashMap::new();
@@ -204,26 +234,10 @@ impl Holdings {
         // Who falls goes first: another may stand with its MAC address.
         let mut stand = Vec::new();
         for (at, clash) in found {
-            let Some(held) = self.slots[at as usize].as_mut() else { continue };
-            let verdict = if clash.is_none() { Verdict::Stands } else { Verdict::LeftOut };
-            let before = std::mem::replace(&mut held.verdict, verdict);
-            let (network, endpoint) = (held.network.clone(), Arc::clone(&held.endpoint));
-            if before == Verdict::LeftOut && verdict == Verdict::Stands {
-                changes.push(Change::Settled(network.clone(), endpoint.id.clone()));
-            }
-            match clash {
-                None if before != Verdict::Stands => stand.push(Change::Stands(network, endpoint)),
-                None => {}
-                Some(clash) => {
-                    let id = endpoint.id.clone();
-                    if before == Verdict::Stands {
-                        changes.push(Change::Falls(network.clone(), endpoint));
-                    }
-                    changes.push(Change::LeftOut(network, id, clash));
-                }
-            }
+            let held = self.slots[at as usize].as_mut();
+            stand.extend(held.and_then(|held| held.decide(clash, tell)));
         }
-        changes.append(&mut stand);
+        stand.into_iter().for_each(tell);
     }
 
     /// A record and all that claim what it claims, what those claim, and so on.
@@ -235,10 +249,8 @@ impl Holdings {
         while let Some(at) = all.get(next).copied() {
             next += 1;
             for claim in self.held(at).into_iter().flat_map(Held::claims) {
-                // A record alone, as nearly all are, needs no set of claims.
-                let mut others = self.who_claim(claim).filter(|other| *other != at).peekable();
-                if others.peek().is_some() && asked.insert(claim) {
-                    all.extend(others.filter(|other| seen.insert(*other)));
+                if asked.insert(claim) {
+                    all.extend(self.who_claim(claim).filter(|other| seen.insert(*other)));
                 }
             }
         }
@@ -246,7 +258,7 @@ impl Holdings {
     }
 
     fn who_claim(&self, claim: Claim<'_>) -> impl Iterator<Item = u32> {
-        let hash = self.hash(claim);
+        let hash = hash(&self.hasher, claim);
         let entries = self.index.iter_hash(spread(hash)).filter(move |entry| entry.hash == hash);
         let does = move |at: &u32| self.held(*at).is_some_and(|held| held.claims().any(|own| own == claim));
         entries.map(|entry| entry.at).filter(does)
@@ -255,11 +267,11 @@ impl Holdings {
     fn held(&self, at: u32) -> Option<&Held> {
         self.slots.get(at as usize)?.as_ref()
     }
+}
 
-    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
-    fn hash(&self, claim: Claim<'_>) -> u32 {
-        self.hasher.hash_one(claim) as u32
-    }
+#[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
+fn hash(hasher: &RandomState, claim: Claim<'_>) -> u32 {
+    hasher.hash_one(claim) as u32
 }
 
 /// The table takes its place from the lower bits of a hash and a tag from the upper.
@@ -274,6 +286,26 @@ impl Held {
         let Self { network, endpoint, .. } = self;
         let addresses = endpoint.addresses.iter().map(move |address| Claim::Address(network, *address));
         [Claim::Identity(&endpoint.id), Claim::Mac(network, endpoint.mac)].into_iter().chain(addresses)
+    }
+
+    /// Takes the verdict: it is left out for a clash, or stands. Tells at once what ends by it, and returns
+    /// that it stands, if that is new.
+    fn decide(&mut self, clash: Option<Clash>, tell: &mut impl FnMut(Change)) -> Option<Change> {
+        let verdict = if clash.is_none() { Verdict::Stands } else { Verdict::LeftOut };
+        let before = std::mem::replace(&mut self.verdict, verdict);
+        let (network, endpoint) = (self.network.clone(), Arc::clone(&self.endpoint));
+        let Some(clash) = clash else {
+            if before == Verdict::LeftOut {
+                tell(Change::Settled(network.clone(), endpoint.id.clone()));
+            }
+            return (before != Verdict::Stands).then_some(Change::Stands(network, endpoint));
+        };
+        let id = endpoint.id.clone();
+        if before == Verdict::Stands {
+            tell(Change::Falls(network.clone(), endpoint));
+        }
+        tell(Change::LeftOut(network, id, clash));
+        None
     }
 }
 

@@ -23,14 +23,17 @@ pub enum Figure {
     WarmStart,
     /// Rows that were changed at a start with all there.
     WarmRows,
-    /// The daemon's memory: when all was measured, and the most it was.
+    /// The daemon's memory: when all was measured, the most it was, and the most after the restart.
     Memory,
     MostMemory,
+    WarmMemory,
     /// The maps' memory for each endpoint.
     MapMemory,
-    /// Changes a second that the node keeps up with on one core, and how many etcd took meanwhile.
+    /// Changes a second that the node keeps up with on one core, how many etcd took meanwhile, and what each
+    /// takes of the core.
     Sustained,
     Written,
+    CpuOfBurst,
     /// What a change costs a node.
     CpuOfChange,
     BytesOfChange,
@@ -49,7 +52,7 @@ pub enum Figure {
 pub struct Figures(Vec<(Figure, Row)>);
 
 impl Figure {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 27] = [
         Self::PutP50,
         Self::PutP99,
         Self::BusyP50,
@@ -64,9 +67,11 @@ impl Figure {
         Self::WarmRows,
         Self::Memory,
         Self::MostMemory,
+        Self::WarmMemory,
         Self::MapMemory,
         Self::Sustained,
         Self::Written,
+        Self::CpuOfBurst,
         Self::CpuOfChange,
         Self::BytesOfChange,
         Self::EtcdOfChange,
@@ -94,9 +99,11 @@ impl Figure {
             Self::WarmRows => "rows changed by it",
             Self::Memory => "daemon memory, MiB",
             Self::MostMemory => "daemon memory, most, MiB",
+            Self::WarmMemory => "daemon memory, most, after a warm restart, MiB",
             Self::MapMemory => "map memory an endpoint, bytes",
             Self::Sustained => "changes a second, one core",
             Self::Written => "… changes a second written meanwhile",
+            Self::CpuOfBurst => "… node's CPU for each, µs",
             Self::CpuOfChange => "a change: node's CPU, µs",
             Self::BytesOfChange => "a change: to the node, bytes",
             Self::EtcdOfChange => "a change: etcd's CPU, µs",

@@ -16,10 +16,10 @@ const LIMIT: Duration = Duration::from_mins(10);
 const SLOWLY: u32 = 200;
 
 /// How long that goes on.
-const PERIOD: Duration = Duration::from_secs(5);
+const PERIOD: Duration = Duration::from_secs(3);
 
 /// For how long nothing is changed to see what nodes ask of etcd.
-const IDLE: Duration = Duration::from_secs(15);
+const IDLE: Duration = Duration::from_secs(10);
 
 /// How many nodes are watched by in addition to see what one costs etcd.
 const WATCHERS: usize = 200;
@@ -84,17 +84,30 @@ pub fn of_a_watcher(scene: &Scene, maps: &Maps) -> Result<f64> {
     Ok((with - alone) / WATCHERS as f64)
 }
 
-/// Changes a second that the node, on one core, keeps up with when etcd is given as many as it takes; and
-/// how many that was.
-pub fn sustained(scene: &Scene, maps: &Maps, count: u64) -> Result<(f64, f64)> {
+/// How a node gets on when there are as many changes as etcd takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Burst {
+    /// Changes a second, until all are in the maps.
+    pub kept_up: f64,
+    /// Changes a second that etcd took.
+    pub written: f64,
+    /// Microseconds of the node's daemon for each.
+    pub cpu: f64,
+}
+
+/// Makes changes that the node, on one core, has to keep up with.
+pub fn sustained(scene: &Scene, maps: &Maps, count: u64) -> Result<Burst> {
     scene.on_one_core(true)?;
+    let before = cost::cpu(scene.daemon()?)?;
     let begun = Instant::now();
     let written = scene.writer.burst(count);
     let done = caught_up(scene, maps);
     scene.on_one_core(false)?;
-    let (written, took) = (written?, done? - begun);
+    let ((count, written), took) = (written?, done? - begun);
+    let cpu = cost::cpu(scene.daemon()?)?.saturating_sub(before);
     #[expect(clippy::cast_precision_loss, reason = "some ten thousands")]
-    Ok((count as f64 / took.as_secs_f64(), written))
+    let count = count as f64;
+    Ok(Burst { kept_up: count / took.as_secs_f64(), written, cpu: cpu.as_secs_f64() * 1e6 / count })
 }
 
 /// Watches, and requests and messages a second, of an idle node.

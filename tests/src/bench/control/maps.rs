@@ -11,7 +11,7 @@ use aya::{
     Pod,
     maps::{HashMap, Map, MapData, MapError},
 };
-use overlay_ebpf::abi::{Addr, Endpoint, EndpointKey, Neighbour, NeighbourKey, SCHEMA};
+use overlay_ebpf::abi::{Endpoint, EndpointKey, SCHEMA};
 
 use super::population::Simulated;
 use crate::node::Node;
@@ -19,35 +19,29 @@ use crate::node::Node;
 /// VNI of the network with number 0.
 pub const FIRST_VNI: u32 = 100;
 
-/// The rows that say where endpoints are.
+/// The rows that say where endpoints are. Their MAC addresses are made of their addresses, so that these have no
+/// rows of their own.
 pub struct Maps {
     endpoints: HashMap<MapData, EndpointKey, Endpoint>,
-    neighbours: HashMap<MapData, NeighbourKey, Neighbour>,
 }
 
 impl Maps {
     /// Opens what a node has pinned.
     pub fn open(node: &Node) -> Result<Self> {
-        let dir = directory(node);
-        Ok(Self { endpoints: hash(&dir.join("endpoints"))?, neighbours: hash(&dir.join("neighbours"))? })
+        Ok(Self { endpoints: hash(&directory(node).join("endpoints"))? })
     }
 
-    /// Whether both rows of an endpoint are there, or both are not.
+    /// Whether the row of an endpoint is there, or is not.
     pub fn agree(&self, endpoint: Simulated, there: bool) -> Result<bool> {
         let vni = FIRST_VNI + endpoint.network();
         let key = EndpointKey::new(vni, endpoint.mac());
-        let address = NeighbourKey { vni, addr: Addr::from_v4(endpoint.addr().octets()) };
-        let (row, neighbour) =
-            (found(self.endpoints.get(&key, 0))?, found(self.neighbours.get(&address, 0))?);
-        let its = neighbour.is_some_and(|row| row.mac == endpoint.mac());
-        Ok(if there { row.is_some() && its } else { row.is_none() && neighbour.is_none() })
+        let row = found(self.endpoints.get(&key, 0))?;
+        Ok(row.map(|row| row.addr4) == there.then(|| endpoint.addr().octets()))
     }
 
-    /// How many endpoints have both rows, at most.
+    /// How many endpoints have a row.
     pub fn count(&self) -> Result<usize> {
-        let endpoints = self.endpoints.keys().collect::<Result<Vec<_>, _>>()?.len();
-        let neighbours = self.neighbours.keys().collect::<Result<Vec<_>, _>>()?.len();
-        Ok(endpoints.min(neighbours))
+        self.endpoints.keys().try_fold(0, |count, key| Ok(key.map(|_| count + 1)?))
     }
 }
 

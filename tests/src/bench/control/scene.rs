@@ -24,8 +24,9 @@ use crate::{
     wire::{Card, Wire},
 };
 
-/// 10 GB: three million keys, and what else is written here.
-const ETCD: [&str; 4] = ["--quota-backend-bytes", "10000000000", "--snapshot-count", "10000"];
+/// 10 GB: three million keys, and what else is written here; most of them in large transactions.
+const ETCD: [&str; 6] =
+    ["--quota-backend-bytes", "10000000000", "--snapshot-count", "10000", "--max-txn-ops", "1500"];
 
 /// The network of [`Scene::node`] and [`Scene::other`] alone, in which containers are attached for a ping.
 pub const SMALL: Network<'_> = Network { name: "small", vni: FIRST_VNI + NETWORKS, subnet: "10.200.0.0/16" };
@@ -146,6 +147,23 @@ impl Scene {
         let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:"));
         let bytes = line.and_then(|line| line.split_whitespace().next());
         Ok(bytes.context("the node has no eth0")?.parse()?)
+    }
+
+    /// Waits until the node's daemon has written what nothing waits for too: the forwarding databases of the
+    /// kernel's devices.
+    pub fn settled(&self) -> Result<()> {
+        let begun = Instant::now();
+        let mut last = None;
+        while begun.elapsed() < READY {
+            let status = self.node().status()?;
+            let changed = status["datapath"]["rows_changed"].as_u64();
+            if changed.is_some() && changed == last {
+                return Ok(());
+            }
+            last = changed;
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        bail!("rows are changed on and on for {} s", READY.as_secs())
     }
 
     /// Rows that the node's daemon has changed since its start, once it follows etcd and is up to date.

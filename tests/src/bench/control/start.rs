@@ -63,9 +63,10 @@ pub fn cold(scene: &mut Scene, endpoints: u32, room: u32) -> Result<Duration> {
     Ok(complete.max(ready) - begun)
 }
 
-/// Stops the node's daemon and starts it again with the maps as they are. Returns how long it took to be
-/// ready, and how many rows it changed.
+/// Stops the node's daemon when it has nothing left to do and starts it again with the maps as they are. Returns
+/// how long it took to be ready, and how many rows it changed.
 pub fn warm(scene: &mut Scene, room: u32) -> Result<(Duration, u64)> {
+    scene.settled()?;
     scene.cluster.nodes[0].stop()?;
     let begun = scene.start_node(room)?;
     let ready = scene.node_ready()?;

@@ -28,8 +28,13 @@ const CONNECTIONS: usize = 8;
 /// Transactions that are under way at once where as much as possible is written.
 const AT_ONCE: usize = 32;
 
-/// Endpoints in one transaction of [`Writer::fill`]: 120 keys, of the 128 that etcd takes.
-const IN_A_TRANSACTION: usize = 40;
+/// Endpoints in one transaction of [`Writer::fill`], of three keys each, and how many of those are under way at
+/// once: etcd gives a request up that waits for long.
+const IN_A_TRANSACTION: usize = 400;
+const LARGE_AT_ONCE: usize = 3;
+
+/// Changes in one transaction of [`Writer::burst`].
+const TOGETHER: u64 = 20;
 
 /// Those who come and go, and how many of them are there at a time. The last ones of all are
 /// [`Writer::guest`]s.
@@ -133,7 +138,8 @@ impl Writer {
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
                 while !stop.load(Ordering::Relaxed) {
                     ticks.tick().await;
-                    client.txn(change(changes.fetch_add(1, Ordering::Relaxed))?).await?;
+                    let change = change(changes.fetch_add(1, Ordering::Relaxed))?;
+                    client.txn(Txn::new().and_then(change)).await?;
                 }
                 Ok(())
             })
@@ -142,8 +148,10 @@ impl Writer {
         Stream { stop, tasks, begun, before }
     }
 
-    /// Makes changes as fast as etcd takes them; how many a second that was.
-    pub fn burst(&self, count: u64) -> Result<f64> {
+    /// Makes changes as fast as etcd takes them; how many there were, and how many a second. Many are in one
+    /// transaction: etcd takes more of them so, and whoever watches has as many to do.
+    pub fn burst(&self, count: u64) -> Result<(u64, f64)> {
+        let count = count.next_multiple_of(TOGETHER);
         let before = self.changes.load(Ordering::Relaxed);
         let begun = Instant::now();
         let changes = Arc::clone(&self.changes);
@@ -154,19 +162,20 @@ impl Writer {
                 let changes = Arc::clone(&changes);
                 tasks.spawn(async move {
                     loop {
-                        let number = changes.fetch_add(1, Ordering::Relaxed);
-                        if number >= before + count {
-                            changes.fetch_sub(1, Ordering::Relaxed);
+                        let first = changes.fetch_add(TOGETHER, Ordering::Relaxed);
+                        if first >= before + count {
+                            changes.fetch_sub(TOGETHER, Ordering::Relaxed);
                             return Ok(());
                         }
-                        client.txn(change(number)?).await?;
+                        let operations = (first..first + TOGETHER).map(change).collect::<Result<Vec<_>>>()?;
+                        client.txn(Txn::new().and_then(operations.concat())).await?;
                     }
                 });
             }
             tasks.join_all().await.into_iter().collect::<Result<()>>()
         })?;
         #[expect(clippy::cast_precision_loss, reason = "some ten thousands")]
-        Ok(count as f64 / begun.elapsed().as_secs_f64())
+        Ok((count, count as f64 / begun.elapsed().as_secs_f64()))
     }
 
     /// Ends a stream of changes; how many there were, and how many a second.
@@ -212,10 +221,10 @@ impl Writer {
         Ok(Watchers(watchers))
     }
 
-    fn commit(&self, transaction: Txn) -> Result<Instant> {
+    fn commit(&self, operations: Vec<TxnOp>) -> Result<Instant> {
         let mut client = self.clients.first().context("no connection")?.clone();
         self.run(async move {
-            let answer = client.txn(transaction).await?;
+            let answer = client.txn(Txn::new().and_then(operations)).await?;
             let acknowledged = Instant::now();
             ensure!(answer.succeeded(), "etcd refused");
             Ok(acknowledged)
@@ -224,7 +233,7 @@ impl Writer {
 
     fn commit_all(
         &self,
-        transactions: impl Iterator<Item = Result<Txn>>,
+        transactions: impl Iterator<Item = Result<Vec<TxnOp>>>,
         mut progress: impl FnMut(usize),
     ) -> Result<()> {
         let (mut clients, mut done) = (self.clients.iter().cycle(), 0);
@@ -238,10 +247,10 @@ impl Writer {
             Ok(())
         };
         for transaction in transactions {
-            let transaction = transaction?;
+            let transaction = Txn::new().and_then(transaction?);
             let mut client = clients.next().context("no connection")?.clone();
             running.spawn_on(async move { client.txn(transaction).await }, self.runtime.handle());
-            if running.len() >= AT_ONCE {
+            if running.len() >= LARGE_AT_ONCE {
                 finish(&mut running)?;
             }
         }
@@ -269,13 +278,13 @@ fn comer(number: u64) -> Simulated {
     Simulated::comer(u32::try_from(number % u64::from(COMERS)).unwrap_or(0))
 }
 
-/// The transaction of a change: in turn somebody comes and somebody goes.
-fn change(number: u64) -> Result<Txn> {
+/// What a change does: in turn somebody comes and somebody goes.
+fn change(number: u64) -> Result<Vec<TxnOp>> {
     let pair = number / 2;
     if number.is_multiple_of(2) { attached(&[comer(PRESENT + pair)]) } else { Ok(detached(comer(pair))) }
 }
 
-fn attached(endpoints: &[Simulated]) -> Result<Txn> {
+fn attached(endpoints: &[Simulated]) -> Result<Vec<TxnOp>> {
     let mut records = Vec::with_capacity(endpoints.len() * 3);
     for endpoint in endpoints {
         records.extend(endpoint.records()?);
@@ -283,11 +292,10 @@ fn attached(endpoints: &[Simulated]) -> Result<Txn> {
     Ok(puts(records))
 }
 
-fn detached(endpoint: Simulated) -> Txn {
-    Txn::new().and_then(endpoint.keys().map(|key| TxnOp::delete(key, None)))
+fn detached(endpoint: Simulated) -> Vec<TxnOp> {
+    endpoint.keys().map(|key| TxnOp::delete(key, None)).into()
 }
 
-fn puts(records: Vec<Record>) -> Txn {
-    let puts = records.into_iter().map(|(key, value)| TxnOp::put(key, value, None));
-    Txn::new().and_then(puts.collect::<Vec<_>>())
+fn puts(records: Vec<Record>) -> Vec<TxnOp> {
+    records.into_iter().map(|(key, value)| TxnOp::put(key, value, None)).collect()
 }

@@ -26,6 +26,7 @@ pub fn marks() -> Vec<Mark> {
     add("cold start", Figure::ColdStart, &["1 M"], &|| most(20.0));
     add("warm restart", Figure::WarmRows, &["1 M"], &|| most(0.0));
     add("memory", Figure::MostMemory, &["1 M"], &|| most(400.0));
+    add("memory", Figure::WarmMemory, &["1 M"], &|| most(400.0));
     add("memory", Figure::MapMemory, &["1 M"], &|| most(200.0));
     add("sustained changes", Figure::Sustained, &ends, &|| Ask::NoLess(5_000.0));
     add("etcd load", Figure::Watches, &["1 M"], &|| most(1.0));

@@ -128,7 +128,8 @@ impl Fixture {
             let key = NeighbourKey { vni: VNI, addr: Addr::from_v4(bench::addr(i)) };
             (key, Neighbour { mac: mac_of(i), ..Neighbour::default() })
         };
-        insert(&mut self.ebpf, "neighbours", all.clone().map(neighbour))?;
+        let untold = |i: &u32| MacAddr::of_ipv4(bench::addr(*i).into()) != mac_of(*i);
+        insert(&mut self.ebpf, "neighbours", all.clone().filter(untold).map(neighbour))?;
         let vtep = Vtep {
             addr: Addr::from_v4(THERE.octets()),
             next_hop: Addr::from_v4(THERE.octets()),
