@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Resolver, Scope,
     listener::Listener,
-    place::{HOST_DEVICE, Sandbox, Sockets, address_host},
+    place::{HOST_DEVICE, Sandbox, Sockets, address_host, bind_host},
 };
 
 /// How often it is looked whether a place is still what it was.
@@ -74,7 +74,7 @@ impl Attendant {
         loop {
             let listening = async {
                 address_host(address).await?;
-                Sockets::bind(address)
+                bind_host(address)
             };
             let problem = match listening.await {
                 Ok(sockets) => {

@@ -28,6 +28,10 @@ pub const HOST_DEVICE: &str = "ovdns0";
 
 const LOOPBACK: &str = "lo";
 
+/// How far what the host answers may go: to containers, those of a container's own Docker included, and not to
+/// somebody in the world whose address a neighbour has put into a query.
+const HOPS: u32 = 4;
+
 /// The table in containers.
 const TABLE: &str = "overlay_names";
 
@@ -56,7 +60,7 @@ type Identity = (u64, u64);
 
 impl Sockets {
     /// Listens at an address that is there.
-    pub fn bind(address: Ipv4Addr) -> io::Result<Self> {
+    fn bind(address: Ipv4Addr) -> io::Result<Self> {
         Self::bind_at(address, PORT).map_err(|error| {
             let cause = match error.kind() {
                 io::ErrorKind::AddrInUse => ": another name server listens on all addresses there",
@@ -164,6 +168,17 @@ pub async fn address_host(address: Ipv4Addr) -> io::Result<()> {
         Err(error) => return Err(context(&format!("make interface {HOST_DEVICE}"), &error, "")),
     };
     add_address(&kernel, device, address).await
+}
+
+/// Listens on the host.
+///
+/// # Errors
+/// If somebody listens there.
+pub fn bind_host(address: Ipv4Addr) -> io::Result<Sockets> {
+    let sockets = Sockets::bind(address)?;
+    sockets.udp.set_ttl(HOPS)?;
+    sockets.tcp.set_ttl(HOPS)?;
+    Ok(sockets)
 }
 
 /// Takes from the host what [`address_host`] gave it.
