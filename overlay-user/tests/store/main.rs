@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
 
 mod allocation;
+mod docker;
 mod endpoints;
 #[path = "../etcd/mod.rs"]
 mod etcd;

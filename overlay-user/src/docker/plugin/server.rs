@@ -32,6 +32,9 @@ const DEADLINE: Duration = Duration::from_secs(9);
 /// The largest request in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
+/// How often it is looked whether the socket is still where Docker looks for it.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// How long requests that are under way may take when the daemon stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(9);
 
@@ -65,7 +68,7 @@ pub fn router(plugin: Arc<Plugin>) -> Router {
         .with_state(plugin)
 }
 
-/// Answers requests until `cancel`, then those that are under way.
+/// Answers requests until `cancel`, then those that are under way; or until somebody has removed the socket.
 pub async fn serve(socket: PluginSocket, router: Router, cancel: CancellationToken) -> io::Result<()> {
     let (listener, file) = socket.into_parts();
     let served = axum::serve(listener, router).with_graceful_shutdown(cancel.clone().cancelled_owned());
@@ -73,9 +76,15 @@ pub async fn serve(socket: PluginSocket, router: Router, cancel: CancellationTok
         cancel.cancelled().await;
         tokio::time::sleep(LAST_REQUESTS).await;
     };
+    let removed = async {
+        while file.is_there() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
     let result = tokio::select! {
         result = served.into_future() => result,
         () = overdue => Ok(()),
+        () = removed => Err(io::Error::other("somebody removed it: it is made again")),
     };
     drop(file);
     result

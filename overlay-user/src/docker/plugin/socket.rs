@@ -74,9 +74,16 @@ impl PluginSocket {
     }
 }
 
+impl SocketFile {
+    /// Whether the file is the one that was made.
+    pub fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode)
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode)
+        if self.is_there()
             && let Err(error) = fs::remove_file(&self.path)
         {
             tracing::warn!(%error, socket = %self.path.display(), "the plugin socket could not be removed");
