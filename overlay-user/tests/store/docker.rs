@@ -122,8 +122,8 @@ async fn an_endpoint_gets_other_names_from_its_own_node() {
     let all = store.examine().await.unwrap();
     assert_eq!(all.flaws, []);
     let record = all.state.endpoint(&blue, &id).unwrap();
-    assert_eq!(record.names.iter().map(AsRef::as_ref).collect::<Vec<_>>(), names);
-    assert_eq!(&*record.container, "/run/netns/x");
+    assert_eq!(record.names().collect::<Vec<_>>(), names);
+    assert_eq!(record.container(), "/run/netns/x");
     let wanted = ["10.0.9.4".parse().unwrap()];
     let taken = store.reserve_addresses(&blue, &node1, &EndpointId::random(), None, &wanted).await;
     assert_conflict(taken, "10.0.9.4 is used by web on node1");
