@@ -17,15 +17,13 @@ use super::{
     connection::Connection,
     error::CallError,
     left_out::LeftOutLog,
+    vigilance::Vigilance,
     watch::{Watch, WatchEnd},
 };
 use crate::state::{RawRecord, RecordSet, State};
 
-/// Everything is read again this often even if nothing seems wrong, with up to a fifth more: etcd
-/// 3.4 is known to lose events.
-const REREAD: Duration = Duration::from_mins(5);
-
-/// But all nodes together read no more than so many bytes a second for it.
+/// However often everything is to be read again: all nodes together read no more than so many bytes a second
+/// for it.
 const REREAD_RATE: u64 = 8 << 20;
 
 /// Pauses before trying again.
@@ -55,6 +53,7 @@ pub enum StoreHealth {
 
 struct Follower {
     store: Store,
+    vigilance: Vigilance,
     /// Its own: a command that finds a member silent does not end the watch.
     connection: Connection,
     publisher: watch::Sender<Followed>,
@@ -83,10 +82,17 @@ impl Store {
     /// next; on any doubt reads again. Never gives up.
     #[must_use]
     pub fn follow(&self, cancel: CancellationToken) -> watch::Receiver<Followed> {
+        self.follow_with(Vigilance::default(), cancel)
+    }
+
+    /// As [`Self::follow`], with another vigilance.
+    #[must_use]
+    pub fn follow_with(&self, vigilance: Vigilance, cancel: CancellationToken) -> watch::Receiver<Followed> {
         let nothing = Followed { state: Arc::default(), health: StoreHealth::Connecting(None) };
         let (publisher, receiver) = watch::channel(nothing);
         let follower = Follower {
             store: self.clone(),
+            vigilance,
             connection: Connection::new(Arc::clone(&self.inner.options)),
             publisher,
             records: RecordSet::default(),
@@ -132,7 +138,7 @@ impl Follower {
             return End::Lost("the member that was read went away".to_owned());
         };
         let prefix = self.store.keys().prefix();
-        let end = match Watch::open(&member.client, prefix, self.revision + 1).await {
+        let end = match Watch::open(&member.client, prefix, self.revision + 1, self.vigilance).await {
             Ok(watch) => {
                 self.publish(self.revision);
                 self.follow(watch).await
@@ -184,7 +190,7 @@ impl Follower {
     /// Follows the changes of a watch.
     async fn follow(&mut self, mut watch: Watch) -> End {
         let of_all = self.size * self.records.nodes() as u64;
-        let reread = REREAD.max(Duration::from_secs(of_all / REREAD_RATE));
+        let reread = self.vigilance.reread.max(Duration::from_secs(of_all / REREAD_RATE));
         let reread = Instant::now() + reread.mul_f64(rand::random_range(1.0..1.2));
         let store = self.store.clone();
         loop {
