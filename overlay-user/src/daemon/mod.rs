@@ -3,6 +3,7 @@
 mod absence;
 mod choice;
 mod followed_state;
+mod host;
 mod journal;
 mod learner;
 mod membership;
@@ -21,7 +22,7 @@ pub use choice::{Chosen, choose};
 pub use journal::{InTheMaking, Journal};
 pub use progress::{AuditRequest, CounterRequest, Known, Membership, Progress, SightingRequest, Source};
 pub use purge::purge;
-use snapshot::SnapshotFile;
+pub use snapshot::SnapshotFile;
 pub(crate) use snapshot::records;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -120,6 +121,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let member = membership::Member {
         node: node.clone(),
         port: config.port,
+        host: host::here(),
         mode,
         reason: reason.clone(),
         store: store.clone(),

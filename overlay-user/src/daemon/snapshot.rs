@@ -169,7 +169,7 @@ impl SnapshotFile {
     }
 
     /// Keeps `state`, unless what would be kept is the same as before.
-    fn keep(&mut self, state: &Arc<State>) {
+    pub fn keep(&mut self, state: &Arc<State>) {
         let seen = self.store.seen();
         let awaited = self.store.awaited();
         let same = |(cluster, names, old): &(Option<Uuid>, Vec<NodeName>, Arc<State>)| {
@@ -321,6 +321,7 @@ fn node_record(node: &Node, port: u16) -> NodeRecord {
         reason,
         version: String::new(),
         incarnation: 0,
+        host: String::new(),
         moved: 0,
         drained,
         prefixes: Vec::new(),
