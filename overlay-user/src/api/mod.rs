@@ -6,18 +6,19 @@
 mod attach;
 mod client;
 mod context;
-mod detach;
+pub(crate) mod detach;
 mod doctor;
 mod endpoints;
 mod error;
-mod mac;
+pub(crate) mod mac;
+pub(crate) mod making;
 mod message;
 mod networks;
 mod nodes;
 mod ports;
 mod reference;
 mod repair;
-mod request;
+pub(crate) mod request;
 mod server;
 mod socket;
 mod status;
@@ -30,9 +31,9 @@ pub use doctor::{Area, Examine, Finding, Report, Severity};
 pub use error::{ApiError, Kind};
 pub use message::{
     AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Attached, Counter, CreateNetwork, DEFAULT_AGE,
-    DEFAULT_MAX_MACS, DatapathStatus, DrainNode, Drained, Endpoint, EndpointDetail, Health, Liveness, Named,
-    Namespace, Network, NetworkDetail, Node, Peer, Port, SetNetwork, Status, StoreState, StoreStatus, Subnet,
-    Uplink,
+    DEFAULT_MAX_MACS, DatapathStatus, DnsStatus, DrainNode, Drained, Endpoint, EndpointDetail, Health,
+    Liveness, Named, Namespace, Network, NetworkDetail, Node, Peer, Port, SetNetwork, Status, StoreState,
+    StoreStatus, Subnet, Uplink,
 };
 pub use ports::PortRef;
 pub use reference::EndpointRef;

@@ -114,6 +114,7 @@ impl Daemon {
             audits: mpsc::channel(1).0,
             mode: Mode::Kernel,
             reason: "--datapath kernel".to_owned(),
+            dns: None,
         };
         let cancel = CancellationToken::new();
         let socket = ControlSocket::bind(directory.path()).unwrap();

@@ -4,7 +4,7 @@ use super::{
     node::standing,
     output::{Show, or_dash, pairs, table},
 };
-use crate::api::{Counter, Health, Peer, Status, StoreState, StoreStatus};
+use crate::api::{Counter, DnsStatus, Health, Peer, Status, StoreState, StoreStatus};
 
 impl Show for Status {
     fn text(&self) -> String {
@@ -13,7 +13,7 @@ impl Show for Status {
             Health::Degraded => "degraded",
         };
         let uplink = &self.uplink;
-        let mut text = pairs([
+        let rows = [
             ("node", format!("{} in cluster {}, overlayd {}", self.node, self.cluster, self.version)),
             (
                 "health",
@@ -34,7 +34,9 @@ impl Show for Status {
             ("store", store(&self.store)),
             ("networks", self.networks.to_string()),
             ("endpoints", format!("{} here, {} elsewhere", self.endpoints_local, self.endpoints_remote)),
-        ]);
+        ];
+        let names = self.dns.iter().map(|dns| ("names", names(dns)));
+        let mut text = pairs(rows.into_iter().chain(names));
         section(&mut text, "Degraded because", self.degraded.iter().cloned());
         let rejected = self.rejected.iter().map(|(key, why)| format!("{key}: {why}"));
         let more = (self.rejected_more > 0).then(|| format!("and {} more", self.rejected_more));
@@ -59,6 +61,14 @@ fn store(store: &StoreStatus) -> String {
         StoreState::Frozen => "frozen",
     };
     format!("{state}, revision {} read, {} applied", store.revision, or_dash(store.applied.as_ref()))
+}
+
+fn names(dns: &DnsStatus) -> String {
+    let DnsStatus { address, containers, answered, forwarded, unanswered, refused } = dns;
+    format!(
+        "{address} in {containers} containers; {answered} queries answered, {forwarded} by others, {unanswered} by \
+         nobody, {refused} refused"
+    )
 }
 
 fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {

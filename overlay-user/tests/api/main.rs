@@ -94,6 +94,7 @@ impl Daemon {
             audits: mpsc::channel(1).0,
             mode: Mode::Kernel,
             reason: "test".to_owned(),
+            dns: None,
         };
         let socket = ControlSocket::bind(directory.path()).unwrap();
         tokio::spawn(serve(socket, router(Arc::new(context)), cancel.clone()));
