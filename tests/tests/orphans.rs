@@ -17,6 +17,7 @@ use overlay_tests::{
         Node,
     },
     probe::ping_all,
+    wire::{UPLINK, Wire},
 };
 
 const BLUE: Network<'_> = Network { name: "blue", vni: 4242, subnet: "10.1.0.0/24" };
@@ -81,6 +82,22 @@ fn what_goes_without_a_word_is_given_up(datapath: Datapath) {
     is_given_up(&cluster, &container);
     ping_all(&stay[0], &stay[1]).unwrap();
     ping_all(&stay[1], &stay[0]).unwrap();
+
+    // Nor was anybody there to hear that the host has another address: it is the same host.
+    let container = attach(&cluster, "104");
+    cluster.nodes[0].kill().unwrap();
+    for line in [
+        format!("ip link del {}", container.host_device),
+        format!("ip address del {}/24 dev {UPLINK}", cluster.nodes[0].addr()),
+        format!("ip address add 10.99.0.77/24 dev {UPLINK}"),
+        format!("ip route replace default via {}", Wire::gateway()),
+    ] {
+        cluster.nodes[0].netns().exec(&line).unwrap();
+    }
+    cluster.nodes[0].launch().unwrap();
+    cluster.nodes[0].wait_ready().unwrap();
+    is_given_up(&cluster, &container);
+    eventually(SOON, || ping_all(&stay[1], &stay[0])).unwrap();
 
     // The address is its own's again at once.
     attach(&cluster, "103");

@@ -1,6 +1,6 @@
 //! This node's own records: who it is, and that it lives.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use ipnet::IpNet;
@@ -28,6 +28,8 @@ const GREATEST_WAIT: Duration = Duration::from_secs(5);
 pub struct Member {
     pub node: NodeName,
     pub port: u16,
+    /// Where this node's interfaces are.
+    pub host: String,
     pub mode: Mode,
     pub reason: String,
     pub store: Store,
@@ -125,23 +127,34 @@ impl Member {
             let Change::Outdated = change else { return Some(change) };
             tracing::info!("this node's address, MTU or routes have changed: announcing it");
             let mut attempts = Attempts::new("the change could not be announced: trying on");
+            // Which address the connection to the store was made from.
+            let mut from = written.vtep;
             loop {
                 let record = self.record();
-                if record.vtep != written.vtep {
+                if record.vtep != from {
+                    from = record.vtep;
                     self.store.reconnect().await;
                 }
-                let updated = self.store.update_node(&self.node, incarnation, record.clone());
-                let error = match cancel.run_until_cancelled(updated).await? {
-                    Ok(()) => {
-                        written = record;
-                        break;
-                    }
-                    Err(StoreError::NotFound(_)) => return Some(Change::Removed),
-                    Err(error) => error,
+                let error = tokio::select! {
+                    updated = self.store.update_node(&self.node, incarnation, record.clone()) => match updated {
+                        Ok(()) => {
+                            written = record;
+                            break;
+                        }
+                        Err(StoreError::NotFound(_)) => return Some(Change::Removed),
+                        Err(error) => error,
+                    },
+                    // What is under way goes out from an address that nobody answers to any more.
+                    () = moves(self.underlay.clone(), from) => continue,
+                    () = cancel.cancelled() => return None,
                 };
                 let reason = format!("its change of address, MTU or routes is not announced yet: {error}");
                 self.membership.send_replace(Membership::Joining(Some(reason)));
-                cancel.run_until_cancelled(attempts.failed(error)).await?;
+                tokio::select! {
+                    () = attempts.failed(error) => {}
+                    () = moves(self.underlay.clone(), from) => {}
+                    () = cancel.cancelled() => return None,
+                }
             }
             self.membership.send_replace(Membership::Joined(incarnation));
         }
@@ -188,11 +201,20 @@ impl Member {
             reason: self.reason.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: 0,
+            host: self.host.clone(),
             moved: 0,
             drained: false,
             prefixes: self.prefixes.borrow_and_update().clone(),
             is_static: false,
         }
+    }
+}
+
+/// Ends when the underlay's address is another than `from`.
+async fn moves(mut underlay: watch::Receiver<Underlay>, from: IpAddr) {
+    if underlay.wait_for(|underlay| underlay.addr != from).await.is_err() {
+        // Nobody follows the underlay any more.
+        std::future::pending::<()>().await;
     }
 }
 

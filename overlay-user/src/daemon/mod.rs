@@ -3,6 +3,7 @@
 mod absence;
 mod choice;
 mod followed_state;
+mod host;
 mod journal;
 mod learner;
 mod membership;
@@ -22,7 +23,7 @@ pub use journal::{InTheMaking, Journal};
 pub use progress::{AuditRequest, CounterRequest, Known, Membership, Progress, SightingRequest, Source};
 pub use purge::purge;
 pub(crate) use snapshot::records;
-use snapshot::{LastRun, SnapshotFile};
+pub use snapshot::{LastRun, SnapshotFile};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -123,6 +124,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let member = membership::Member {
         node: node.clone(),
         port: config.port,
+        host: host::here(),
         mode,
         reason: reason.clone(),
         store: store.clone(),

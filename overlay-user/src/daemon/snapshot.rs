@@ -87,6 +87,7 @@ struct Snapshot<R> {
 
 impl SnapshotFile {
     /// The file that `config` names. It goes with what `store` has seen.
+    #[must_use]
     pub fn new(config: &Config, store: Store) -> Self {
         Self {
             path: config.state_dir.join("state.json"),
@@ -176,7 +177,7 @@ impl SnapshotFile {
     }
 
     /// Keeps `state`, unless what would be kept is the same as before.
-    fn keep(&mut self, state: &Arc<State>) {
+    pub fn keep(&mut self, state: &Arc<State>) {
         let seen = self.store.seen();
         let awaited = self.store.awaited();
         let same = |(cluster, names, old): &(Option<Uuid>, Vec<NodeName>, Arc<State>)| {
@@ -330,6 +331,7 @@ fn node_record(node: &Node, port: u16) -> NodeRecord {
         reason,
         version: String::new(),
         incarnation: 0,
+        host: String::new(),
         moved: 0,
         drained,
         prefixes: Vec::new(),

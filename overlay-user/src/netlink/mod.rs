@@ -1,6 +1,7 @@
 //! The kernel's routing socket (rtnetlink): connections to it, and the parts of its answers that
 //! more than one module needs.
 
+pub mod ethtool;
 mod events;
 pub mod ipv6;
 pub mod offloads;
@@ -59,8 +60,6 @@ pub struct Link {
     pub xdp: Option<XdpOn>,
     /// Its counters.
     pub stats: Stats64,
-    /// The bus and the device on it, of a physical interface.
-    pub parent: Option<(String, String)>,
 }
 
 /// An XDP program on an interface.
@@ -192,9 +191,7 @@ impl From<LinkMessage> for Link {
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
             xdp: None,
             stats: Stats64::default(),
-            parent: None,
         };
-        let (mut bus, mut device) = (None, None);
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -203,14 +200,11 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
                 LinkAttribute::Stats64(stats) => link.stats = stats,
-                LinkAttribute::ParentDevBusName(name) => bus = Some(name),
-                LinkAttribute::ParentDevName(name) => device = Some(name),
                 LinkAttribute::LinkInfo(infos) => link.take_infos(infos),
                 LinkAttribute::Xdp(xdp) => link.xdp = XdpOn::of(&xdp),
                 _ => {}
             }
         }
-        link.parent = bus.zip(device);
         link
     }
 }

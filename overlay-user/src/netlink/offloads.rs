@@ -1,9 +1,8 @@
 //! Which offloads an interface has turned on, by the names `ethtool -k` shows.
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-};
+use std::io;
+
+use super::ethtool::{request, text};
 
 /// Commands of include/uapi/linux/ethtool.h: how many strings a set has, the strings, the features.
 const SET_SIZE: u32 = 0x37;
@@ -27,55 +26,26 @@ pub fn on<'a>(device: &str, names: &[&'a str]) -> io::Result<Vec<&'a str>> {
     for (word, bytes) in size[2..4].iter_mut().zip(mask.chunks_exact(4)) {
         *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     }
-    ask(device, &mut size)?;
+    // SAFETY: one size, for the one set in the mask.
+    unsafe { request(device, &mut size) }?;
     let count = size[4] as usize;
     // struct ethtool_gstrings: command, set, how many, and the strings.
     let mut strings = vec![0; 3 + count * NAME_WORDS];
     (strings[0], strings[1], strings[2]) = (STRINGS, FEATURE_NAMES, size[4]);
-    ask(device, &mut strings)?;
+    // SAFETY: room for as many strings as the set has; it does not grow.
+    unsafe { request(device, &mut strings) }?;
     // struct ethtool_gfeatures: command, blocks, and for each available, requested, active, never changed.
     let blocks = count.div_ceil(32);
     let mut features = vec![0; 2 + blocks * 4];
     (features[0], features[1]) = (FEATURES, u32::try_from(blocks).unwrap_or(0));
-    ask(device, &mut features)?;
+    // SAFETY: room for as many blocks as are asked for.
+    unsafe { request(device, &mut features) }?;
     let is_on = |index: usize| {
         features.get(2 + index / 32 * 4 + 2).is_some_and(|active| active >> (index % 32) & 1 == 1)
     };
     let all = strings[3..].chunks_exact(NAME_WORDS).map(text);
     let active: Vec<_> = all.enumerate().filter(|(index, _)| is_on(*index)).map(|(_, name)| name).collect();
     Ok(names.iter().copied().filter(|name| active.iter().any(|active| active == name)).collect())
-}
-
-fn text(words: &[u32]) -> String {
-    let bytes: Vec<u8> =
-        words.iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Makes one request, which is answered in place.
-fn ask(device: &str, message: &mut [u32]) -> io::Result<()> {
-    // SAFETY: a plain system call.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was just opened and is nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: made of integers, arrays and a pointer, for all of which zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if device.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_data = message.as_mut_ptr().cast();
-    // SAFETY: the request and the message live through the call; the message says itself how much it has room
-    // for, and has that.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

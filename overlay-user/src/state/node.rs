@@ -98,6 +98,7 @@ mod tests {
             reason: String::new(),
             version: String::new(),
             incarnation: 0,
+            host: String::new(),
             moved: 0,
             drained: false,
             prefixes: Vec::new(),

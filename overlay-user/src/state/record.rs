@@ -107,8 +107,12 @@ pub struct NodeRecord {
     /// Raised at every start of the node's daemon.
     #[serde(default)]
     pub incarnation: u64,
-    /// The incarnation that joined with another tunnel address than the one before it had: what is older may
-    /// be on another machine.
+    /// Where its interfaces are: which boot of which machine, and which network namespace of it. Empty if that
+    /// is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// The incarnation that joined with another tunnel address than the one before it had, and was not known to be
+    /// on the same host: what is older may be on another machine.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub moved: u64,
     /// Endpoints are not attached there any more: an operator's decision, which its owner keeps.
@@ -120,6 +124,14 @@ pub struct NodeRecord {
     /// Entered by `node add-static`.
     #[serde(default, rename = "static")]
     pub is_static: bool,
+}
+
+impl NodeRecord {
+    /// Whether `other` is of the same host: it has the same tunnel address, or is known to be.
+    #[must_use]
+    pub fn is_of_same_host(&self, other: &Self) -> bool {
+        self.vtep == other.vtep || (!self.host.is_empty() && self.host == other.host)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

@@ -19,15 +19,13 @@ use super::{
     connection::Connection,
     error::CallError,
     left_out::LeftOutLog,
+    vigilance::Vigilance,
     watch::{Watch, WatchEnd},
 };
 use crate::state::{RawRecord, RecordSet, State};
 
-/// Everything is read again this often even if nothing seems wrong, with up to a fifth more: etcd
-/// 3.4 is known to lose events.
-const REREAD: Duration = Duration::from_mins(5);
-
-/// But all nodes together read no more than so many bytes a second for it.
+/// However often everything is to be read again: all nodes together read no more than so many bytes a second
+/// for it.
 const REREAD_RATE: u64 = 8 << 20;
 
 /// How many pages of a whole read wait to be decoded at most.
@@ -60,6 +58,7 @@ pub enum StoreHealth {
 
 struct Follower {
     store: Store,
+    vigilance: Vigilance,
     /// Its own: a command that finds a member silent does not end the watch.
     connection: Connection,
     publisher: watch::Sender<Followed>,
@@ -94,10 +93,22 @@ impl Store {
     /// As [`Self::follow`], by one who knew `records` of it before: what is the same is not kept twice.
     #[must_use]
     pub fn follow_from(&self, records: RecordSet, cancel: CancellationToken) -> watch::Receiver<Followed> {
+        self.follow_with(records, Vigilance::default(), cancel)
+    }
+
+    /// As [`Self::follow_from`], with another vigilance.
+    #[must_use]
+    pub fn follow_with(
+        &self,
+        records: RecordSet,
+        vigilance: Vigilance,
+        cancel: CancellationToken,
+    ) -> watch::Receiver<Followed> {
         let nothing = Followed { state: Arc::default(), health: StoreHealth::Connecting(None) };
         let (publisher, receiver) = watch::channel(nothing);
         let follower = Follower {
             store: self.clone(),
+            vigilance,
             connection: Connection::new(Arc::clone(&self.inner.options)),
             publisher,
             records,
@@ -143,7 +154,7 @@ impl Follower {
             return End::Lost("the member that was read went away".to_owned());
         };
         let prefix = self.store.keys().prefix();
-        let end = match Watch::open(&member.client, prefix, self.revision + 1).await {
+        let end = match Watch::open(&member.client, prefix, self.revision + 1, self.vigilance).await {
             Ok(watch) => {
                 self.publish(self.revision);
                 self.follow(watch).await
@@ -198,7 +209,7 @@ impl Follower {
     /// Follows the changes of a watch.
     async fn follow(&mut self, mut watch: Watch) -> End {
         let of_all = self.size * self.records.nodes() as u64;
-        let reread = REREAD.max(Duration::from_secs(of_all / REREAD_RATE));
+        let reread = self.vigilance.reread.max(Duration::from_secs(of_all / REREAD_RATE));
         let reread = Instant::now() + reread.mul_f64(rand::random_range(1.0..1.2));
         let store = self.store.clone();
         loop {

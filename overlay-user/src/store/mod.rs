@@ -27,6 +27,7 @@ mod pool;
 mod port;
 mod republish;
 mod value;
+mod vigilance;
 mod watch;
 mod withdraw;
 
@@ -42,6 +43,7 @@ pub use members::{Member, MemberStatus};
 pub use network::{NetworkChange, NewNetwork};
 pub use options::{StoreOptions, TlsFiles};
 pub use republish::{Knowledge, Republished};
+pub use vigilance::Vigilance;
 
 use tokio::sync::Notify;
 

@@ -34,8 +34,8 @@ impl Store {
     /// Writes `meta` if this is the first node, and this node's record with the next incarnation and
     /// its first sign of life. Returns the incarnation. Refuses if another live daemon has the name.
     ///
-    /// A daemon with the same tunnel address is this node's own from before: it is taken over from,
-    /// even while its lease lives.
+    /// A daemon with the same tunnel address, or on the same host, is this node's own from before: it is taken
+    /// over from, even while its lease lives.
     pub async fn join(&self, node: &NodeName, record: NodeRecord) -> Result<u64, StoreError> {
         Node::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
         let call = self.call();
@@ -89,6 +89,7 @@ impl Store {
             reason: String::new(),
             version: String::new(),
             incarnation: 0,
+            host: String::new(),
             moved: 0,
             drained: false,
             prefixes: Vec::new(),
@@ -198,7 +199,7 @@ impl Store {
         self.check_others(call, name, record).await?;
         let incarnation = old.as_ref().map_or(0, |old| old.incarnation).saturating_add(1);
         let (moved, drained) = match old {
-            Some(old) if old.vtep != record.vtep => (incarnation, old.drained),
+            Some(old) if !old.is_of_same_host(record) => (incarnation, old.drained),
             Some(old) => (old.moved, old.drained),
             None => (0, false),
         };
@@ -273,7 +274,7 @@ impl Standing {
                 old.vtep
             )));
         }
-        if self.alive.is_some() && old.vtep != record.vtep {
+        if self.alive.is_some() && !old.is_of_same_host(record) {
             return Err(StoreError::Conflict(format!(
                 "the node name {name} is in use by a live overlayd at {}; give this node another name, or if that \
                  one is this node with its address of before, try again in {ALIVE_SECONDS} s",

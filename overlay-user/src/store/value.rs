@@ -61,6 +61,7 @@ mod tests {
             reason: String::new(),
             version: String::new(),
             incarnation: 4,
+            host: String::new(),
             moved: 0,
             drained: false,
             prefixes: Vec::new(),

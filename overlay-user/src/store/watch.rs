@@ -7,13 +7,7 @@ use futures::FutureExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Code;
 
-use super::error::explain;
-
-/// A watch that is silent is asked for its progress this often.
-const ASK: Duration = Duration::from_secs(10);
-
-/// A watch that has not answered for this long is dead.
-const SILENT: Duration = Duration::from_secs(25);
+use super::{error::explain, vigilance::Vigilance};
 
 /// To the confirmation of a new watch.
 const OPEN: Duration = Duration::from_secs(5);
@@ -25,6 +19,7 @@ const LARGEST_MESSAGE: usize = 64 << 20;
 pub(super) struct Watch {
     requests: WatchRequestSender,
     responses: WatchResponseStream,
+    vigilance: Vigilance,
     heard: Instant,
     asked: Instant,
     /// The newest revision the store has told.
@@ -44,13 +39,18 @@ pub(super) enum WatchEnd {
 
 impl Watch {
     /// Watches all keys that begin with `prefix`, from `revision` on.
-    pub async fn open(client: &Client, prefix: &str, revision: i64) -> Result<Self, WatchEnd> {
+    pub async fn open(
+        client: &Client,
+        prefix: &str,
+        revision: i64,
+        vigilance: Vigilance,
+    ) -> Result<Self, WatchEnd> {
         let options = WatchOptions::new().with_prefix().with_start_revision(revision).with_progress_notify();
         let mut client = client.watch_client().max_decoding_message_size(LARGEST_MESSAGE);
         let opened = timeout(OPEN, async {
             let (requests, responses) = client.watch(prefix, Some(options)).await?.split();
             let now = Instant::now();
-            let mut watch = Self { requests, responses, heard: now, asked: now, revision: 0 };
+            let mut watch = Self { requests, responses, vigilance, heard: now, asked: now, revision: 0 };
             let first = watch.responses.message().await?;
             Ok((watch, first))
         });
@@ -65,6 +65,7 @@ impl Watch {
 
     /// Waits for changes and returns all that are there.
     pub async fn next(&mut self) -> Result<Vec<WatchResponse>, WatchEnd> {
+        let Vigilance { ask, silent, .. } = self.vigilance;
         loop {
             tokio::select! {
                 message = self.responses.message() => {
@@ -76,10 +77,10 @@ impl Watch {
                         return Ok(batch);
                     }
                 }
-                () = sleep_until(self.asked.max(self.heard) + ASK) => {
-                    if self.heard.elapsed() > SILENT {
-                        let silent = self.heard.elapsed().as_secs();
-                        return Err(WatchEnd::Failed(format!("the watch was silent for {silent} s")));
+                () = sleep_until(self.asked.max(self.heard) + ask) => {
+                    let heard = self.heard.elapsed();
+                    if heard > silent {
+                        return Err(WatchEnd::Failed(format!("the watch was silent for {} s", heard.as_secs())));
                     }
                     self.asked = Instant::now();
                     self.requests.request_progress().await.map_err(|error| failed(&error))?;

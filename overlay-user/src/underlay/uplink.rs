@@ -17,7 +17,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use super::{Selector, UnderlayError};
 use crate::{
     MacAddr,
-    netlink::{self, Link, into_io},
+    netlink::{self, Link, ethtool, into_io},
 };
 
 /// The uplink as it is now.
@@ -106,12 +106,7 @@ fn driver(link: &Link) -> String {
     if let Some(kind) = &link.kind {
         return kind.to_string();
     }
-    // Unlike /sys/class/net, this does not depend on whose network namespace sysfs shows.
-    let driver = link.parent.as_ref().and_then(|(bus, device)| {
-        let path = std::fs::read_link(format!("/sys/bus/{bus}/devices/{device}/driver")).ok()?;
-        Some(path.file_name()?.to_string_lossy().into_owned())
-    });
-    driver.unwrap_or_else(|| "unknown".into())
+    ethtool::driver(&link.name).unwrap_or_else(|_| "unknown".to_owned())
 }
 
 impl Address {

@@ -3,16 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod judge;
 mod records;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use overlay_user::{
     api::{
         AddStaticEndpoint, AddStaticNode, Attach, AttachPort, CreateNetwork, EndpointRef, PortRef, SetNetwork,
     },
     plan::{self, Planner},
-    state::{NodeName, RawRecord, RecordKey, RecordSet, State, shown_key},
+    state::{NodeName, RawRecord, RecordSet},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use records::{Change, change};
@@ -51,7 +56,7 @@ fn survives(seed: u64, count: usize) {
             anew.put(RawRecord { key, value, create_revision: *created });
         }
         assert_eq!(state, anew.state(revision), "seed {seed}, record {revision}");
-        all_named(&state, &kept);
+        judge::all_named(&state, kept.keys().map(Vec::as_slice));
         named.extend(state.rejected.keys().cloned());
         for (node, planner) in nodes.iter().zip(&mut planners) {
             let plan = planner.plan(&state);
@@ -61,29 +66,6 @@ fn survives(seed: u64, count: usize) {
     }
     // It was not all nonsense, nor all good.
     assert!(named.len() > 50 && planned > 20, "{} were left out, {planned} networks planned", named.len());
-}
-
-/// Each key is in the state, or named, or none of its business.
-fn all_named(state: &State, kept: &Kept) {
-    assert_eq!(state.rejected_more, 0, "more than can be named");
-    let mut unexplained: BTreeSet<_> = state.rejected.keys().cloned().collect();
-    for key in kept.keys() {
-        let shown = shown_key(key);
-        let named = state.rejected.contains_key(&shown);
-        unexplained.remove(&shown);
-        let stands = match RecordKey::parse(key) {
-            Ok(RecordKey::Network(name)) => state.networks.contains_key(&name),
-            Ok(RecordKey::Node(name)) => state.nodes.contains_key(&name),
-            Ok(RecordKey::Alive(name)) => state.alive.contains(&name),
-            Ok(RecordKey::Endpoint(network, id)) => state.endpoint(&network, &id).is_some(),
-            Ok(RecordKey::Port(network, id)) => state.ports.contains_key(&(network, id)),
-            Ok(RecordKey::Learned(network, mac)) => state.learned.contains_key(&(network, mac)),
-            Ok(RecordKey::Meta | RecordKey::Allocation) => continue,
-            Err(_) => false,
-        };
-        assert!(stands != named, "{shown} stands: {stands}, is named as left out: {named}");
-    }
-    assert!(unexplained.is_empty(), "{unexplained:?} are named and not there");
 }
 
 #[test]
@@ -98,6 +80,30 @@ fn random_records_are_taken_or_named() {
 #[ignore = "takes a minute with optimisations"]
 fn a_million_random_records_are_taken_or_named() {
     survives(rand::random(), 1_000_000);
+}
+
+/// What the fuzzer has found worth keeping.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let inputs: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+    assert!(inputs.len() >= 10, "only {} inputs of {target}", inputs.len());
+    inputs
+}
+
+#[test]
+fn records_that_a_fuzzer_made_up_are_taken_or_named() {
+    for input in corpus("records") {
+        judge::record(&input);
+    }
+}
+
+#[test]
+fn kept_states_that_a_fuzzer_made_up_are_taken_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    for input in corpus("kept_state") {
+        judge::kept_state(&input, folder.path());
+    }
 }
 
 #[test]

@@ -197,6 +197,7 @@ pub fn node_record(vtep: &str) -> NodeRecord {
         reason: "test".to_owned(),
         version: "0".to_owned(),
         incarnation: 0,
+        host: String::new(),
         moved: 0,
         drained: false,
         prefixes: Vec::new(),

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use etcd_client::GetOptions;
 use overlay_user::{
-    state::EndpointId,
-    store::{Followed, Seen, StoreError, StoreHealth},
+    state::{EndpointId, RecordSet},
+    store::{Followed, Seen, Store, StoreError, StoreHealth, StoreOptions, Vigilance},
 };
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{assert_conflict, etcd::*};
+use crate::{assert_conflict, etcd::*, relay::Relay};
 
 const BLUE: &str = r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","colour":"unknown"}"#;
 
@@ -25,6 +25,13 @@ fn has(followed: &Followed, name: &str) -> bool {
 /// A network record that clashes with no other of another number.
 fn numbered(n: u32) -> String {
     format!(r#"{{"vni":{},"subnet":"10.0.9.0/24","gateway":"10.0.9.1"}}"#, n + 1000)
+}
+
+/// A store behind a relay.
+async fn relayed(etcd: &Etcd) -> (Relay, Store) {
+    let relay = Relay::start((etcd.ip(), 2379).into()).await;
+    let store = Store::new(StoreOptions { endpoints: vec![relay.url()], ..etcd.options() }).unwrap();
+    (relay, store)
 }
 
 #[tokio::test]
@@ -275,4 +282,60 @@ async fn what_an_earlier_process_saw_counts() {
     next.expect(seen);
     until(&mut next.follow(CancellationToken::new()), "the read", |f| synced(f) && f.state.nodes.len() == 1)
         .await;
+}
+
+#[tokio::test]
+async fn a_watch_that_falls_silent_on_a_connection_that_lives_is_made_anew() {
+    let etcd = Etcd::start().await;
+    let (relay, store) = relayed(&etcd).await;
+    let vigilance =
+        Vigilance { ask: Duration::from_millis(200), silent: Duration::from_secs(1), ..Vigilance::default() };
+    let mut followed = store.follow_with(RecordSet::default(), vigilance, CancellationToken::new());
+    until(&mut followed, "the first read", synced).await;
+    let made = relay.made();
+    relay.withhold(true);
+    etcd.put("networks/blue", BLUE).await;
+    // The connection's own probe would take longer to find anything, and finds nothing.
+    until(
+        &mut followed,
+        "the silence",
+        |f| matches!(&f.health, StoreHealth::Lost(why) if why.contains("silent")),
+    )
+    .await;
+    until(&mut followed, "what was withheld", |f| synced(f) && has(f, "blue")).await;
+    assert!(relay.made() > made, "it is read by the connection that was silent");
+}
+
+#[tokio::test]
+async fn a_watch_that_has_nothing_to_say_and_answers_is_left_alone() {
+    let etcd = Etcd::start().await;
+    let (relay, store) = relayed(&etcd).await;
+    let vigilance =
+        Vigilance { ask: Duration::from_millis(100), silent: Duration::from_secs(1), ..Vigilance::default() };
+    let mut followed = store.follow_with(RecordSet::default(), vigilance, CancellationToken::new());
+    until(&mut followed, "the first read", synced).await;
+    let made = relay.made();
+    tokio::time::sleep(vigilance.silent * 3).await;
+    assert!(synced(&followed.borrow_and_update()) && relay.made() == made);
+    etcd.put("networks/blue", BLUE).await;
+    until(&mut followed, "a change", |f| has(f, "blue")).await;
+}
+
+#[tokio::test]
+async fn a_lost_event_is_made_up_for_when_all_is_read_again() {
+    let etcd = Etcd::start().await;
+    let (relay, store) = relayed(&etcd).await;
+    let vigilance = Vigilance { reread: Duration::from_secs(4), ..Vigilance::default() };
+    let mut followed = store.follow_with(RecordSet::default(), vigilance, CancellationToken::new());
+    until(&mut followed, "the first read", synced).await;
+    let made = relay.made();
+    relay.withhold(true);
+    etcd.put("networks/blue", BLUE).await;
+    relay.has_withheld().await;
+    relay.withhold(false);
+    etcd.put("networks/red", numbered(1)).await;
+    let later = until(&mut followed, "the next event", |f| has(f, "red")).await;
+    assert!(!has(&later, "blue"), "nothing was lost");
+    until(&mut followed, "the lost event", |f| has(f, "blue") && has(f, "red")).await;
+    assert!(synced(&followed.borrow()) && relay.made() == made, "the watch was thought to be dead");
 }

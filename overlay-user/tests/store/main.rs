@@ -11,6 +11,7 @@ mod follow;
 mod networks;
 mod nodes;
 mod reach;
+mod relay;
 
 use overlay_user::store::{NewNetwork, StoreError};
 

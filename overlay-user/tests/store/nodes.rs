@@ -87,6 +87,30 @@ async fn a_node_joins_again_after_a_crash_but_not_twice() {
     assert_eq!(record, NodeRecord { incarnation: 3, moved: 3, ..node_record("192.0.2.9") });
 }
 
+#[tokio::test]
+async fn a_node_whose_address_changed_while_no_daemon_ran_is_known_by_its_host() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let at = |host: &str, vtep| NodeRecord { host: host.to_owned(), ..node_record(vtep) };
+    store.join(&node("node1"), at("boot/1", "192.0.2.1")).await.unwrap();
+    store.create_network(new_network("blue")).await.unwrap();
+    let (here, _) = attach(&store, "blue", "node1", "here", None).await;
+    let (gone, _) = attach(&store, "blue", "node1", "gone", None).await;
+
+    // Killed a moment ago, so that its lease lives.
+    assert_conflict(store.join(&node("node1"), at("boot/2", "192.0.2.9")).await, "in use by a live overlayd");
+    assert_conflict(store.join(&node("node1"), at("", "192.0.2.9")).await, "in use by a live overlayd");
+    assert_eq!(store.join(&node("node1"), at("boot/1", "192.0.2.9")).await.unwrap(), 2);
+    let release = async |incarnation, id| {
+        store.release_orphan(&node("node1"), incarnation, &network("blue"), id).await.unwrap()
+    };
+    assert!(release(2, &gone).await, "its interface was on this host");
+
+    etcd.delete("alive/node1").await;
+    assert_eq!(store.join(&node("node1"), at("boot/2", "192.0.2.7")).await.unwrap(), 3);
+    assert!(!release(3, &here).await, "its interface may be on the other host");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_daemons_that_take_one_name_at_once_one_joins() {
     let etcd = Etcd::start().await;

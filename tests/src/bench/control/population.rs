@@ -136,6 +136,7 @@ pub fn node_records(node: u32) -> Result<[Record; 2]> {
         reason: "virtio_net has native XDP".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         incarnation: 1,
+        host: String::new(),
         moved: 0,
         drained: false,
         prefixes: Vec::new(),

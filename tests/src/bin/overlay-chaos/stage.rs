@@ -340,7 +340,6 @@ impl Stage {
             }
         }
         self.guests.retain(|number, _| !gone.contains(number));
-        self.release().await?;
         for (slot, network) in self.networks.iter().enumerate() {
             let mut network = network.write().await;
             let missing = networks[slot] && network.exists == Some(false);
@@ -355,23 +354,6 @@ impl Stage {
                 let answer = self.clients[0].remove_network(&name(slot).parse()?).await;
                 network.exists = guest::after_remove(&answer);
                 ensure!(network.exists.is_some(), "net{slot} is not removed: {:?}", answer.err());
-            }
-        }
-        Ok(())
-    }
-
-    /// Detaches endpoints that nobody knows of.
-    async fn release(&self) -> Result<()> {
-        let mut known = BTreeSet::new();
-        for guest in self.guests.values() {
-            known.extend(guest.lock().await.endpoint.as_ref().map(|endpoint| endpoint.id.clone()));
-        }
-        for client in &self.clients {
-            let node = client.status().await?.node;
-            for endpoint in client.endpoints(None).await? {
-                if endpoint.node == node && !known.contains(&endpoint.id) {
-                    client.detach(&endpoint.id.to_string().parse()?).await?;
-                }
             }
         }
         Ok(())
