@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     build::{self, Profile},
-    ebpf, step, workspace,
+    dist, ebpf, step, workspace,
 };
 
 /// What one step came to.
@@ -95,7 +95,8 @@ fn prepare_privileged() -> Result<()> {
             "not run, and so not passed: these tests make network namespaces and load BPF programs. Be root"
         );
     }
-    build::host(Profile::Debug)
+    build::host(Profile::Debug)?;
+    dist::package(Profile::Debug).map(|_| ())
 }
 
 /// Runs tests and returns how many passed.

@@ -2,7 +2,9 @@
 //! then the defaults.
 
 mod choice;
+mod command_line;
 mod options;
+mod sample;
 
 use std::{
     fmt::Display,
@@ -14,7 +16,9 @@ use std::{
 use nix::unistd::gethostname;
 
 pub use choice::{DatapathChoice, Mtu, ReservedBits};
+pub use command_line::CommandLine;
 pub use options::Options;
+pub use sample::sample;
 
 use crate::{
     state::{InterfaceName, NameError, NodeName, not_one_host},

@@ -18,14 +18,15 @@ use anyhow::{Context as _, Result, bail};
 use self::{
     guest::Guest,
     kernel::Kernel,
-    machine::{Card, Machine},
+    machine::{Card, Init, Machine},
     packages::Packages,
     report::{Outcome, Report},
     wire::Wire,
 };
 use crate::{
     build::{self, Profile},
-    requirement::{REQUIREMENTS, VM_REQUIREMENTS},
+    dist,
+    requirement::{DIST_REQUIREMENTS, REQUIREMENTS, VM_REQUIREMENTS},
     setup, workspace,
 };
 
@@ -52,11 +53,15 @@ pub enum Part {
     Tests,
     /// Two nodes that forward for each other
     Nodes,
+    /// A node's daemon that is replaced under load
+    Upgrade,
+    /// The Debian package under systemd
+    Package,
 }
 
 /// How long one virtual machine may run. Emulation on a busy machine is slow.
 const SUITE_LIMIT: Duration = Duration::from_mins(30);
-const PAIR_LIMIT: Duration = Duration::from_mins(20);
+const PAIR_LIMIT: Duration = Duration::from_mins(30);
 
 /// Tests the kernels whose versions begin with these names, or the usual ones; one part, or all.
 ///
@@ -73,11 +78,11 @@ pub fn test(names: &[String], part: Option<Part>) -> Result<()> {
     }
     let names: Vec<&str> =
         if names.is_empty() { KERNELS.to_vec() } else { names.iter().map(String::as_str).collect() };
-    setup::ensure_all(&[REQUIREMENTS, VM_REQUIREMENTS])?;
+    setup::ensure_all(&[REQUIREMENTS, VM_REQUIREMENTS, DIST_REQUIREMENTS])?;
     build::build(Profile::Debug)?;
     let suite = match part {
         Some(Part::Verifier) => &SUITE[..1],
-        Some(Part::Nodes) => &[],
+        Some(Part::Nodes | Part::Upgrade | Part::Package) => &[],
         Some(Part::Tests) | None => &SUITE[..],
     };
     let programs = guest::build_tests(suite)?;
@@ -93,8 +98,20 @@ pub fn test(names: &[String], part: Option<Part>) -> Result<()> {
             report.add(guest.release(), run_tests(&guest, &programs)?);
         }
         if matches!(part, Some(Part::Nodes) | None) {
-            report.add(guest.release(), pair(&guest)?);
+            eprintln!("==> {}: two nodes", guest.release());
+            report.add(guest.release(), pair(&guest, "node")?);
         }
+        if matches!(part, Some(Part::Upgrade) | None) {
+            eprintln!("==> {}: a daemon is replaced under load", guest.release());
+            report.add(guest.release(), pair(&guest, "upgrade")?);
+        }
+    }
+    // What it does is the same on each.
+    if matches!(part, Some(Part::Package) | None)
+        && let Some(kernel) = kernels.last()
+    {
+        let guest = Guest::prepare(&packages, kernel, &directory())?;
+        report.add(guest.release(), install(&guest)?);
     }
     report.finish(&directory().join("report.txt"))
 }
@@ -111,25 +128,33 @@ fn run_tests(guest: &Guest, programs: &[String]) -> Result<Outcome> {
     for program in programs {
         arguments.extend(["--test".to_owned(), program.clone()]);
     }
-    let machine = Machine::start(guest, "suite", &arguments.join(" "), &[])?;
+    let machine = Machine::start(guest, "suite", Init::Shell, &arguments.join(" "), &[])?;
     Ok(Outcome::of(guest.release(), "tests", vec![machine.follow(SUITE_LIMIT)?]))
 }
 
-/// Two machines, each a node, with a card of each kind.
-fn pair(guest: &Guest) -> Result<Outcome> {
-    eprintln!("==> {}: two nodes", guest.release());
+/// One machine, run by systemd, that installs our package and takes it out again.
+fn install(guest: &Guest) -> Result<Outcome> {
+    eprintln!("==> {}: the package", guest.release());
+    let package = dist::package(Profile::Debug)?;
+    let arguments = format!("package {}", package.display());
+    let machine = Machine::start(guest, "package", Init::Systemd, &arguments, &[])?;
+    Ok(Outcome::of(guest.release(), "package", vec![machine.follow(PAIR_LIMIT)?]))
+}
+
+/// Two machines, each a node with a card of each kind, in what the guest program calls `role`.
+fn pair(guest: &Guest, role: &str) -> Result<Outcome> {
     let wire = Wire::new()?;
     let start = |number: u8| {
         let cards =
             [Card::control(number), Card::virtio(number), Card::e1000(number)].map(|card| wire.plug(card));
         let cards = cards.into_iter().collect::<Result<Vec<_>>>()?;
-        Machine::start(guest, &format!("node{number}"), &format!("node {number}"), &cards)
+        Machine::start(guest, &format!("{role}{number}"), Init::Shell, &format!("{role} {number}"), &cards)
     };
     let (first, second) = (start(1)?, start(2)?);
     let first = first.follow(PAIR_LIMIT);
     // It ends by itself once the first has; what went wrong is there too.
     let second = second.follow(Duration::from_secs(30));
-    Ok(Outcome::of(guest.release(), "nodes", vec![first?, second?]))
+    Ok(Outcome::of(guest.release(), role, vec![first?, second?]))
 }
 
 /// Writes a file below `target/vm`.
