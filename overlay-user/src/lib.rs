@@ -4,7 +4,7 @@
 //! forward: a pure function of the state) → [`datapath`] (a trait; `ebpf` and `kernel` implement
 //! it) → the kernel.
 //!
-//! Front doors (`api`) write intent to the store and never touch the data path.
+//! Front doors (`api`, `docker`) write intent to the store and never touch the data path.
 
 pub mod api;
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod datapath;
 pub mod device;
+pub mod docker;
 pub mod netlink;
 pub mod plan;
 pub mod state;

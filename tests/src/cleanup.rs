@@ -2,13 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::{
         Arc, Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 /// Names of everything in a lab begin with this, then the process id.
@@ -16,6 +18,9 @@ const PREFIX: &str = "ovlab";
 
 /// Where `ip netns` keeps namespaces.
 pub const NETNS_DIR: &str = "/run/netns";
+
+/// Where control groups are: one hierarchy, or, of their first version, one in each directory.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -31,6 +36,8 @@ pub enum Resource {
     Netns(String),
     /// A directory with all in it.
     Directory(PathBuf),
+    /// A control group at the top of all hierarchies, and those below it.
+    Cgroup(String),
 }
 
 /// Undoes its resource when dropped.
@@ -71,17 +78,43 @@ fn next() -> u64 {
 
 /// Removes what processes that are gone left behind. Their daemons died with them.
 fn sweep() {
-    for dir in [NETNS_DIR, BPFFS, &std::env::temp_dir().to_string_lossy()] {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+    let others = [NETNS_DIR, BPFFS, &std::env::temp_dir().to_string_lossy()].map(PathBuf::from);
+    for dir in others.into_iter().chain(hierarchies()) {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let mut parts = name.split('-');
             let pid = (parts.next() == Some(PREFIX)).then(|| parts.next()).flatten();
             if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-                match dir {
-                    NETNS_DIR => Resource::Netns(name).undo(),
-                    _ => Resource::Directory(entry.path()).undo(),
+                match dir.to_str() {
+                    Some(NETNS_DIR) => Resource::Netns(name),
+                    Some(dir) if dir.starts_with(CGROUPS) => Resource::Cgroup(name),
+                    _ => Resource::Directory(entry.path()),
                 }
+                .undo();
             }
+        }
+    }
+}
+
+/// Where control groups at the top can be.
+fn hierarchies() -> Vec<PathBuf> {
+    let below = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
+    std::iter::once(PathBuf::from(CGROUPS)).chain(below).collect()
+}
+
+/// Removes a control group and those below it, which have no processes any more.
+fn remove_cgroup(group: &Path) -> io::Result<()> {
+    let below = fs::read_dir(group)?.flatten().filter(|entry| entry.path().is_dir());
+    below.into_iter().try_for_each(|entry| remove_cgroup(&entry.path()))?;
+    fs::remove_dir(group)
+}
+
+/// Does something that may fail for a moment, while the last processes end.
+fn patiently(mut remove: impl FnMut() -> io::Result<()>) {
+    for _ in 0..60 {
+        match remove() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => thread::sleep(Duration::from_millis(50)),
+            _ => return,
         }
     }
 }
@@ -120,8 +153,13 @@ impl Resource {
             Self::Netns(name) => {
                 let _ = Command::new("ip").args(["netns", "delete", &name]).output();
             }
-            Self::Directory(path) => {
-                let _ = fs::remove_dir_all(path);
+            Self::Directory(path) => patiently(|| fs::remove_dir_all(&path)),
+            Self::Cgroup(name) => {
+                for group in
+                    hierarchies().into_iter().map(|dir| dir.join(&name)).filter(|group| group.exists())
+                {
+                    patiently(|| remove_cgroup(&group));
+                }
             }
         }
     }

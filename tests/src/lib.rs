@@ -10,6 +10,7 @@ pub mod capture;
 pub mod cleanup;
 pub mod cluster;
 pub mod container;
+pub mod docker;
 pub mod etcd;
 pub mod etcd_members;
 pub mod exec;

@@ -88,11 +88,16 @@ impl Node {
             ["--state-dir".to_owned(), path(dir.join("state"))],
             ["--bpffs".to_owned(), path(bpffs.clone())],
         ];
+        // No node is to meet this machine's Docker, or another node, on the usual sockets.
+        let plugin = path(dir.join("run/docker.sock"));
+        let docker = [["--docker", "none"], ["--docker-plugin", &plugin]];
+        let docker = docker.iter().filter(|[flag, _]| !more.contains(flag)).flatten();
+        let docker: Vec<_> = docker.map(|&argument| argument.to_owned()).collect();
         let log = ["--log", "info,overlay_user=debug"];
         let log = if more.contains(&"--log") { &[][..] } else { &log };
         let more = log.iter().chain(more);
         let more = more.map(|&argument| argument.to_owned());
-        let arguments = arguments.into_iter().flatten().chain(etcd).chain(more).collect();
+        let arguments = arguments.into_iter().flatten().chain(etcd).chain(docker).chain(more).collect();
         Ok(Self {
             name: name.to_owned(),
             port,
@@ -192,6 +197,11 @@ impl Node {
         self.program = program;
     }
 
+    /// Adds to what the daemon is started with from the next start on.
+    pub fn also(&mut self, more: &[&str]) {
+        self.arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+    }
+
     /// Runs `overlayd --purge` for this node.
     pub fn purge(&self) -> Result<()> {
         exec::output(self.overlayd(&[])?.arg("--purge")).map(|_| ())
@@ -213,6 +223,21 @@ impl Node {
         names
             .map(|name| name.trim_end_matches(':'))
             .try_for_each(|name| self.netns.exec(&format!("ip link delete {name}")).map(|_| ()))
+    }
+
+    /// Takes from the node what a reset takes from a machine: every interface but the uplink, the firewall's rules,
+    /// programs and maps. The daemon must not run.
+    pub fn reset(&self) -> Result<()> {
+        for dir in [&self.bpffs, &self.dir.join("run")] {
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        let listed = self.netns.exec("ip -brief link show")?;
+        let names = listed.lines().filter_map(|line| line.split(['@', ' ']).next());
+        for name in names.filter(|name| !["lo", UPLINK].contains(name)) {
+            // A pair's other end may have gone with the first.
+            let _ = self.netns.exec(&format!("ip link delete {name}"));
+        }
+        self.netns.exec("nft flush ruleset").map(|_| ())
     }
 
     /// The daemon's command line, behind `wrapper`.
@@ -267,6 +292,12 @@ impl Node {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.dir.join("run/overlayd.sock")
+    }
+
+    /// The socket on which Docker would find its driver, unless another was given.
+    #[must_use]
+    pub fn plugin_socket(&self) -> PathBuf {
+        self.dir.join("run/docker.sock")
     }
 
     /// A command of overlayctl for this node.

@@ -260,7 +260,7 @@ fn start_ours(side: &Side, container: &Netns, bpffs: PathBuf, tunnel: Tunnel, ds
             let id: EndpointId = "0000000000d1".parse()?;
             let endpoint = EndpointDevice {
                 host: id.host_device(),
-                netns,
+                netns: Some(netns),
                 ifname: "eth0".into(),
                 mac: A.0,
                 mtu: 1450,

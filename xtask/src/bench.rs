@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use crate::{
+    docker,
     ebpf::{self, Object},
     lab,
-    requirement::{BENCH_REQUIREMENTS, REQUIREMENTS},
+    requirement::{DOCKER_REQUIREMENTS, REQUIREMENTS},
     setup, workspace,
 };
 
@@ -16,7 +17,8 @@ use crate::{
 /// # Errors
 /// If something is missing, does not build or cannot be measured.
 pub fn bench(quick: bool, sections: &[String], rounds: Option<usize>, render: bool) -> Result<()> {
-    setup::ensure_all(&[REQUIREMENTS, BENCH_REQUIREMENTS])?;
+    setup::ensure_all(&[REQUIREMENTS, DOCKER_REQUIREMENTS])?;
+    docker::ensure()?;
     let object = ebpf::build_object(Object::Bench)?;
     let output = workspace::root().join("target/bench");
     let mut arguments: Vec<OsString> = vec!["--object".into(), object.into()];

@@ -5,8 +5,10 @@ mod bench;
 mod build;
 mod chaos;
 mod dist;
+mod docker;
 mod ebpf;
 mod lab;
+mod packages;
 mod requirement;
 mod setup;
 mod step;
@@ -48,7 +50,7 @@ enum Command {
         /// Fewer and shorter rounds: under five minutes in all
         #[arg(long)]
         quick: bool,
-        /// Only these sections: pods, forward, programs, control
+        /// Only these sections: pods, forward, programs, control, docker
         #[arg(value_name = "SECTION")]
         sections: Vec<String>,
         /// The same, with commas between
@@ -96,6 +98,9 @@ enum Command {
         /// Run only the tests whose names contain this, and no format or lint checks
         #[arg(long, value_name = "TEXT")]
         filter: Option<String>,
+        /// Also the whole matrix of Docker's versions and options, which takes many minutes more
+        #[arg(long)]
+        full: bool,
     },
 }
 
@@ -111,7 +116,7 @@ fn main() -> ExitCode {
         Command::Chaos { seed, steps, until, list } => chaos::chaos(seed, until.unwrap_or(steps), list),
         Command::Dist { debug } => dist::dist(if debug { Profile::Debug } else { Profile::Release }),
         Command::VmTest { kernels, part } => vm::test(&kernels, part),
-        Command::Test { filter } => setup::ensure().and_then(|()| test::test(filter.as_deref())),
+        Command::Test { filter, full } => test::test(filter.as_deref(), full),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

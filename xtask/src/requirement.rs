@@ -48,10 +48,12 @@ pub const REQUIREMENTS: &[Requirement] = &[
     },
 ];
 
-/// What `cargo xtask bench` needs besides.
-pub const BENCH_REQUIREMENTS: &[Requirement] = &[
-    program("dockerd", "docker.io", "the benchmark's contender with Docker's own overlay"),
-    program("docker", "docker.io", "the benchmark's contender with Docker's own overlay"),
+/// What tests with Docker need besides, and the benchmark's contender with Docker's own overlay.
+pub const DOCKER_REQUIREMENTS: &[Requirement] = &[
+    program("dockerd", "docker.io", "the last Docker with an overlay driver for an external store"),
+    program("docker", "docker.io", "its command line"),
+    program("docker-init", "docker.io", "look after a lab's processes"),
+    program("iptables", "iptables", "Docker's way out and its published ports"),
     program("busybox", "busybox-static", "an image for Docker without a registry"),
 ];
 

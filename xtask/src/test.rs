@@ -10,7 +10,9 @@ use anyhow::{Result, bail};
 
 use crate::{
     build::{self, Profile},
-    dist, ebpf, step, workspace,
+    dist, docker, ebpf,
+    requirement::{DIST_REQUIREMENTS, DOCKER_REQUIREMENTS, REQUIREMENTS},
+    setup, step, workspace,
 };
 
 /// What one step came to.
@@ -20,15 +22,17 @@ struct Outcome {
     result: Result<()>,
 }
 
-/// Runs everything, goes on after a failure, and ends with a summary.
+/// Runs everything, goes on after a failure, and ends with a summary. `full` includes the tests that are
+/// ignored otherwise, because they take long.
 ///
 /// # Errors
-/// If any step failed.
-pub fn test(filter: Option<&str>) -> Result<()> {
+/// If something is missing or any step failed.
+pub fn test(filter: Option<&str>, full: bool) -> Result<()> {
+    setup::ensure_all(&[REQUIREMENTS, DOCKER_REQUIREMENTS, DIST_REQUIREMENTS])?;
     let mut outcomes = Vec::new();
     let tests = Cell::new(0);
     let cargo_test = |title: &str, packages: &[&str]| {
-        tests.set(tests.get() + cargo_test(title, packages, filter)?);
+        tests.set(tests.get() + cargo_test(title, packages, filter, full)?);
         Ok(())
     };
     let mut step = |title: &'static str, action: &mut dyn FnMut() -> Result<()>| {
@@ -95,17 +99,15 @@ fn prepare_privileged() -> Result<()> {
             "not run, and so not passed: these tests make network namespaces and load BPF programs. Be root"
         );
     }
+    docker::ensure()?;
     build::host(Profile::Debug)?;
     dist::package(Profile::Debug).map(|_| ())
 }
 
 /// Runs tests and returns how many passed.
-fn cargo_test(title: &str, packages: &[&str], filter: Option<&str>) -> Result<usize> {
+fn cargo_test(title: &str, packages: &[&str], filter: Option<&str>, full: bool) -> Result<usize> {
     let mut command = workspace::cargo();
-    command.arg("test").args(packages);
-    if let Some(filter) = filter {
-        command.args(["--", filter]);
-    }
+    command.arg("test").args(packages).arg("--").args(filter).args(full.then_some("--include-ignored"));
     step::run_tests(title, &mut command)
 }
 

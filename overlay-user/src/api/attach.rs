@@ -1,30 +1,15 @@
-//! Attaching a container: an address, an interface, a record, and the data path behind it. All of it
-//! or nothing.
+//! Attaching a container that somebody else runs: an endpoint with its interface in a network namespace.
 
-use std::{fmt::Write as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{Json, extract::State as Shared, http::StatusCode};
-use ipnet::IpNet;
-use tokio::{
-    sync::{oneshot, watch},
-    time::timeout,
+
+use super::{
+    ApiError, Attach, Attached, Context, Kind, Namespace,
+    making::{self, Addresses, Wanted},
+    request::Body,
 };
-
-use super::{ApiError, Attach, Attached, Context, Kind, Namespace, detach, request::Body};
-use crate::{
-    MacAddr,
-    daemon::{InTheMaking, Known},
-    datapath::Mode,
-    device::{self, EndpointDevice, Netns},
-    state::{Delivery, EndpointId, EndpointRecord, Network, NetworkName, RecordKey},
-    store::Reservation,
-};
-
-/// How long all steps may take together; what is left of the handler's deadline is for undoing them.
-const BUDGET: Duration = Duration::from_secs(7);
-
-/// How long the answer waits for one step to be undone in the store.
-const UNDO_PATIENCE: Duration = Duration::from_secs(1);
+use crate::{datapath::Mode, device::Netns, state::Delivery};
 
 pub async fn attach(
     Shared(context): Shared<Arc<Context>>,
@@ -42,27 +27,16 @@ pub async fn attach(
         ));
     }
     context.check_not_drained()?;
-    // On its own task: a client that goes away in the middle must not leave half an endpoint.
-    let (reply, answer) = oneshot::channel();
-    tokio::spawn(async move {
-        let mut attempt = Attempt::new(context, request, netns);
-        let mut making = Some(attempt.context.journal.begin(&attempt.request.network, &attempt.id));
-        let result = timeout(BUDGET, attempt.run()).await.unwrap_or_else(|_| Err(attempt.overdue()));
-        let wanted = result.is_ok();
-        if !wanted {
-            attempt.undo(&mut making).await;
-        }
-        // Before who asks is told: it is theirs from then on.
-        making = making.filter(|_| !wanted);
-        if reply.send(result).is_err() && wanted {
-            tracing::warn!(endpoint = %attempt.id, "nobody waits for this endpoint any more: detaching it");
-            attempt.undo(&mut making).await;
-        }
-    });
-    let attached = answer
-        .await
-        .unwrap_or_else(|_| Err(ApiError::new(Kind::Internal, "attaching the endpoint was cut off")))?;
-    Ok((StatusCode::CREATED, Json(attached)))
+    let Attach { network, ifname, ips, mac, names, delivery, netns: _ } = request;
+    let wanted = Wanted {
+        network,
+        addresses: Addresses::Reserve(ips),
+        mac,
+        names: names.into_iter().map(String::from).collect(),
+        delivery,
+        inside: Some((netns, ifname)),
+    };
+    Ok((StatusCode::CREATED, Json(making::make(context, wanted, |_| Ok(())).await?)))
 }
 
 /// What can be refused without asking anybody.
@@ -88,229 +62,5 @@ fn check(request: &Attach) -> Result<Netns, ApiError> {
         Ok(netns)
     } else {
         Err(ApiError::invalid(format!("{flag}: there is no such network namespace")))
-    }
-}
-
-/// One endpoint in the making: the steps, and which of them have to be undone.
-struct Attempt {
-    context: Arc<Context>,
-    request: Attach,
-    netns: Netns,
-    id: EndpointId,
-    reservation: Option<Reservation>,
-    device: bool,
-    waits_for: &'static str,
-}
-
-impl Attempt {
-    fn new(context: Arc<Context>, request: Attach, netns: Netns) -> Self {
-        let id = EndpointId::random();
-        Self { context, request, netns, id, reservation: None, device: false, waits_for: "etcd" }
-    }
-
-    async fn run(&mut self) -> Result<Attached, ApiError> {
-        let Attach { network, ifname, ips, mac, names, delivery, netns: _ } = &self.request;
-        let context = &self.context;
-        let name = names.first().map(crate::state::NodeName::as_str);
-        let reserved = context.store.reserve_addresses(network, &context.node, &self.id, name, ips).await?;
-        let reservation = &*self.reservation.insert(reserved);
-        let addresses: Vec<_> = reservation.addresses.iter().map(|reserved| reserved.address).collect();
-        let none = || ApiError::new(Kind::Internal, "no address was reserved");
-        let &address = addresses.first().ok_or_else(none)?;
-
-        let settled = settled(context.known.clone(), network).await?;
-        let (underlay, room) = {
-            let underlay = context.underlay.borrow();
-            (underlay.mtu, underlay.inner_mtu())
-        };
-        let mtu = mtu(&settled, underlay, room)?;
-        let mac = mac.unwrap_or_else(|| default_mac(address));
-
-        self.waits_for = "the interface";
-        self.device = true;
-        let device = EndpointDevice {
-            host: self.id.host_device(),
-            netns: self.netns.clone(),
-            ifname: ifname.to_string(),
-            mac,
-            mtu,
-            addresses: addresses.clone(),
-            takes_redirects: *delivery == Delivery::Xdp,
-        };
-        device::create(&device).await?;
-
-        self.waits_for = "etcd";
-        let record = EndpointRecord {
-            node: context.node.clone(),
-            mac: mac.to_string(),
-            addresses: addresses.iter().map(IpNet::addr).collect(),
-            names: names.iter().map(ToString::to_string).collect(),
-            container: self.netns.word(),
-            ifname: ifname.to_string(),
-            incarnation: context.incarnation(),
-            delivery: delivery.word().to_owned(),
-        };
-        let revision = context.store.bind_endpoint(reservation, &record).await?;
-
-        self.waits_for = "the data path";
-        self.forwarded(revision).await?;
-        tracing::info!(endpoint = %self.id, %network, ?addresses, %mac, "endpoint attached");
-        Ok(Attached {
-            id: self.id.clone(),
-            network: network.clone(),
-            address,
-            addresses,
-            mac,
-            host_device: device.host,
-            ifname: ifname.clone(),
-            vni: settled.vni.get(),
-            mtu,
-        })
-    }
-
-    /// Waits until the data path has applied `revision`, and looks whether that went well for this
-    /// endpoint.
-    async fn forwarded(&self, revision: i64) -> Result<(), ApiError> {
-        let mut progress = self.context.progress.clone();
-        let applied = progress.wait_for(|p| p.applied.is_some_and(|applied| applied >= revision)).await;
-        let id = self.id.to_string();
-        if let Some(problem) = applied.map_err(|_| stopping())?.problems.iter().find(|p| p.contains(&id)) {
-            return Err(ApiError::new(Kind::Internal, problem.clone()));
-        }
-        let state = self.context.state();
-        if state.endpoint(&self.request.network, &self.id).is_some() {
-            return Ok(());
-        }
-        let why = state.rejected.iter().find(|(rejected, _)| rejected.contains(&id));
-        let why = why.map_or("somebody removed its record", |(_, why)| why);
-        Err(ApiError::new(Kind::Conflict, format!("the endpoint did not come to be: {why}")))
-    }
-
-    fn overdue(&self) -> ApiError {
-        let mut error =
-            format!("not attached: no answer from {} within {} s", self.waits_for, BUDGET.as_secs());
-        if let Some(last) = &self.context.progress.borrow().last_error {
-            let _ = write!(error, "; the data path could not be brought up to date: {last}");
-        }
-        ApiError::new(Kind::Unavailable, error)
-    }
-
-    /// Takes back what was done, the last step first.
-    async fn undo(&mut self, making: &mut Option<InTheMaking>) {
-        if let Some(reservation) = self.reservation.take() {
-            detach::abandon_surely(&self.context, reservation, making.take(), UNDO_PATIENCE).await;
-        }
-        if self.device
-            && let Err(error) = device::remove(&self.id.host_device()).await
-        {
-            tracing::warn!(endpoint = %self.id, %error, "an interface was left behind");
-        }
-        self.device = false;
-    }
-}
-
-/// The network as it is followed; one that another node created a moment ago is waited for.
-async fn settled(mut known: watch::Receiver<Known>, name: &NetworkName) -> Result<Network, ApiError> {
-    let key = RecordKey::of_network(name);
-    let settled =
-        |known: &Known| known.state.networks.contains_key(name) || known.state.rejected.contains_key(&key);
-    let state = &known.wait_for(settled).await.map_err(|_| stopping())?.state;
-    let left_out = || {
-        let why = state.rejected.get(&key).map_or("", String::as_str);
-        ApiError::new(Kind::Conflict, format!("network {name} is left out: {why}"))
-    };
-    state.networks.get(name).cloned().ok_or_else(left_out)
-}
-
-fn stopping() -> ApiError {
-    ApiError::new(Kind::Unavailable, "overlayd is stopping")
-}
-
-/// The MTU of an endpoint's interface on an underlay of `underlay` bytes that leaves `room`.
-fn mtu(network: &Network, underlay: u16, room: u16) -> Result<u16, ApiError> {
-    match network.mtu {
-        None => match network.check_mtu(room) {
-            Ok(()) => Ok(room),
-            Err(error) => Err(ApiError::invalid(format!(
-                "this node's underlay of {underlay} bytes has no room for the network: {error}"
-            ))),
-        },
-        Some(mtu) if mtu <= room => Ok(mtu),
-        Some(mtu) => Err(ApiError::invalid(format!(
-            "the network's MTU is {mtu}, but this node's underlay of {underlay} bytes has room for {room}: \
-             raise the underlay's MTU or make the network with --mtu {room}"
-        ))),
-    }
-}
-
-/// The MAC address made from an endpoint's first address.
-const fn default_mac(address: IpNet) -> MacAddr {
-    match address {
-        IpNet::V4(address) => MacAddr::of_ipv4(address.addr()),
-        IpNet::V6(address) => MacAddr::of_ipv6(address.addr()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Vni,
-        daemon::Source,
-        state::{RawRecord, RecordSet, Subnet},
-    };
-
-    fn network(mtu: Option<u16>) -> Network {
-        let net = "10.0.9.0/24".parse().unwrap();
-        let subnet = Subnet { net, gateway: "10.0.9.1".parse().unwrap(), range: net };
-        let (vni, policy) = (Vni::new(7).unwrap(), crate::state::Policy::default());
-        Network { vni, subnet, dual: None, mtu, internal: false, policy }
-    }
-
-    #[test]
-    fn the_mtu_leaves_room_for_the_outer_headers() {
-        assert_eq!(mtu(&network(None), 1500, 1450), Ok(1450));
-        assert_eq!(mtu(&network(Some(1450)), 1500, 1450), Ok(1450));
-        assert_eq!(mtu(&network(Some(1400)), 9000, 8930), Ok(1400));
-        let error = mtu(&network(Some(1451)), 1500, 1450).unwrap_err();
-        assert_eq!(error.kind, Kind::Invalid);
-        assert_eq!(
-            error.error,
-            "the network's MTU is 1451, but this node's underlay of 1500 bytes has room for 1450: \
-             raise the underlay's MTU or make the network with --mtu 1450"
-        );
-        let net = "fd00::/64".parse().unwrap();
-        let dual = Some(Subnet { net, gateway: "fd00::1".parse().unwrap(), range: net });
-        let error = mtu(&Network { dual, ..network(None) }, 1329, 1279).unwrap_err();
-        assert_eq!(
-            error.error,
-            "this node's underlay of 1329 bytes has no room for the network: \
-             the MTU 1279 is below 1280, the least IPv6 allows"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_network_that_is_left_out_is_not_waited_for() {
-        let mut records = RecordSet::default();
-        for (name, created) in [("blue", 1), ("red", 2)] {
-            let value = br#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1"}"#;
-            let key = format!("networks/{name}");
-            records.put(RawRecord { key: key.as_bytes(), value, create_revision: created });
-        }
-        let state = Arc::new(records.state(2));
-        let (_sender, known) = watch::channel(Known { state, source: Source::Store });
-        assert!(settled(known.clone(), &"blue".parse().unwrap()).await.is_ok());
-        let error = settled(known, &"red".parse().unwrap()).await.unwrap_err();
-        assert_eq!(
-            (error.kind, error.error.as_str()),
-            (Kind::Conflict, "network red is left out: VNI 7 is network blue's")
-        );
-    }
-
-    #[test]
-    fn a_mac_is_made_from_the_address() {
-        let of = |address: &str| default_mac(address.parse().unwrap()).to_string();
-        assert_eq!(of("10.0.9.2/24"), "02:42:0a:00:09:02");
-        assert_eq!(of("fd00::1234:5678/64"), "02:66:12:34:56:78");
     }
 }

@@ -1,6 +1,6 @@
 //! Networks: create, list, inspect, remove.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State as Shared, http::StatusCode};
 
@@ -29,6 +29,8 @@ pub async fn create(
         internal: request.internal,
         policy: request.policy,
         allow_overlap: request.allow_overlap,
+        aux: BTreeMap::new(),
+        docker: None,
     };
     let made = context.store.create_network(new).await?;
     context.echo(|state| state.networks.contains_key(&request.name)).await;

@@ -31,6 +31,17 @@ pub enum ReservedBits {
     Ignore,
 }
 
+/// Whose networks of Docker's are, as the driver tells Docker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DockerScope {
+    /// Each node's: overlayd makes them known to the other nodes' Dockers
+    #[default]
+    Local,
+    /// All nodes': Docker 20.10 does so by its --cluster-store
+    Global,
+}
+
 /// The underlay's MTU: the uplink's, or so many bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mtu {

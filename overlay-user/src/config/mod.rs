@@ -3,20 +3,22 @@
 
 mod choice;
 mod command_line;
+mod docker;
 mod options;
 mod sample;
 
 use std::{
     fmt::Display,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use nix::unistd::gethostname;
 
-pub use choice::{DatapathChoice, Mtu, ReservedBits};
+pub use choice::{DatapathChoice, DockerScope, Mtu, ReservedBits};
 pub use command_line::CommandLine;
+pub use docker::DockerSocket;
 pub use options::Options;
 pub use sample::sample;
 
@@ -77,6 +79,16 @@ pub struct Config {
     pub map_schema: u32,
     /// How often everything in the kernel is compared though nothing seems to have changed.
     pub verify_every: Duration,
+    /// The Docker that is kept in step with; `None`: no one.
+    pub docker: Option<DockerSocket>,
+    /// Where Docker finds its driver; `None`: nowhere.
+    pub docker_plugin: Option<PathBuf>,
+    /// Whose Docker's networks are.
+    pub docker_scope: DockerScope,
+    /// Where containers ask for names; `None`: nowhere.
+    pub dns: Option<Ipv4Addr>,
+    /// Who is asked for all other names; none: those whom the host asks.
+    pub dns_upstream: Vec<SocketAddr>,
 }
 
 /// A setting that cannot be used: one line that names the flag and the cure.
@@ -177,6 +189,11 @@ impl Config {
             max_endpoints,
             map_schema: overlay_ebpf::abi::SCHEMA,
             verify_every: Duration::from_secs(verify_every.into()),
+            docker: docker::socket(options.docker)?,
+            docker_plugin: docker::plugin(options.docker_plugin)?,
+            docker_scope: options.docker_scope.unwrap_or_default(),
+            dns: docker::dns(options.dns)?,
+            dns_upstream: docker::upstreams(options.dns_upstream.unwrap_or_default())?,
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Deserializer};
 
-use super::{DatapathChoice, Mtu, ReservedBits};
+use super::{DatapathChoice, DockerScope, Mtu, ReservedBits};
 
 /// What one source says; what it does not say is `None`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -99,6 +99,27 @@ pub struct Options {
     /// How often all in the kernel is compared with what should be there, and repaired [default: 30]
     #[arg(long, env = "OVERLAY_VERIFY_EVERY", value_name = "SECONDS")]
     pub verify_every: Option<u16>,
+
+    /// Docker to keep in step with, by its API's socket [default: that in /var/run, where there is one]
+    #[arg(long, env = "OVERLAY_DOCKER", value_name = "unix://FILE|none")]
+    pub docker: Option<String>,
+
+    /// Socket on which Docker finds the network and IPAM driver [default: /run/docker/plugins/overlayd.sock]
+    #[arg(long, env = "OVERLAY_DOCKER_PLUGIN", value_name = "FILE|none")]
+    pub docker_plugin: Option<PathBuf>,
+
+    /// Whose Docker's networks are: each node's, or with Docker 20.10's --cluster-store all nodes' [default: local]
+    #[arg(long, env = "OVERLAY_DOCKER_SCOPE", value_name = "SCOPE")]
+    pub docker_scope: Option<DockerScope>,
+
+    /// Address at which containers ask for each other's names [default: 169.254.53.53]
+    #[arg(long, env = "OVERLAY_DNS", value_name = "IP|none")]
+    pub dns: Option<String>,
+
+    /// Name servers for all other names, with commas between [default: those of /etc/resolv.conf]
+    #[arg(long, env = "OVERLAY_DNS_UPSTREAM", value_name = "IP[:PORT]", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_more")]
+    pub dns_upstream: Option<Vec<String>>,
 }
 
 impl Options {
@@ -126,13 +147,18 @@ impl Options {
             log: self.log.or(weaker.log),
             max_endpoints: self.max_endpoints.or(weaker.max_endpoints),
             verify_every: self.verify_every.or(weaker.verify_every),
+            docker: self.docker.or(weaker.docker),
+            docker_plugin: self.docker_plugin.or(weaker.docker_plugin),
+            docker_scope: self.docker_scope.or(weaker.docker_scope),
+            dns: self.dns.or(weaker.dns),
+            dns_upstream: self.dns_upstream.or(weaker.dns_upstream),
         }
     }
 }
 
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a URL or a list of URLs")]
+    #[serde(untagged, expecting = "a text or a list of texts")]
     enum OneOrMore {
         One(String),
         More(Vec<String>),

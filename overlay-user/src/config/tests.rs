@@ -54,6 +54,11 @@ fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
         log = "debug"
         max-endpoints = 99
         verify-every = 7
+        docker = "unix:///d"
+        docker-plugin = "/p"
+        docker-scope = "global"
+        dns = "10.0.0.1"
+        dns-upstream = ["10.0.0.2", "10.0.0.3:5353"]
     "#;
     let from_file = file(all).unwrap();
     let keys: Vec<_> = all.lines().filter_map(|line| line.trim().split_once(" = ")).map(|(k, _)| k).collect();
@@ -87,6 +92,11 @@ fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
         "--log=debug",
         "--max-endpoints=99",
         "--verify-every=7",
+        "--docker=unix:///d",
+        "--docker-plugin=/p",
+        "--docker-scope=global",
+        "--dns=10.0.0.1",
+        "--dns-upstream=10.0.0.2,10.0.0.3:5353",
     ]);
     assert_eq!(from_file, same);
     // Whatever one source says goes before the other, for each of them.
@@ -106,6 +116,21 @@ fn flags_go_before_the_file_and_the_file_before_defaults() {
     assert_eq!(config.socket(), Path::new(DEFAULT_SOCKET));
     assert_eq!((config.mtu, config.max_endpoints), (None, 65536));
     assert_eq!(config.verify_every.as_secs(), 30);
+    assert_eq!(config.docker, Some(DockerSocket { path: "/var/run/docker.sock".into(), given: false }));
+    assert_eq!(config.docker_plugin.as_deref(), Some(Path::new("/run/docker/plugins/overlayd.sock")));
+    assert_eq!((config.dns, config.dns_upstream), (Some([169, 254, 53, 53].into()), Vec::new()));
+}
+
+#[test]
+fn what_is_for_docker_can_be_turned_off_and_moved() {
+    let given = flags(&["--node=n", "--docker=none", "--docker-plugin=none", "--dns=none"]);
+    let config = Config::new(given, None).unwrap();
+    assert_eq!((config.docker, config.docker_plugin, config.dns), (None, None, None));
+    let given = ["--node=n", "--docker=unix:///d.sock", "--dns-upstream=10.0.0.2,[fd00::2]:5353"];
+    let config = Config::new(flags(&given), None).unwrap();
+    assert_eq!(config.docker, Some(DockerSocket { path: "/d.sock".into(), given: true }));
+    let upstreams = ["10.0.0.2:53", "[fd00::2]:5353"].map(|text| text.parse().unwrap());
+    assert_eq!(config.dns_upstream, upstreams);
 }
 
 #[test]
@@ -161,6 +186,19 @@ fn values_that_cannot_be_used_name_the_flag_and_the_cure() {
         (
             &["--etcd-user", "u"],
             "--etcd-user \"u\": give its password by --etcd-password-file or OVERLAY_ETCD_PASSWORD",
+        ),
+        (
+            &["--docker", "tcp://x"],
+            "--docker \"tcp://x\": give none, or a Unix socket as unix:///var/run/docker.sock",
+        ),
+        (
+            &["--docker-plugin", "p.sock"],
+            "--docker-plugin \"p.sock\": give none, or an absolute path of at most 107 bytes",
+        ),
+        (&["--dns", "::"], "--dns \"::\": give none, or an IPv4 address that nobody has, as 169.254.53.53"),
+        (
+            &["--dns-upstream", "10.0.0.2,ns"],
+            "--dns-upstream \"ns\": give addresses of name servers, as 10.0.0.2 or [fd00::2]:53",
         ),
         (&["--etcd-password-file", "p"], "--etcd-password-file \"p\": give --etcd-user NAME as well"),
     ] {

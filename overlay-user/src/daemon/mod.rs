@@ -30,7 +30,7 @@ use crate::{
     api::{self, ControlSocket, SocketError},
     config::Config,
     datapath::{DatapathError, Underlay},
-    device,
+    device, docker,
     store::{Store, StoreError},
     underlay::{UnderlayError, UnderlayFollower, follow_prefixes},
 };
@@ -125,7 +125,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         store: store.clone(),
         known: known.clone(),
         underlay: underlay.clone(),
-        prefixes,
+        prefixes: prefixes.clone(),
         progress: progress_seen.clone(),
         membership,
     };
@@ -145,7 +145,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         learner::Learner { node: node.clone(), store: store_of_learned, known: known_ports, sightings };
     tasks.spawn(learner.run(cancel.clone()));
 
-    let context = api::Context {
+    let context = Arc::new(api::Context {
         store,
         node: node.clone(),
         cluster: config.store.cluster.clone(),
@@ -161,8 +161,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         audits,
         mode,
         reason,
-    };
-    let served = api::serve(socket, api::router(Arc::new(context)), cancel.clone()).await;
+    });
+    docker::start(&tasks, &config, &context, prefixes, &cancel);
+    let served = api::serve(socket, api::router(context), cancel.clone()).await;
     cancel.cancel();
     tasks.close();
     tasks.wait().await;

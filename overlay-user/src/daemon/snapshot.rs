@@ -300,14 +300,16 @@ impl<'de> Deserialize<'de> for Kept {
 }
 
 fn network_record(network: &Network) -> NetworkRecord {
-    let Network { vni, subnet: Subnet { net: subnet, gateway, range }, dual, mtu, internal, policy } =
+    let Network { vni, subnet: Subnet { net: subnet, gateway, range }, dual, mtu, internal, policy, .. } =
         *network;
+    let Network { aux, pools, docker, .. } = network.clone();
     let dual = dual.map(|Subnet { net: subnet, gateway, range }| SubnetRecord {
         subnet,
         gateway,
         range: Some(range),
     });
-    NetworkRecord { vni: vni.get(), subnet, gateway, range: Some(range), dual, mtu, internal, policy }
+    let (vni, range) = (vni.get(), Some(range));
+    NetworkRecord { vni, subnet, gateway, range, dual, mtu, internal, policy, aux, pools, docker }
 }
 
 /// The port is that of this node: the state has none, for it is the same on all.
@@ -366,6 +368,7 @@ mod tests {
             (
                 "networks/blue",
                 r#"{"vni":7,"subnet":"10.0.9.0/24","gateway":"10.0.9.1","mtu":1400,
+                    "aux":{"router":"10.0.9.9"},"pools":["0123456789ab"],"docker":"d0",
                     "dual":{"subnet":"fd00::/64","gateway":"fd00::1","range":"fd00::/80"}}"#,
             ),
             (

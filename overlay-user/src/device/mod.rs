@@ -1,5 +1,5 @@
 //! The interfaces of endpoints: a veth pair, one end made in the container's namespace and
-//! configured there.
+//! configured there, or left in the host's for who runs the container to fetch it.
 
 mod gro;
 mod inside;
@@ -51,8 +51,8 @@ impl Netns {
 pub struct EndpointDevice {
     /// Name of the host's end.
     pub host: String,
-    /// Namespace of the other end.
-    pub netns: Netns,
+    /// Namespace of the other end; `None`: the host's, where it stays down and without addresses.
+    pub netns: Option<Netns>,
     /// Name of the other end.
     pub ifname: String,
     /// MAC address of the other end.
@@ -79,7 +79,7 @@ pub enum DeviceError {
     Failed(String),
 }
 
-/// Makes the pair, one end of it in the container's namespace, configures that end and sets it up.
+/// Makes the pair; if one end of it is in the container's namespace, configures that end and sets it up.
 /// The host's end stays down until a data path guards it. On error nothing is left.
 ///
 /// # Errors
@@ -91,14 +91,16 @@ pub async fn create(device: &EndpointDevice) -> Result<(), DeviceError> {
             return Err(DeviceError::Invalid(error.to_string()));
         }
     }
-    let netns = device.netns.open()?;
+    let netns = device.netns.as_ref().map(Netns::open).transpose()?;
     let kernel = connect()?;
     if link(&kernel, &device.host).await?.is_some() {
         return Err(DeviceError::Taken(format!("interface {} exists already", device.host)));
     }
-    make_pair(&kernel, device, &netns).await?;
+    make_pair(&kernel, device, netns.as_ref()).await?;
     ipv6::disable(&device.host);
-    if let Err(error) = inside::configure(device, netns).await {
+    if let Some(netns) = netns
+        && let Err(error) = inside::configure(device, netns).await
+    {
         // Removing one end removes the other.
         return Err(match remove(&device.host).await {
             Ok(()) => error,
@@ -131,14 +133,20 @@ pub async fn exists(host: &str) -> Result<bool, DeviceError> {
     Ok(link(&connect()?, host).await?.is_some())
 }
 
-async fn make_pair(kernel: &Connection, device: &EndpointDevice, netns: &File) -> Result<(), DeviceError> {
+async fn make_pair(
+    kernel: &Connection,
+    device: &EndpointDevice,
+    netns: Option<&File>,
+) -> Result<(), DeviceError> {
     let EndpointDevice { host, netns: _, ifname, mac, mtu, addresses: _, takes_redirects: _ } = device;
-    let inside = LinkMessageBuilder::<LinkUnspec>::new()
+    let mut inside = LinkMessageBuilder::<LinkUnspec>::new()
         .name(ifname.as_str())
         .address(mac.0.to_vec())
-        .mtu(u32::from(*mtu))
-        .setns_by_fd(netns.as_raw_fd())
-        .build();
+        .mtu(u32::from(*mtu));
+    if let Some(netns) = netns {
+        inside = inside.setns_by_fd(netns.as_raw_fd());
+    }
+    let inside = inside.build();
     let pair = LinkVeth::new(host, ifname)
         .mtu(u32::from(*mtu))
         .set_info_data(InfoData::Veth(InfoVeth::Peer(inside)))

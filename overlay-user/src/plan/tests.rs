@@ -28,6 +28,9 @@ fn state_of(nodes: &[u8], networks: &[u8], endpoints: &[(u8, u8, u8)]) -> State 
             mtu: Some(1400),
             internal: false,
             policy: Policy { bum_rate: 7, ..Policy::default() },
+            aux: BTreeMap::new(),
+            pools: Vec::new(),
+            docker: None,
         };
         state.networks.insert(name(&format!("net{n}")), network);
     }

@@ -84,7 +84,7 @@ impl Endpoint {
         if record.names.len() > MOST_NAMES {
             return Err(EndpointError::Names(record.names.len()));
         }
-        if let Some(bad) = record.names.iter().find(|name| !is_endpoint_name(name)) {
+        if let Some(bad) = record.names.iter().find(|name| !Self::is_name(name)) {
             return Err(EndpointError::Name(shown(bad)));
         }
         let mut addresses = record.addresses.clone();
@@ -100,6 +100,14 @@ impl Endpoint {
             delivery: Delivery::of_word(&record.delivery),
             container: record.container.as_str().into(),
         })
+    }
+
+    /// Whether an endpoint can be known by a name.
+    #[must_use]
+    pub fn is_name(text: &str) -> bool {
+        (1..=253).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
     }
 }
 
@@ -119,12 +127,6 @@ impl Delivery {
     fn of_word(word: &str) -> Self {
         if word == Self::Xdp.word() { Self::Xdp } else { Self::Tc }
     }
-}
-
-fn is_endpoint_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl RecordKey {
                 let (network, digits) = rest.split_once('/').ok_or_else(unknown)?;
                 Ok(Self::Learned(network.parse::<NetworkName>()?, mac(digits).ok_or_else(unknown)?))
             }
-            "vnis" | "subnets" | "addresses" | "macs" => Ok(Self::Allocation),
+            "vnis" | "subnets" | "addresses" | "macs" | "pools" => Ok(Self::Allocation),
             _ => Err(unknown()),
         }
     }
@@ -109,6 +109,7 @@ mod tests {
             ),
             ("vnis/00004096".to_owned(), RecordKey::Allocation),
             ("addresses/blue/0a000902".to_owned(), RecordKey::Allocation),
+            ("pools/0123456789ab".to_owned(), RecordKey::Allocation),
         ] {
             assert_eq!(RecordKey::parse(text.as_bytes()), Ok(key), "{text}");
         }

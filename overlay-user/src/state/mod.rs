@@ -26,7 +26,7 @@ use crate::MacAddr;
 pub use decode::{MAX_VALUE, Record, RecordError, SCHEMA, decode};
 pub use endpoint::{Delivery, Endpoint, EndpointError};
 pub use key::KeyError;
-pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName};
+pub use name::{EndpointId, InterfaceName, NameError, NetworkName, NodeName, PoolId};
 pub use network::{Network, NetworkError};
 pub use node::{Node, NodeError, not_one_host};
 pub use policy::{
@@ -36,7 +36,7 @@ pub use policy::{
 pub use port::{LearnedMac, Port, PortDatapath, PortError};
 pub use record::{
     AddressRecord, AddressState, AliveRecord, EndpointRecord, LearnedRecord, MetaRecord, NetworkRecord,
-    NodeRecord, PortRecord, RecordKey, SubnetRecord,
+    NodeRecord, PoolRecord, PortRecord, RecordKey, SubnetRecord,
 };
 pub use record_set::{RawRecord, RecordSet};
 pub use segment::{Endpoints, Segment};

@@ -83,20 +83,72 @@ name!(
     InterfaceName, "interface name", is_interface_name, "use 1 to 15 letters, digits, . _ -"
 );
 
-/// An endpoint's identity: 48 bits, written as 12 hexadecimal digits, unique in its cluster.
-///
-/// A number and not a text: there may be millions of them.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct EndpointId(u64);
+macro_rules! identity {
+    ($(#[$doc:meta])+ $type:ident, $what:literal) => {
+        $(#[$doc])+
+        ///
+        /// 48 bits, written as 12 hexadecimal digits, unique in its cluster. A number and not a text: there may be
+        /// millions of them.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(u64);
+
+        impl $type {
+            /// A new identity from random bytes.
+            #[must_use]
+            pub fn random() -> Self {
+                Self(rand::random::<u64>() >> 16)
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let digits = text.len() == 12 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+                let number = if digits { u64::from_str_radix(text, 16).ok() } else { None };
+                number.map(Self).ok_or_else(|| NameError::new($what, text, "it has 12 digits of 0-9 a-f"))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(id: $type) -> Self {
+                id.to_string()
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&format!("{:012x}", self.0))
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($type))
+            }
+        }
+    };
+}
+
+identity!(
+    /// An endpoint's identity.
+    EndpointId, "endpoint id"
+);
+identity!(
+    /// The identity of a subnet that Docker was given, first without a network and then as its network's.
+    PoolId, "pool id"
+);
 
 impl EndpointId {
-    /// A new identity from random bytes.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(rand::random::<u64>() >> 16)
-    }
-
     /// The identity before all others.
     pub(super) const fn least() -> Self {
         Self(0)
@@ -115,46 +167,17 @@ impl EndpointId {
         name.strip_prefix("ov")?.parse().ok().filter(|id: &Self| id.host_device() == name)
     }
 
+    /// Name of the other end while that is in the host's namespace too: `ovp` and as much of the identity as
+    /// makes 14 characters.
+    #[must_use]
+    pub fn peer_device(&self) -> String {
+        format!("ovp{:.11}", self.to_string())
+    }
+
     /// Whether it, as it is written, begins with `text`.
     #[must_use]
     pub fn starts_with(&self, text: &str) -> bool {
         self.to_string().starts_with(text)
-    }
-}
-
-impl FromStr for EndpointId {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let digits = text.len() == 12 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-        let number = if digits { u64::from_str_radix(text, 16).ok() } else { None };
-        number.map(Self).ok_or_else(|| NameError::new("endpoint id", text, "it has 12 digits of 0-9 a-f"))
-    }
-}
-
-impl TryFrom<String> for EndpointId {
-    type Error = NameError;
-
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
-
-impl From<EndpointId> for String {
-    fn from(id: EndpointId) -> Self {
-        id.to_string()
-    }
-}
-
-impl fmt::Display for EndpointId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{:012x}", self.0))
-    }
-}
-
-impl fmt::Debug for EndpointId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EndpointId({self})")
     }
 }
 
@@ -200,5 +223,8 @@ mod tests {
         let id = EndpointId::random();
         assert_eq!(id.to_string().parse(), Ok(id.clone()));
         assert_eq!(id.host_device().len(), 14);
+        let id: EndpointId = "0123456789ab".parse().unwrap();
+        assert_eq!(id.peer_device(), "ovp0123456789a");
+        assert_eq!(EndpointId::of_host_device(&id.peer_device()), None);
     }
 }

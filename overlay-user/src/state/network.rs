@@ -1,10 +1,13 @@
 //! A network, and the rules its record and the addresses in it obey.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{AddressError, NetworkRecord, Policy, PolicyError, Subnet, SubnetRecord, subnet::same_family};
+use super::{
+    AddressError, NetworkRecord, Policy, PolicyError, PoolId, Subnet, SubnetRecord, shown,
+    subnet::same_family,
+};
 use crate::Vni;
 
 /// The least MTU an IPv4 link can have, in bytes (RFC 791, section 3.2).
@@ -12,6 +15,12 @@ const LEAST_MTU4: u16 = 68;
 
 /// The least MTU an IPv6 link can have, in bytes (RFC 8200, section 5).
 const LEAST_MTU6: u16 = 1280;
+
+/// Most addresses that a network keeps from its endpoints.
+const MOST_AUX: usize = 256;
+
+/// Most pools of a network: one for each family.
+const MOST_POOLS: usize = 2;
 
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +37,12 @@ pub struct Network {
     pub internal: bool,
     /// What its owner decided about its packets.
     pub policy: Policy,
+    /// Addresses that no endpoint gets, by what they are kept for.
+    pub aux: BTreeMap<String, IpAddr>,
+    /// The pools that Docker has for it.
+    pub pools: Vec<PoolId>,
+    /// Its identity in Docker, where that is the same on all nodes.
+    pub docker: Option<String>,
 }
 
 /// Why a network cannot be as its record says.
@@ -84,6 +99,19 @@ pub enum NetworkError {
     /// Out of range.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// An address that cannot be kept.
+    #[error("the address kept for {0} is not usable: {1}")]
+    Aux(String, AddressError),
+    /// Too many of something.
+    #[error("it has {count} {what}, more than {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many it may have.
+        most: usize,
+    },
 }
 
 // === impl Network ===
@@ -91,7 +119,8 @@ pub enum NetworkError {
 impl Network {
     /// Checks a record and makes a network of it.
     pub fn from_record(record: &NetworkRecord) -> Result<Self, NetworkError> {
-        let NetworkRecord { vni, subnet, gateway, range, dual, mtu, internal, policy } = *record;
+        let NetworkRecord { vni, subnet, gateway, range, dual, mtu, internal, policy, .. } = *record;
+        let NetworkRecord { aux, pools, docker, .. } = record;
         let vni = Vni::new(vni).map_err(|e| NetworkError::Vni(e.to_string()))?;
         let mut subnet = Subnet::from_record(SubnetRecord { subnet, gateway, range })?;
         let mut dual = dual.map(Subnet::from_record).transpose()?;
@@ -104,9 +133,26 @@ impl Network {
             }
         }
         policy.check()?;
-        let network = Self { vni, subnet, dual, mtu, internal, policy };
+        let (aux, pools, docker) = (aux.clone(), pools.clone(), docker.clone());
+        let network = Self { vni, subnet, dual, mtu, internal, policy, aux, pools, docker };
         mtu.map_or(Ok(()), |mtu| network.check_mtu(mtu))?;
+        network.check_kept()?;
         Ok(network)
+    }
+
+    fn check_kept(&self) -> Result<(), NetworkError> {
+        for (what, count, most) in
+            [("kept addresses", self.aux.len(), MOST_AUX), ("pools", self.pools.len(), MOST_POOLS)]
+        {
+            if count > most {
+                return Err(NetworkError::TooMany { what, count, most });
+            }
+        }
+        self.aux.iter().try_for_each(|(name, &address)| {
+            let subnet = self.subnet_of(address).ok_or(AddressError::Family(address));
+            let check = subnet.and_then(|subnet| subnet.check_address(address));
+            check.map_err(|error| NetworkError::Aux(shown(name), error))
+        })
     }
 
     /// Its subnets: one, or one of each family.
@@ -122,7 +168,17 @@ impl Network {
 
     /// Checks that `address` can be an endpoint's in this network.
     pub fn check_address(&self, address: IpAddr) -> Result<(), AddressError> {
-        self.subnet_of(address).ok_or(AddressError::Family(address))?.check_address(address)
+        self.subnet_of(address).ok_or(AddressError::Family(address))?.check_address(address)?;
+        match self.kept_for(address) {
+            Some(name) => Err(AddressError::Kept(address, shown(name))),
+            None => Ok(()),
+        }
+    }
+
+    /// What its owner keeps an address for.
+    #[must_use]
+    pub fn kept_for(&self, address: IpAddr) -> Option<&str> {
+        self.aux.iter().find(|(_, kept)| **kept == address).map(|(name, _)| name.as_str())
     }
 
     /// Checks that the network's families work with an MTU.
@@ -152,6 +208,9 @@ mod tests {
             mtu: None,
             internal: false,
             policy: Policy::default(),
+            aux: BTreeMap::new(),
+            pools: Vec::new(),
+            docker: None,
         }
     }
 
@@ -233,6 +292,24 @@ mod tests {
         let policy = Policy { bum_rate: 0, ..Policy::default() };
         let bad = NetworkRecord { policy, ..record("10.0.9.0/24", "10.0.9.1", None) };
         assert_eq!(Network::from_record(&bad), Err(NetworkError::Policy(PolicyError::BumRate(0))));
+    }
+
+    #[test]
+    fn addresses_that_are_kept_are_the_networks_and_no_endpoints() {
+        let keep = |address: &str| NetworkRecord {
+            aux: BTreeMap::from([("router".to_owned(), address.parse().unwrap())]),
+            ..record("10.0.9.0/24", "10.0.9.1", None)
+        };
+        let network = Network::from_record(&keep("10.0.9.7")).unwrap();
+        let error = network.check_address("10.0.9.7".parse().unwrap()).unwrap_err().to_string();
+        assert_eq!(error, "10.0.9.7 is kept for router, not for endpoints");
+        for bad in ["10.0.8.7", "10.0.9.1", "10.0.9.0", "fd00::7"] {
+            let error = Network::from_record(&keep(bad)).unwrap_err().to_string();
+            assert!(error.starts_with("the address kept for router is not usable"), "{error}");
+        }
+        let aux = (0..257).map(|n| (n.to_string(), "10.0.9.7".parse().unwrap())).collect();
+        let error = Network::from_record(&NetworkRecord { aux, ..keep("10.0.9.7") }).unwrap_err();
+        assert_eq!(error.to_string(), "it has 257 kept addresses, more than 256");
     }
 
     #[test]

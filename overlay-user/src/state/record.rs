@@ -1,12 +1,12 @@
 //! The records as they stand in the store: JSON, unknown fields ignored and kept by writers that
 //! change a record.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointId, InterfaceName, NetworkName, NodeName, Policy, PortDatapath};
+use super::{EndpointId, InterfaceName, NetworkName, NodeName, Policy, PoolId, PortDatapath};
 use crate::MacAddr;
 
 /// `meta`: which cluster this is.
@@ -42,6 +42,27 @@ pub struct NetworkRecord {
     /// What its owner decided.
     #[serde(flatten)]
     pub policy: Policy,
+    /// Addresses that no endpoint gets, by what they are kept for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aux: BTreeMap<String, IpAddr>,
+    /// The pools that Docker has for it: those it was made with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolId>,
+    /// Its identity in Docker, where that is the same on all nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<String>,
+}
+
+/// `pools/<id>`, under a lease: a subnet that Docker was given and that is no network's yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRecord {
+    /// The node whose Docker it is.
+    pub node: NodeName,
+    /// The subnet.
+    pub subnet: IpNet,
+    /// Where addresses are to be taken from; the subnet if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<IpNet>,
 }
 
 /// One subnet of a network.
@@ -215,6 +236,6 @@ pub enum RecordKey {
     Port(NetworkName, EndpointId),
     /// `learned/<network>/<mac>`
     Learned(NetworkName, MacAddr),
-    /// Allocation's own: `vnis/`, `subnets/`, `addresses/`, `macs/`.
+    /// Allocation's own: `vnis/`, `subnets/`, `addresses/`, `macs/`, `pools/`.
     Allocation,
 }

@@ -35,6 +35,9 @@ pub enum AddressError {
     /// The gateway's.
     #[error("{0} is the gateway of {1}")]
     Gateway(IpAddr, IpNet),
+    /// The network's owner keeps it from endpoints.
+    #[error("{0} is kept for {1}, not for endpoints")]
+    Kept(IpAddr, String),
 }
 
 /// The name of an address's family.
@@ -56,7 +59,7 @@ pub const fn same_family(a: IpAddr, b: IpAddr) -> bool {
 
 impl Subnet {
     /// Checks a record and makes a subnet of it.
-    pub(super) fn from_record(record: SubnetRecord) -> Result<Self, NetworkError> {
+    pub(crate) fn from_record(record: SubnetRecord) -> Result<Self, NetworkError> {
         let SubnetRecord { subnet: net, gateway, range } = record;
         check_net(net)?;
         check_host(net, gateway).map_err(NetworkError::Gateway)?;
@@ -68,6 +71,11 @@ impl Subnet {
             return Err(NetworkError::Range { range, subnet: net });
         }
         Ok(Self { net, gateway, range })
+    }
+
+    /// Checks that `address` can be somebody's in this subnet: an endpoint's, or one that is kept.
+    pub fn check_host(&self, address: IpAddr) -> Result<(), AddressError> {
+        check_host(self.net, address)
     }
 
     /// Checks that `address` can be an endpoint's in this subnet.

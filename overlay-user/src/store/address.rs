@@ -34,8 +34,10 @@ pub struct Reservation {
     pub endpoint: EndpointId,
     /// The addresses; IPv4 first.
     pub addresses: Vec<ReservedAddress>,
+    /// The name of who is to have them.
+    pub name: Option<String>,
     /// What the records are written under.
-    pub(super) lease: i64,
+    pub(super) leases: Vec<i64>,
 }
 
 /// One address of a [`Reservation`].
@@ -85,15 +87,9 @@ impl Store {
         let mut addresses = Vec::new();
         for subnet in standing.network.subnets() {
             let claim = Claim { network, standing: &standing, subnet, record: &record, value: &value, lease };
-            let claimed = match wanted.iter().find(|wanted| same_family(subnet.gateway, **wanted)) {
-                Some(wanted) => self.claim_wanted(&call, &claim, *wanted).await,
-                None => self.claim_any(&call, &claim).await,
-            };
-            match claimed {
-                Ok((address, revision)) => {
-                    let address = IpNet::new_assert(address, subnet.net.prefix_len());
-                    addresses.push(ReservedAddress { address, revision });
-                }
+            let wanted = wanted.iter().find(|wanted| same_family(subnet.gateway, **wanted)).copied();
+            match self.claim_one(&call, &claim, wanted).await {
+                Ok(reserved) => addresses.push(reserved),
                 Err(error) => {
                     // What was claimed before goes with the lease.
                     call.revoke(lease).await;
@@ -101,7 +97,133 @@ impl Store {
                 }
             }
         }
-        Ok(Reservation { network: network.clone(), endpoint: endpoint.clone(), addresses, lease })
+        let (network, endpoint, name) = (network.clone(), endpoint.clone(), record.name);
+        Ok(Reservation { network, endpoint, addresses, name, leases: vec![lease] })
+    }
+
+    /// Claims one address, for who asks for each family by itself: `wanted`, or any free one of its family or, with
+    /// none, of `six`. Whoever makes an endpoint with it [takes it over](Self::take_over_addresses).
+    pub async fn reserve_address(
+        &self,
+        network: &NetworkName,
+        node: &NodeName,
+        name: Option<&str>,
+        wanted: Option<IpAddr>,
+        six: bool,
+    ) -> Result<IpNet, StoreError> {
+        let call = self.call();
+        self.check_cluster(&call).await?;
+        let standing = self.standing(&call, network).await?;
+        check_wanted(network, &standing.network, wanted.as_slice())?;
+        let six = wanted.map_or(six, |wanted| wanted.is_ipv6());
+        let subnet = standing.network.subnets().find(|subnet| subnet.gateway.is_ipv6() == six);
+        let subnet = subnet.ok_or_else(|| {
+            let family = if six { "IPv6" } else { "IPv4" };
+            StoreError::Invalid(format!("network {network} has no {family} subnet"))
+        })?;
+        // Who is to have it is not known yet, or only by name.
+        let (endpoint, name) = (EndpointId::random(), name.map(str::to_owned));
+        let record = AddressRecord { state: AddressState::Reserved, node: node.clone(), endpoint, name };
+        let value = encoded(&record)?;
+        let lease = call.grant(RESERVED_SECONDS).await?;
+        let claim = Claim { network, standing: &standing, subnet, record: &record, value: &value, lease };
+        match self.claim_one(&call, &claim, wanted).await {
+            Ok(reserved) => Ok(reserved.address),
+            Err(error) => {
+                call.revoke(lease).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Claims addresses that `node` has [reserved](Self::reserve_address) by themselves for an endpoint: each under the
+    /// lease it has. One whose lease has ended meanwhile is claimed anew.
+    pub async fn take_over_addresses(
+        &self,
+        network: &NetworkName,
+        node: &NodeName,
+        endpoint: &EndpointId,
+        wanted: &[IpAddr],
+    ) -> Result<Reservation, StoreError> {
+        let call = self.call();
+        self.check_cluster(&call).await?;
+        let standing = self.standing(&call, network).await?;
+        check_wanted(network, &standing.network, wanted)?;
+        let (network, endpoint) = (network.clone(), endpoint.clone());
+        let mut taken =
+            Reservation { network, endpoint, addresses: Vec::new(), name: None, leases: Vec::new() };
+        for subnet in standing.network.subnets() {
+            let Some(&wanted) = wanted.iter().find(|wanted| same_family(subnet.gateway, **wanted)) else {
+                continue;
+            };
+            if let Err(error) = self.take_over(&call, &standing, subnet, node, wanted, &mut taken).await {
+                if let Err(second) = self.release(&taken).await {
+                    tracing::debug!(%error, %second, "addresses are kept until their leases end");
+                }
+                return Err(error);
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn take_over(
+        &self,
+        call: &Call<'_>,
+        standing: &Standing,
+        subnet: &Subnet,
+        node: &NodeName,
+        wanted: IpAddr,
+        taken: &mut Reservation,
+    ) -> Result<(), StoreError> {
+        let found = call.get(&self.keys().address(&taken.network, wanted)).await?;
+        let reserved = found.as_ref().and_then(|found| {
+            let record = decoded::<AddressRecord>(found.value())?;
+            let own = record.state == AddressState::Reserved && record.node == *node && found.lease() != 0;
+            own.then(|| (record, found.lease(), found.mod_revision()))
+        });
+        let (name, lease, revision) = match reserved {
+            Some((record, lease, revision)) => (record.name, lease, Some(revision)),
+            None => (None, call.grant(RESERVED_SECONDS).await?, None),
+        };
+        taken.leases.push(lease);
+        let (state, endpoint) = (AddressState::Reserved, taken.endpoint.clone());
+        let record = AddressRecord { state, node: node.clone(), endpoint, name: name.clone() };
+        let value = encoded(&record)?;
+        let claim =
+            Claim { network: &taken.network, standing, subnet, record: &record, value: &value, lease };
+        let reserved = match revision {
+            None => self.claim_one(call, &claim, Some(wanted)).await?,
+            Some(revision) => {
+                let key = self.keys().address(&taken.network, wanted);
+                let same = Compare::mod_revision(key, CompareOp::Equal, revision);
+                let revision = self.claim(call, &claim, wanted, same).await?;
+                let lost =
+                    || StoreError::Conflict(format!("{wanted} was taken by another container meanwhile"));
+                claim.reserved(wanted, revision.ok_or_else(lost)?)
+            }
+        };
+        taken.name = taken.name.take().or(name);
+        taken.addresses.push(reserved);
+        Ok(())
+    }
+
+    /// Gives an address back that `node` has reserved and nobody has taken over. Without error if it is not that.
+    pub async fn release_address(
+        &self,
+        network: &NetworkName,
+        node: &NodeName,
+        address: IpAddr,
+    ) -> Result<(), StoreError> {
+        let (call, key) = (self.call(), self.keys().address(network, address));
+        let Some(found) = call.get(&key).await? else { return Ok(()) };
+        let record = decoded::<AddressRecord>(found.value());
+        if record.is_some_and(|record| record.state == AddressState::Reserved && record.node == *node) {
+            let same = Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision());
+            if call.commit(vec![same], vec![TxnOp::delete(key.as_str(), None)], None).await?.is_some() {
+                call.revoke(found.lease()).await;
+            }
+        }
+        Ok(())
     }
 
     /// Gives a reservation back.
@@ -113,8 +235,24 @@ impl Store {
             // If it is not ours any more there is nothing to give back.
             call.commit(vec![ours], vec![TxnOp::delete(key, None)], None).await?;
         }
-        call.revoke(reservation.lease).await;
+        for lease in &reservation.leases {
+            call.revoke(*lease).await;
+        }
         Ok(())
+    }
+
+    /// Claims `wanted`, or any free address.
+    async fn claim_one(
+        &self,
+        call: &Call<'_>,
+        claim: &Claim<'_>,
+        wanted: Option<IpAddr>,
+    ) -> Result<ReservedAddress, StoreError> {
+        let (address, revision) = match wanted {
+            Some(wanted) => self.claim_wanted(call, claim, wanted).await?,
+            None => self.claim_any(call, claim).await?,
+        };
+        Ok(claim.reserved(address, revision))
     }
 
     /// Puts the claim on one address, if it is as `address_is` says. `None`: it is not, or the
@@ -163,7 +301,7 @@ impl Store {
     }
 
     async fn claim_any(&self, call: &Call<'_>, claim: &Claim<'_>) -> Result<(IpAddr, i64), StoreError> {
-        let pool = Pool::of(claim.subnet);
+        let pool = Pool::of(&claim.standing.network, claim.subnet);
         let mut attempt = 0;
         for window in pool.windows(claim.network, &claim.record.node) {
             loop {
@@ -244,6 +382,15 @@ impl Store {
             claim.subnet.range,
             cooling.len()
         )))
+    }
+}
+
+// === impl Claim ===
+
+impl Claim<'_> {
+    fn reserved(&self, address: IpAddr, revision: i64) -> ReservedAddress {
+        let address = IpNet::new_assert(address, self.subnet.net.prefix_len());
+        ReservedAddress { address, revision }
     }
 }
 

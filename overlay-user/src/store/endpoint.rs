@@ -38,7 +38,7 @@ impl Store {
         reservation: &Reservation,
         record: &EndpointRecord,
     ) -> Result<i64, StoreError> {
-        let Reservation { network, endpoint: id, addresses, lease } = reservation;
+        let Reservation { network, endpoint: id, addresses, leases, .. } = reservation;
         let mac = checked(id, record)?.mac;
         if !addresses.iter().map(|reserved| reserved.address.addr()).eq(record.addresses.iter().copied()) {
             let text = format!("the addresses {:?} are not those reserved", record.addresses);
@@ -53,7 +53,9 @@ impl Store {
         let publication = Publication { network, id, record, mac, addresses_are };
         let revision = self.publish(&call, publication).await?;
         // The addresses are bound without a lease now.
-        call.revoke(*lease).await;
+        for lease in leases {
+            call.revoke(*lease).await;
+        }
         Ok(revision)
     }
 

@@ -50,6 +50,8 @@ struct Allocation {
     endpoints: BTreeMap<(NetworkName, EndpointId), EndpointRecord>,
     addresses: BTreeMap<String, AddressRecord>,
     macs: BTreeMap<String, String>,
+    /// Claimed subnets that are claimed for ever.
+    unending: Vec<String>,
 }
 
 // === impl Store ===
@@ -65,7 +67,7 @@ impl Store {
                 let Some(key) = self.keys().relative(kv.key()) else { continue };
                 let raw = RawRecord { key, value: kv.value(), create_revision: kv.create_revision() };
                 records.put(raw);
-                allocation.take(key, kv.value());
+                allocation.take(key, kv.value(), kv.lease() != 0);
                 roll.meet(key, kv.mod_revision());
             }
         };
@@ -86,7 +88,7 @@ impl Store {
 // === impl Allocation ===
 
 impl Allocation {
-    fn take(&mut self, key: &[u8], value: &[u8]) {
+    fn take(&mut self, key: &[u8], value: &[u8], leased: bool) {
         let shown = || shown_key(key);
         match RecordKey::parse(key) {
             Ok(RecordKey::Network(name)) => {
@@ -110,6 +112,7 @@ impl Allocation {
             Ok(RecordKey::Allocation) if key.starts_with(b"vnis/") => {
                 self.vnis.insert(shown(), text(value).into_owned());
             }
+            Ok(RecordKey::Allocation) if key.starts_with(b"pools/") && !leased => self.unending.push(shown()),
             _ => {}
         }
     }
@@ -180,6 +183,12 @@ impl Allocation {
                 delete(key),
             );
         }
+        for key in &self.unending {
+            flaw(
+                format!("the subnet of {key} is kept for a network that is being made, for ever"),
+                delete(key),
+            );
+        }
         for (name, vni) in &self.networks {
             let key = format!("vnis/{vni:08}");
             if self.vnis.get(&key).is_none_or(|holder| holder != name.as_str()) {
@@ -209,7 +218,7 @@ mod tests {
         let keys = Keys::new("default");
         let mut allocation = Allocation::default();
         for (key, value) in records {
-            allocation.take(key.as_bytes(), value.as_bytes());
+            allocation.take(key.as_bytes(), value.as_bytes(), false);
         }
         let address = |network: &NetworkName, address| {
             let key = keys.address(network, address);
@@ -251,6 +260,10 @@ mod tests {
             records.remove(without);
             assert_eq!(flaws(&records), [says]);
         }
+        assert_eq!(
+            flaws(&[("pools/0123456789ab", "{}")]),
+            ["the subnet of pools/0123456789ab is kept for a network that is being made, for ever"]
+        );
         let mut records = WHOLE.to_vec();
         records.remove(2);
         assert_eq!(flaws(&records).len(), 2, "an address and a MAC address without their endpoint");

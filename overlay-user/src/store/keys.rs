@@ -8,13 +8,14 @@
 //! | `addresses/<network>/<8 or 32 hexadecimal digits>` | [`AddressRecord`](crate::state::AddressRecord); those of a family sort as addresses do |
 //! | `ports/<network>/<id>`, `learned/<network>/<12 hexadecimal digits>` | [records](crate::state) |
 //! | `macs/<network>/<12 hexadecimal digits>` | the identity of the endpoint that has it |
+//! | `pools/<12 hexadecimal digits>` | [`PoolRecord`](crate::state::PoolRecord) |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::call::end_of;
 use crate::{
     MacAddr, Vni,
-    state::{EndpointId, NetworkName, NodeName, RecordKey},
+    state::{EndpointId, NetworkName, NodeName, PoolId, RecordKey},
 };
 
 /// Makes the keys of one cluster.
@@ -73,6 +74,14 @@ impl Keys {
 
     pub fn guard(&self) -> String {
         self.at("subnets/guard")
+    }
+
+    pub fn pools(&self) -> String {
+        self.at("pools/")
+    }
+
+    pub fn pool(&self, id: &PoolId) -> String {
+        self.at(&format!("pools/{id}"))
     }
 
     pub fn nodes(&self) -> String {

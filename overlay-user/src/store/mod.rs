@@ -5,8 +5,10 @@
 
 mod address;
 mod alive;
+mod amend;
 mod awaited;
 mod call;
+mod claim;
 mod cluster;
 mod connection;
 mod endpoint;
@@ -31,6 +33,7 @@ mod withdraw;
 use std::sync::Arc;
 
 pub use address::{Reservation, ReservedAddress};
+pub use claim::{ClaimedPool, NewPool};
 pub use error::StoreError;
 pub use examine::{Examined, Flaw};
 pub use follow::{Followed, StoreHealth};

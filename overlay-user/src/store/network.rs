@@ -1,6 +1,10 @@
 //! Making and removing networks.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use etcd_client::{Compare, CompareOp, GetOptions, TxnOp};
 use ipnet::IpNet;
@@ -14,13 +18,13 @@ use super::{
 use crate::{
     Vni,
     state::{
-        EndpointId, Network, NetworkName, NetworkRecord, NodeName, NodeRecord, Policy, PolicyChange,
-        RecordKey, SubnetRecord, family, same_family, shown_key,
+        EndpointId, Network, NetworkName, NetworkRecord, NodeName, NodeRecord, Policy, PolicyChange, PoolId,
+        PoolRecord, RecordKey, SubnetRecord, family, same_family, shown_key,
     },
 };
 
 /// How often a network that lost a race is tried again.
-const TRIES: u32 = 40;
+pub(super) const TRIES: u32 = 40;
 
 /// How many of those who use a network are named.
 const NAMED: i64 = 3;
@@ -46,6 +50,10 @@ pub struct NewNetwork {
     pub policy: PolicyChange,
     /// The subnet may overlap that of another network, or routes of nodes.
     pub allow_overlap: bool,
+    /// Addresses that no endpoint gets, by what they are kept for.
+    pub aux: BTreeMap<String, IpAddr>,
+    /// Its identity in Docker, where that is the same on all nodes.
+    pub docker: Option<String>,
 }
 
 /// Changes to a network: what is given.
@@ -58,13 +66,15 @@ pub struct NetworkChange {
 }
 
 /// What the store has of networks.
-struct Taken {
+pub(super) struct Taken {
     networks: Vec<(NetworkName, NetworkRecord)>,
     /// VNIs and the networks that have them.
     vnis: Vec<(u32, String)>,
     /// Prefixes that hosts have routes to.
     routes: Vec<(NodeName, IpNet)>,
-    guard: Guard,
+    /// Subnets that are no network's yet, with the revisions they were claimed at.
+    pools: BTreeMap<PoolId, (PoolRecord, i64)>,
+    pub guard: Guard,
 }
 
 /// The counter that every new network raises: while it stands, nothing is taken that was not when it was
@@ -86,10 +96,17 @@ pub(super) struct Standing {
 impl Store {
     /// Creates a network in one transaction.
     pub async fn create_network(&self, new: NewNetwork) -> Result<Network, StoreError> {
+        self.publish_network(new, &[]).await
+    }
+
+    /// Creates the network that [claimed](Self::claim_pool) subnets were claimed for: in one transaction the claims
+    /// end and the network has their subnets. A claim that has ended meanwhile is no hindrance as long as nobody
+    /// else has taken its subnet. Without error if that network is there already.
+    pub async fn publish_network(&self, new: NewNetwork, pools: &[PoolId]) -> Result<Network, StoreError> {
         let call = self.call();
         self.check_cluster(&call).await?;
         for attempt in 1..=TRIES {
-            if let Some(network) = self.try_create(&call, &new).await? {
+            if let Some(network) = self.try_create(&call, &new, pools).await? {
                 return Ok(network);
             }
             if !call.has_time() {
@@ -101,6 +118,13 @@ impl Store {
             "network {} was not created: others are being created at the same time; try again",
             new.name
         )))
+    }
+
+    /// Checks that a network could be published now, so that who asked for it is told, and not only who publishes it.
+    pub async fn check_network(&self, new: &NewNetwork, pools: &[PoolId]) -> Result<(), StoreError> {
+        let call = self.call();
+        self.check_cluster(&call).await?;
+        prepare(new, pools, &self.taken(&call).await?).map(drop)
     }
 
     /// Changes what a network's owner decides, in one transaction.
@@ -146,23 +170,33 @@ impl Store {
         Ok(Standing { network, created: found.create_revision() })
     }
 
-    async fn try_create(&self, call: &Call<'_>, new: &NewNetwork) -> Result<Option<Network>, StoreError> {
+    async fn try_create(
+        &self,
+        call: &Call<'_>,
+        new: &NewNetwork,
+        pools: &[PoolId],
+    ) -> Result<Option<Network>, StoreError> {
         let taken = self.taken(call).await?;
-        let record = choose(new, &taken)?;
-        let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
-        check_free(new, &record, &taken)?;
+        if let Some(published) = taken.published(&new.name, pools) {
+            return Network::from_record(published).map(Some).map_err(|e| StoreError::Invalid(e.to_string()));
+        }
+        let (record, network) = prepare(new, pools, &taken)?;
         let (key, vni) = (self.keys().network(&new.name), self.keys().vni(network.vni));
         let value = encoded(&record)?;
-        let compares = vec![
+        let mut compares = vec![
             Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
             Compare::create_revision(vni.as_str(), CompareOp::Equal, 0),
             taken.guard.unchanged(self),
         ];
-        let operations = vec![
+        let mut operations = vec![
             TxnOp::put(key.as_str(), value.clone(), None),
             TxnOp::put(vni, new.name.as_str(), None),
             taken.guard.raised(self),
         ];
+        for (id, (_, revision)) in pools.iter().filter_map(|id| taken.pools.get_key_value(id)) {
+            compares.push(Compare::mod_revision(self.keys().pool(id), CompareOp::Equal, *revision));
+            operations.push(TxnOp::delete(self.keys().pool(id), None));
+        }
         let done = call.commit(compares, operations, Some(Mark { key: &key, value: &value })).await?;
         if done.is_none()
             && let Some(found) = call.get(&key).await?
@@ -264,8 +298,9 @@ impl Store {
     }
 
     /// Reads what is taken; the guard first, so that it vouches for the rest.
-    async fn taken(&self, call: &Call<'_>) -> Result<Taken, StoreError> {
+    pub(super) async fn taken(&self, call: &Call<'_>) -> Result<Taken, StoreError> {
         let guard = self.guard(call).await?;
+        let pools = self.pools(call).await?;
         let mut networks = Vec::new();
         for kv in call.list(&self.keys().networks()).await? {
             let key = self.keys().relative(kv.key()).unwrap_or_default();
@@ -295,16 +330,54 @@ impl Store {
             })
             .chain(networks.iter().map(|(name, record)| (record.vni, name.to_string())))
             .collect();
-        Ok(Taken { networks, vnis, routes, guard })
+        Ok(Taken { networks, vnis, routes, pools, guard })
     }
 }
 
 // === impl Taken ===
 
 impl Taken {
-    /// All subnets, and the networks that have them.
+    /// All networks' subnets, and the networks that have them.
     fn subnets(&self) -> impl Iterator<Item = (&NetworkName, IpNet)> {
         self.networks.iter().flat_map(|(name, n)| n.subnets().map(move |subnet| (name, subnet.subnet)))
+    }
+
+    /// Everything that a new subnet must not overlap.
+    pub fn prefixes(&self) -> Vec<IpNet> {
+        let pools = self.pools.values().map(|(pool, _)| pool.subnet);
+        let routes = self.routes.iter().map(|(_, prefix)| *prefix);
+        self.subnets().map(|(_, subnet)| subnet).chain(pools).chain(routes).collect()
+    }
+
+    /// Checks that a subnet overlaps nothing of that; claims on `own` pools are no hindrance.
+    pub fn check_subnet(&self, subnet: IpNet, own: &[PoolId]) -> Result<(), StoreError> {
+        if let Some((name, other)) = self.subnets().find(|(_, other)| pool::overlap(&subnet, other)) {
+            return Err(StoreError::Conflict(format!(
+                "the subnet {subnet} overlaps {other} of network {name}"
+            )));
+        }
+        let pools = self.pools.iter().filter(|(id, _)| !own.contains(id));
+        let mut pools = pools.map(|(_, (pool, _))| pool);
+        if let Some(PoolRecord { node, subnet: other, .. }) =
+            pools.find(|pool| pool::overlap(&subnet, &pool.subnet))
+        {
+            return Err(StoreError::Conflict(format!(
+                "the subnet {subnet} overlaps {other}, for which a network is being created on {node}"
+            )));
+        }
+        if let Some((node, other)) = self.routes.iter().find(|(_, other)| pool::overlap(&subnet, other)) {
+            return Err(StoreError::Conflict(format!(
+                "the subnet {subnet} overlaps {other}, which node {node} has a route to and would hide from its \
+                 containers: choose another; if it is meant, `overlayctl network create` has --allow-overlap"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The network that was made of these pools already.
+    fn published(&self, name: &NetworkName, pools: &[PoolId]) -> Option<&NetworkRecord> {
+        let found = self.networks.iter().find(|(of, _)| of == name).map(|(_, record)| record);
+        found.filter(|record| !pools.is_empty() && record.pools == pools)
     }
 }
 
@@ -320,15 +393,25 @@ impl Guard {
     }
 }
 
+/// The record of a network, if nothing is in its way. Claims on `pools` are its own.
+fn prepare(
+    new: &NewNetwork,
+    pools: &[PoolId],
+    taken: &Taken,
+) -> Result<(NetworkRecord, Network), StoreError> {
+    let record = NetworkRecord { pools: pools.to_vec(), ..choose(new, taken)? };
+    let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
+    check_free(new, &record, taken)?;
+    Ok((record, network))
+}
+
 /// Fills in what was not asked for.
 fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> {
     let none_free = |what: &str| StoreError::Conflict(format!("there is no free {what} left; give one"));
     let mut subnets = new.subnets.clone();
     if subnets.is_empty() {
-        let routes = taken.routes.iter().map(|(_, prefix)| *prefix);
-        let taken: Vec<_> = taken.subnets().map(|(_, subnet)| subnet).chain(routes).collect();
         let none = || none_free("subnet that overlaps no network and no node's routes");
-        subnets.push(pool::free_subnet(&taken).ok_or_else(none)?);
+        subnets.push(pool::free_subnet(&taken.prefixes()).ok_or_else(none)?);
     }
     subnets.sort_by_key(|subnet| subnet.addr().is_ipv6());
     check_families(new, &subnets)?;
@@ -349,6 +432,9 @@ fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> 
         mtu: new.mtu.filter(|mtu| *mtu != 0),
         internal: new.internal,
         policy: Policy::default().with(new.policy),
+        aux: new.aux.clone(),
+        pools: Vec::new(),
+        docker: new.docker.clone(),
     })
 }
 
@@ -360,11 +446,14 @@ fn subnet_record(new: &NewNetwork, subnet: IpNet) -> Result<SubnetRecord, StoreE
         let text = format!("the subnet {subnet} has one gateway and one range: give each once");
         return Err(StoreError::Invalid(text));
     }
-    // The first address of an IPv6 subnet is no host's, but `hosts` has it.
-    let hosts = || subnet.hosts().find(|host| *host != subnet.network());
-    let gateway = gateways.first().map_or_else(|| hosts().unwrap_or(subnet.addr()), |&&gateway| gateway);
+    let gateway = gateways.first().map_or_else(|| default_gateway(subnet), |&&gateway| gateway);
     let range = ranges.first().map(|&&range| range).filter(|range| *range != subnet);
     Ok(SubnetRecord { subnet, gateway, range })
+}
+
+/// The first address of a subnet that a host can have; the very first of an IPv6 subnet is no host's.
+pub(super) fn default_gateway(subnet: IpNet) -> IpAddr {
+    subnet.hosts().find(|host| *host != subnet.network()).unwrap_or(subnet.addr())
 }
 
 /// Checks that there is one subnet of each family at most, and one for each gateway and range.
@@ -397,20 +486,7 @@ fn check_free(new: &NewNetwork, record: &NetworkRecord, taken: &Taken) -> Result
     if new.allow_overlap {
         return Ok(());
     }
-    for SubnetRecord { subnet, .. } in record.subnets() {
-        if let Some((name, other)) = taken.subnets().find(|(_, other)| pool::overlap(&subnet, other)) {
-            return Err(StoreError::Conflict(format!(
-                "the subnet {subnet} overlaps {other} of network {name}"
-            )));
-        }
-        if let Some((node, other)) = taken.routes.iter().find(|(_, other)| pool::overlap(&subnet, other)) {
-            return Err(StoreError::Conflict(format!(
-                "the subnet {subnet} overlaps {other}, which node {node} has a route to and would hide from its \
-                 containers: choose another, or give --allow-overlap"
-            )));
-        }
-    }
-    Ok(())
+    record.subnets().try_for_each(|SubnetRecord { subnet, .. }| taken.check_subnet(subnet, &record.pools))
 }
 
 fn exists(name: &NetworkName, record: Option<&NetworkRecord>) -> StoreError {

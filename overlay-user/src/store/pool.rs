@@ -7,11 +7,11 @@ use std::{
     ops::RangeInclusive,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
     Vni,
-    state::{NetworkName, NodeName, Subnet},
+    state::{Network, NetworkName, NodeName, Subnet},
 };
 
 /// Subnets are taken from here when none is asked for: parts of RFC 1918's ranges that other software's
@@ -37,6 +37,17 @@ pub(super) fn free_subnet(taken: &[IpNet]) -> Option<IpNet> {
     subnets.map(IpNet::V4).find(|subnet| !taken.iter().any(|other| overlap(subnet, other)))
 }
 
+/// An IPv6 subnet that overlaps none of `taken`: the first of a unique local prefix chosen at random (RFC 4193,
+/// section 3.2).
+pub(super) fn free_subnet6(taken: &[IpNet]) -> Option<IpNet> {
+    let random = || {
+        let global_id = u128::from(rand::random::<u64>() >> 24);
+        Ipv6Net::new_assert(Ipv6Addr::from_bits((0xfd << 120) | (global_id << 80)), 64)
+    };
+    let mut candidates = std::iter::repeat_with(random).map(IpNet::V6).take(100);
+    candidates.find(|subnet| !taken.iter().any(|other| overlap(subnet, other)))
+}
+
 /// The first VNI that is none of `taken`.
 pub(super) fn free_vni(taken: &BTreeSet<u32>) -> Option<Vni> {
     (FIRST_VNI..=Vni::MAX).find(|n| !taken.contains(n)).and_then(|n| Vni::new(n).ok())
@@ -50,6 +61,7 @@ pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
 /// The addresses of one subnet that an endpoint can be given unasked, as parts of a range to be looked at
 /// in turn. They are counted from the range's first; of an IPv6 range, only the first 2^32 are given.
 pub(super) struct Pool<'a> {
+    network: &'a Network,
     subnet: &'a Subnet,
     last: u32,
 }
@@ -57,17 +69,18 @@ pub(super) struct Pool<'a> {
 // === impl Pool ===
 
 impl<'a> Pool<'a> {
-    /// The pool of a subnet.
-    pub fn of(subnet: &'a Subnet) -> Self {
+    /// The pool of one of a network's subnets.
+    pub fn of(network: &'a Network, subnet: &'a Subnet) -> Self {
         let bits = subnet.range.max_prefix_len() - subnet.range.prefix_len();
-        Self { subnet, last: u32::MAX.checked_shr(32_u32.saturating_sub(bits.into())).unwrap_or(0) }
+        Self { network, subnet, last: u32::MAX.checked_shr(32_u32.saturating_sub(bits.into())).unwrap_or(0) }
     }
 
     /// How many addresses there are to give.
     pub fn size(&self) -> u64 {
         let Subnet { net, gateway, .. } = *self.subnet;
-        let kept = BTreeSet::from([net.network(), net.broadcast(), gateway]);
-        let kept = kept.into_iter().filter(|&a| self.subnet.check_address(a).is_err());
+        let aux = self.network.aux.values().copied().filter(|aux| net.contains(aux));
+        let kept: BTreeSet<_> = [net.network(), net.broadcast(), gateway].into_iter().chain(aux).collect();
+        let kept = kept.into_iter().filter(|&a| self.network.check_address(a).is_err());
         let kept = kept.filter(|&a| self.offset(a).is_some()).count();
         u64::from(self.last) + 1 - u64::try_from(kept).unwrap_or(0)
     }
@@ -90,7 +103,7 @@ impl<'a> Pool<'a> {
         window
             .filter(|offset| !taken.contains(offset))
             .map(|offset| self.address(offset))
-            .filter(|&address| self.subnet.check_address(address).is_ok())
+            .filter(|&address| self.network.check_address(address).is_ok())
             .collect()
     }
 
@@ -126,16 +139,31 @@ fn pieces(first: u32, end: u64) -> impl Iterator<Item = RangeInclusive<u32>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::state::Policy;
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
     }
 
-    fn subnet(net: &str, gateway: &str, range: &str) -> Subnet {
-        Subnet { net: self::net(net), gateway: gateway.parse().unwrap(), range: self::net(range) }
+    fn network(net: &str, gateway: &str, range: &str) -> Network {
+        let subnet =
+            Subnet { net: self::net(net), gateway: gateway.parse().unwrap(), range: self::net(range) };
+        Network {
+            vni: Vni::new(7).unwrap(),
+            subnet,
+            dual: None,
+            mtu: None,
+            internal: false,
+            policy: Policy::default(),
+            aux: BTreeMap::new(),
+            pools: Vec::new(),
+            docker: None,
+        }
     }
 
     #[test]
@@ -155,26 +183,48 @@ mod tests {
 
     #[test]
     fn a_pool_has_what_endpoints_can_have() {
-        for (subnet, size) in [
-            (subnet("10.0.9.0/24", "10.0.9.1", "10.0.9.0/24"), 253),
-            (subnet("10.0.9.0/30", "10.0.9.1", "10.0.9.0/30"), 1),
-            (subnet("10.0.9.0/24", "10.0.9.1", "10.0.9.64/26"), 64),
-            (subnet("10.0.9.0/24", "10.0.9.255", "10.0.9.128/25"), 127),
-            (subnet("fd00::/120", "fd00::1", "fd00::/120"), 254),
-            (subnet("fd00::/64", "fd00::1", "fd00::5:0/120"), 256),
-            (subnet("fd00::/64", "fd00::5:80", "fd00::5:80/128"), 0),
+        for (network, size) in [
+            (network("10.0.9.0/24", "10.0.9.1", "10.0.9.0/24"), 253),
+            (network("10.0.9.0/30", "10.0.9.1", "10.0.9.0/30"), 1),
+            (network("10.0.9.0/24", "10.0.9.1", "10.0.9.64/26"), 64),
+            (network("10.0.9.0/24", "10.0.9.255", "10.0.9.128/25"), 127),
+            (network("fd00::/120", "fd00::1", "fd00::/120"), 254),
+            (network("fd00::/64", "fd00::1", "fd00::5:0/120"), 256),
+            (network("fd00::/64", "fd00::5:80", "fd00::5:80/128"), 0),
         ] {
-            let pool = Pool::of(&subnet);
-            let windows = pool.windows(&"blue".parse().unwrap(), &"node1".parse().unwrap());
-            let free: usize = windows.map(|w| pool.free(w, &BTreeSet::new()).len()).sum();
-            assert_eq!((pool.size(), free as u64), (size, size), "{subnet:?}");
+            assert_eq!(sizes(&network), (size, size), "{network:?}");
         }
+    }
+
+    /// How many addresses a pool says it has, and how many it gives.
+    fn sizes(network: &Network) -> (u64, u64) {
+        let pool = Pool::of(network, &network.subnet);
+        let windows = pool.windows(&"blue".parse().unwrap(), &"node1".parse().unwrap());
+        let free: usize = windows.map(|w| pool.free(w, &BTreeSet::new()).len()).sum();
+        (pool.size(), free as u64)
+    }
+
+    #[test]
+    fn what_the_owner_keeps_is_not_given() {
+        let mut network = network("10.0.9.0/24", "10.0.9.1", "10.0.9.64/26");
+        for (name, address) in [("router", "10.0.9.65"), ("twice", "10.0.9.65"), ("outside", "10.0.9.7")] {
+            network.aux.insert(name.to_owned(), address.parse().unwrap());
+        }
+        assert_eq!(sizes(&network), (63, 63));
+    }
+
+    #[test]
+    fn a_free_ipv6_subnet_is_a_unique_local_one() {
+        let subnet = free_subnet6(&[]).unwrap();
+        assert!(net("fd00::/8").contains(&subnet) && subnet.prefix_len() == 64 && subnet.trunc() == subnet);
+        assert_ne!(free_subnet6(&[]), Some(subnet));
+        assert_eq!(free_subnet6(&[net("fd00::/8")]), None);
     }
 
     #[test]
     fn a_large_subnet_is_not_walked_through() {
-        let subnet = subnet("fd00:10::/64", "fd00:10::1", "fd00:10::/64");
-        let pool = Pool::of(&subnet);
+        let network = network("fd00:10::/64", "fd00:10::1", "fd00:10::/64");
+        let pool = Pool::of(&network, &network.subnet);
         assert_eq!(pool.size(), (1 << 32) - 2);
         let mut windows = pool.windows(&"blue".parse().unwrap(), &"node1".parse().unwrap());
         let first = windows.next().unwrap();
@@ -188,8 +238,8 @@ mod tests {
         #[test]
         fn windows_cover_the_range_once(prefix in 12..=30_u8, six: bool, node in "[a-z]{1,8}") {
             let range = if six { format!("fd00::/{}", prefix + 96) } else { format!("10.0.0.0/{prefix}") };
-            let subnet = subnet(&range, "10.0.0.1", &range);
-            let pool = Pool::of(&subnet);
+            let network = network(&range, "10.0.0.1", &range);
+            let pool = Pool::of(&network, &network.subnet);
             let mut windows: Vec<_> =
                 pool.windows(&"blue".parse().unwrap(), &node.parse().unwrap()).collect();
             windows.sort_by_key(|w| *w.start());
@@ -200,7 +250,7 @@ mod tests {
                 next = window.end() + 1;
             }
             prop_assert_eq!(next, 1 << (32 - prefix));
-            prop_assert_eq!(pool.address(next - 1), subnet.net.broadcast());
+            prop_assert_eq!(pool.address(next - 1), network.subnet.net.broadcast());
         }
     }
 }

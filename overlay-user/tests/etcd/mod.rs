@@ -215,6 +215,8 @@ pub fn new_network(name: &str) -> NewNetwork {
         internal: false,
         policy: PolicyChange::default(),
         allow_overlap: false,
+        aux: std::collections::BTreeMap::new(),
+        docker: None,
     }
 }
 

@@ -58,7 +58,7 @@ impl Cluster {
         container.exec("sysctl -q net.ipv6.conf.default.disable_ipv6=1");
         let device = EndpointDevice {
             host: id(number).host_device(),
-            netns: device::Netns::Path(container.path()),
+            netns: Some(device::Netns::Path(container.path())),
             ifname: "eth0".into(),
             mac: mac(number),
             mtu: 1450,

@@ -12,7 +12,7 @@ use crate::netns::Netns;
 fn endpoint(container: &Netns) -> EndpointDevice {
     EndpointDevice {
         host: "ov0123456789ab".into(),
-        netns: Target::Path(container.path()),
+        netns: Some(Target::Path(container.path())),
         ifname: "eth0".into(),
         mac: MacAddr([2, 0x42, 10, 0, 9, 2]),
         mtu: 1450,
@@ -58,6 +58,22 @@ fn both_ends_are_as_asked_for_and_silent() {
 }
 
 #[test]
+fn an_end_that_somebody_fetches_waits_in_the_hosts_namespace() {
+    let (host, container) = (Netns::new("host"), Netns::new("c"));
+    let device = EndpointDevice { netns: None, ifname: "ovp0123456789a".into(), ..endpoint(&container) };
+    create(&host, &device).unwrap();
+    for name in ["ov0123456789ab", "ovp0123456789a"] {
+        let shown = host.ip(&format!("addr show {name}"));
+        assert!(shown.contains("mtu 1450") && !shown.contains("UP") && !shown.contains("inet"), "{shown}");
+    }
+    assert!(host.ip("link show ovp0123456789a").contains("02:42:0a:00:09:02"));
+    let error = create(&host, &EndpointDevice { host: "ov000000000001".into(), ..device }).unwrap_err();
+    assert!(error.contains("ovp0123456789a exists in the namespace already"), "{error}");
+    host.run(async || device::remove("ov0123456789ab").await.unwrap());
+    assert!(!host.ip("link").contains("ovp"));
+}
+
+#[test]
 fn a_taken_name_is_explained_and_nothing_is_left() {
     let (host, container) = (Netns::new("host"), Netns::new("c"));
     container.ip("link add eth0 type bridge");
@@ -94,7 +110,10 @@ fn a_failure_inside_takes_the_pair_back() {
 fn a_file_that_is_no_network_namespace_is_refused() {
     let (host, container) = (Netns::new("host"), Netns::new("c"));
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error_for = |netns| create(&host, &EndpointDevice { netns, ..endpoint(&container) }).unwrap_err();
+    let error_for = |netns| {
+        let netns = Some(netns);
+        create(&host, &EndpointDevice { netns, ..endpoint(&container) }).unwrap_err()
+    };
 
     let error = error_for(Target::Path(file.path().into()));
     assert!(error.contains("not bound to a namespace"), "{error}");

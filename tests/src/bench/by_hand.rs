@@ -133,7 +133,7 @@ fn join(kind: Kind, nodes: &[Half; 2], sides: &[Side; 2], i: usize) -> Result<Ve
             sides[i].container.exec(&format!("ethtool -K {CONTAINER} gro on"))?;
             return Ok(objects);
         }
-        Kind::Docker | Kind::Ours(_) | Kind::Redirected | Kind::GatewayPort => {
+        Kind::Docker | Kind::PluggedIn | Kind::Ours(_) | Kind::Redirected | Kind::GatewayPort => {
             unreachable!("set up by its daemons")
         }
     }

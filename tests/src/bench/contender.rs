@@ -2,13 +2,17 @@
 
 use std::{fmt, net::Ipv4Addr, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use overlay_ebpf::abi::{Class, MacAddr, OUTCOMES};
 
-use super::{by_hand::ByHand, docker::Docker};
+use super::{
+    by_hand::ByHand,
+    docker::{Own, SUBNET, WayOut, plugged_in},
+};
 use crate::{
     cluster::{Cluster, Network},
     container::Container,
+    docker::{DockerCluster, Dockerd},
     exec::eventually,
     netns::Netns,
     node::{Datapath, Node},
@@ -19,7 +23,7 @@ use crate::{
 pub const VNI: u32 = 77;
 /// The host behind a gateway port.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 250);
-const OURS: Network<'_> = Network { name: "bench", vni: VNI, subnet: "10.77.0.0/24" };
+const OURS: Network<'_> = Network { name: "bench", vni: VNI, subnet: SUBNET };
 
 /// How two containers are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub enum Kind {
     Cilium,
     /// Docker 20.10 with its own overlay driver and a key-value store.
     Docker,
+    /// Ours as a plugin of Docker 20.10.
+    PluggedIn,
     /// XDP redirects everything between uplink and container: no overlay, no checks, the limit.
     Redirect,
     /// Ours.
@@ -74,7 +80,8 @@ pub struct Contender {
 
 enum Under {
     ByHand(ByHand),
-    Docker(Docker),
+    Docker(Box<Own>),
+    PluggedIn(DockerCluster),
     Ours(Cluster),
 }
 
@@ -88,6 +95,7 @@ impl fmt::Display for Kind {
             Self::Flannel => f.pad("flannel's way"),
             Self::Cilium => f.pad("Cilium's way"),
             Self::Docker => f.pad("Docker 20.10 overlay"),
+            Self::PluggedIn => f.pad("overlay in Docker 20.10"),
             Self::Redirect => f.pad("bare XDP redirect"),
             Self::Ours(datapath) => f.pad(&format!("overlay, {datapath}")),
             Self::Redirected => f.pad("overlay, xdp redirect"),
@@ -114,9 +122,10 @@ impl Contender {
             Kind::Ours(datapath) => Self::ours(kind, datapath, carries, &[])?,
             Kind::Redirected => Self::ours(kind, Datapath::Xdp, carries, &["--deliver", "xdp"])?,
             Kind::GatewayPort => Self::ours(kind, Datapath::Xdp, carries, &[])?,
-            Kind::Docker => {
-                let (docker, [client, server]) = Docker::start(carries)?;
-                Self { kind, client, server, under: Under::Docker(docker) }
+            Kind::Docker => Self::own_of_docker(carries, WayOut::None)?,
+            Kind::PluggedIn => {
+                let (cluster, [client, server]) = plugged_in(carries)?;
+                Self { kind, client, server, under: Under::PluggedIn(cluster) }
             }
             _ => {
                 let (by_hand, [client, server]) = ByHand::set_up(kind, carries)?;
@@ -130,6 +139,12 @@ impl Contender {
                 .context("the containers do not reach each other")?;
         }
         Ok(contender)
+    }
+
+    /// Docker's own overlay.
+    pub fn own_of_docker(carries: Carries, way_out: WayOut) -> Result<Self> {
+        let (docker, [client, server]) = Own::start(carries, way_out)?;
+        Ok(Self { kind: Kind::Docker, client, server, under: Under::Docker(Box::new(docker)) })
     }
 
     fn ours(kind: Kind, datapath: Datapath, carries: Carries, attach: &[&str]) -> Result<Self> {
@@ -156,6 +171,7 @@ impl Contender {
         match &self.under {
             Under::ByHand(by_hand) => by_hand.node(index),
             Under::Docker(docker) => docker.node(index),
+            Under::PluggedIn(cluster) => cluster.nodes[index].node.netns(),
             Under::Ours(cluster) => cluster.nodes[index].netns(),
         }
     }
@@ -165,6 +181,7 @@ impl Contender {
         match &self.under {
             Under::ByHand(by_hand) => by_hand.port(index),
             Under::Docker(docker) => docker.port(index),
+            Under::PluggedIn(cluster) => cluster.nodes[index].node.port(),
             Under::Ours(cluster) => cluster.nodes[index].port(),
         }
     }
@@ -174,7 +191,34 @@ impl Contender {
         match &self.under {
             Under::ByHand(by_hand) => by_hand.wire(),
             Under::Docker(docker) => docker.wire(),
+            Under::PluggedIn(cluster) => cluster.wire.netns(),
             Under::Ours(cluster) => cluster.wire.netns(),
+        }
+    }
+
+    /// The dockerd of a node, if it has one.
+    pub fn docker(&self, index: usize) -> Result<&Dockerd> {
+        match &self.under {
+            Under::Docker(own) => Ok(own.docker(index)),
+            Under::PluggedIn(cluster) => Ok(&cluster.nodes[index].docker),
+            _ => bail!("{} has no Docker", self.kind),
+        }
+    }
+
+    /// As [`Self::docker`], to be killed.
+    pub fn docker_mut(&mut self, index: usize) -> Result<&mut Dockerd> {
+        match &mut self.under {
+            Under::Docker(own) => Ok(own.docker_mut(index)),
+            Under::PluggedIn(cluster) => Ok(&mut cluster.nodes[index].docker),
+            _ => bail!("{} has no Docker", self.kind),
+        }
+    }
+
+    /// The nodes, if they have both daemons.
+    pub fn plugged_in(&mut self) -> Option<&mut DockerCluster> {
+        match &mut self.under {
+            Under::PluggedIn(cluster) => Some(cluster),
+            _ => None,
         }
     }
 
@@ -182,6 +226,7 @@ impl Contender {
     pub fn with_programs(&self, index: usize) -> Option<&Node> {
         match &self.under {
             Under::Ours(cluster) if self.kind != Kind::Ours(Datapath::Kernel) => cluster.nodes.get(index),
+            Under::PluggedIn(cluster) => cluster.nodes.get(index).map(|node| &node.node),
             _ => None,
         }
     }

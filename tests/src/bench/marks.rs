@@ -1,6 +1,7 @@
 //! The marks that are to be reached, and whether they were.
 
 mod control;
+mod docker;
 
 use std::{fs, path::Path};
 
@@ -19,7 +20,7 @@ use super::{
 use crate::node::Datapath::{Tc, Xdp};
 
 /// All reports there can be.
-pub const SECTIONS: [&str; 8] = [
+pub const SECTIONS: [&str; 9] = [
     "pods-gso",
     "pods-mtu",
     "forward-in",
@@ -28,6 +29,7 @@ pub const SECTIONS: [&str; 8] = [
     "forward-gateway",
     "programs",
     "control",
+    "docker",
 ];
 
 /// What is asked for.
@@ -143,6 +145,7 @@ fn marks() -> Vec<Mark> {
         );
     }
     marks.extend(control::marks());
+    marks.extend(docker::marks());
     marks
 }
 

@@ -36,6 +36,8 @@ pub enum Section {
     Programs,
     /// From a record in etcd to rows of maps, with up to a million endpoints.
     Control,
+    /// The same containers in Docker, by its own overlay and by ours.
+    Docker,
 }
 
 /// What to measure, and how long.
@@ -82,6 +84,7 @@ pub fn run(options: &Options, sections: &[Section]) -> Result<()> {
             Section::Forward => forward::run(options).context("section forward"),
             Section::Programs => programs::run(options).context("section programs"),
             Section::Control => control::run(options).context("section control"),
+            Section::Docker => docker::run(options).context("section docker"),
         }?;
         eprintln!("section {section:?}: {:.0} s", begin.elapsed().as_secs_f32());
     }

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     } else {
         Options {
             rounds: 5,
-            seconds: 4,
+            seconds: 3,
             round_trips: 50_000,
             forward_rounds: 7,
             bursts: 11,

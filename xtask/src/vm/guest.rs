@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{create_dir, kernel::Kernel, packages::Packages, write};
-use crate::{build::Profile, step, workspace};
+use super::{create_dir, kernel::Kernel, write};
+use crate::{build::Profile, packages::Packages, step, workspace};
 
 /// Modules that make the root file system; all others are loaded from there.
 const ROOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];

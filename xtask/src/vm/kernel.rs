@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::packages::Packages;
+use crate::packages::Packages;
 
 const PREFIX: &str = "linux-image-";
 const SUFFIX: &str = "-amd64";

@@ -7,7 +7,6 @@
 mod guest;
 mod kernel;
 mod machine;
-mod packages;
 mod report;
 mod wire;
 
@@ -19,13 +18,13 @@ use self::{
     guest::Guest,
     kernel::Kernel,
     machine::{Card, Init, Machine},
-    packages::Packages,
     report::{Outcome, Report},
     wire::Wire,
 };
 use crate::{
     build::{self, Profile},
     dist,
+    packages::{Packages, Release},
     requirement::{DIST_REQUIREMENTS, REQUIREMENTS, VM_REQUIREMENTS},
     setup, workspace,
 };
@@ -33,6 +32,14 @@ use crate::{
 /// Kernels that are tested if none is named: the oldest that the programs load on, and one of each
 /// release since.
 const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7"];
+
+/// Releases that have kernels of interest.
+const RELEASES: [Release; 4] = [
+    Release { name: "bullseye", security: true },
+    Release { name: "bookworm", security: true },
+    Release { name: "trixie", security: false },
+    Release { name: "trixie-backports", security: false },
+];
 
 /// What of the tests runs in a guest: the test program, and which of its tests; none: all.
 const SUITE: [(&str, &[&str]); 6] = [
@@ -86,7 +93,7 @@ pub fn test(names: &[String], part: Option<Part>) -> Result<()> {
         Some(Part::Tests) | None => &SUITE[..],
     };
     let programs = guest::build_tests(suite)?;
-    let packages = Packages::open(&directory())?;
+    let packages = Packages::open(&directory(), &RELEASES)?;
     let mut report = Report::default();
     let mut kernels = Vec::new();
     for name in names {

@@ -9,16 +9,21 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{create_dir, write};
 use crate::step;
 
-/// Releases that have kernels of interest, and whether their security archive is of use.
-const RELEASES: [(&str, bool); 4] =
-    [("bullseye", true), ("bookworm", true), ("trixie", false), ("trixie-backports", false)];
 /// Debian's archive keys, of all its releases.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// After this the package lists are fetched again.
 const FRESH: Duration = Duration::from_hours(24 * 7);
+
+/// A release to look in.
+#[derive(Clone, Copy)]
+pub struct Release {
+    /// Its name in the archive.
+    pub name: &'static str,
+    /// Whether its security archive is of use.
+    pub security: bool,
+}
 
 /// An apt of our own: other releases, own lists, own cache, the machine's mirror.
 pub struct Packages {
@@ -26,11 +31,11 @@ pub struct Packages {
 }
 
 impl Packages {
-    /// Sets it up below a directory and gets the package lists.
+    /// Sets it up below a directory and gets the package lists of releases.
     ///
     /// # Errors
     /// If this machine's apt knows no Debian mirror, or the lists cannot be had.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub fn open(dir: &Path, releases: &[Release]) -> Result<Self> {
         let packages = Self { dir: dir.join("apt") };
         for part in ["state/lists/partial", "cache/archives/partial", "debs"] {
             create_dir(&packages.dir.join(part))?;
@@ -50,7 +55,7 @@ impl Packages {
                 at("sources.list"),
             ),
         )?;
-        let sources = sources()?;
+        let sources = sources(releases)?;
         let list = packages.dir.join("sources.list");
         let old = fs::read_to_string(&list).unwrap_or_default();
         let stamp = packages.dir.join("updated");
@@ -112,30 +117,38 @@ impl Packages {
 }
 
 /// Lines for `sources.list`, with the mirrors this machine's apt has.
-fn sources() -> Result<String> {
+fn sources(releases: &[Release]) -> Result<String> {
     let listed = step::output(Command::new("apt-get").args([
         "indextargets",
         "--format",
         "$(ORIGIN) $(LABEL) $(REPO_URI)",
         "Created-By: Packages",
     ]));
-    let listed = listed.context("apt-get does not tell its sources: vm-test gets kernels from Debian")?;
+    let listed = listed.context("apt-get does not tell its sources: packages are fetched from Debian")?;
     let mirror = |label: &str| {
         let prefix = format!("Debian {label} ");
         listed.lines().find_map(|line| line.strip_prefix(&prefix).map(str::to_owned))
     };
     let Some(main) = mirror("Debian") else {
         bail!(
-            "this machine's apt has no Debian mirror to get kernels from (or never fetched its lists: run \
+            "this machine's apt has no Debian mirror to get packages from (or never fetched its lists: run \
              apt-get update)"
         )
     };
     let security = mirror("Debian-Security");
     let source = |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
-    let lines = RELEASES.iter().map(|(release, with_security)| {
-        let security = security.as_ref().filter(|_| *with_security);
-        let security = security.map(|uri| source(uri, &format!("{release}-security")));
-        source(&main, release) + &security.unwrap_or_default()
+    let lines = releases.iter().map(|release| {
+        let security = security.as_ref().filter(|_| release.security);
+        let security = security.map(|uri| source(uri, &format!("{}-security", release.name)));
+        source(&main, release.name) + &security.unwrap_or_default()
     });
     Ok(lines.collect())
+}
+
+fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn create_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))
 }

@@ -1,0 +1,98 @@
+//! Docker's networks are ours: the driver that Docker calls, and what Docker has of ours.
+//!
+//! A front door like `api`: it writes intent to the store and never touches the data path.
+
+mod id;
+mod plugin;
+mod registry;
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use tokio::{
+    sync::watch,
+    time::{interval, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use id::{DockerEndpointId, DockerNetworkId, ParseIdError};
+pub use plugin::{NETWORK, Plugin, PluginSocket, PluginSocketError};
+pub use registry::{Content, DockerEndpoint, DockerNetwork, PendingNetwork, Registry};
+
+use crate::{api::Context, config::Config, daemon::Source};
+
+/// How often it is looked whether Docker's endpoints still have their records.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// When a socket that could not be had is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Serves Docker until `cancel`, as the settings say. `prefixes` are those that this host has routes to.
+pub fn start(
+    tasks: &TaskTracker,
+    config: &Config,
+    context: &Arc<Context>,
+    prefixes: watch::Receiver<Vec<IpNet>>,
+    cancel: &CancellationToken,
+) {
+    let Some(path) = config.docker_plugin.clone() else { return };
+    let registry = Registry::open(&config.state_dir);
+    let (context_of_plugin, registry_of_plugin) = (Arc::clone(context), Arc::clone(&registry));
+    let plugin = Plugin::new(
+        context_of_plugin,
+        registry_of_plugin,
+        config.docker_scope,
+        config.docker.is_some(),
+        prefixes,
+    );
+    tasks.spawn(serve_plugin(path, plugin, cancel.clone()));
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(forget_the_gone(Arc::clone(context), registry)));
+}
+
+/// Serves the plugin socket; one that cannot be had, or whose file somebody removes, is tried for again.
+async fn serve_plugin(path: PathBuf, plugin: Arc<Plugin>, cancel: CancellationToken) {
+    let mut complained = false;
+    while !cancel.is_cancelled() {
+        match PluginSocket::bind(&path) {
+            Ok(socket) => {
+                complained = false;
+                tracing::info!(socket = %path.display(), "Docker finds the driver overlayd here");
+                if let Err(error) =
+                    plugin::serve(socket, plugin::router(Arc::clone(&plugin)), cancel.clone()).await
+                {
+                    tracing::warn!(%error, "the plugin socket broke");
+                }
+            }
+            Err(error) if !complained => {
+                complained = true;
+                tracing::warn!(%error, "Docker does not find the driver overlayd");
+            }
+            Err(_) => {}
+        }
+        cancel.run_until_cancelled(sleep(RETRY)).await;
+    }
+}
+
+/// Forgets endpoints whose records are gone: given up while no daemon ran, or by an operator.
+async fn forget_the_gone(context: Arc<Context>, registry: Arc<Registry>) {
+    let mut known = context.known.clone();
+    // What was kept from before a restart says nothing about what is.
+    if known.wait_for(|known| known.source == Source::Store).await.is_err() {
+        return;
+    }
+    let mut look = interval(LOOK);
+    loop {
+        look.tick().await;
+        let before = registry.now();
+        let state = context.state();
+        let own: BTreeSet<_> =
+            state.endpoints.of_node(&context.node).map(|(_, endpoint)| &endpoint.id).collect();
+        // One that is kept meanwhile is not in that state yet.
+        let stands = |endpoint: &DockerEndpoint| {
+            own.contains(&endpoint.endpoint) || !before.endpoints.values().any(|old| old == endpoint)
+        };
+        if let Err(error) = registry.retain_endpoints(stands) {
+            tracing::warn!(%error, "endpoints that are gone are not forgotten");
+        }
+    }
+}
