@@ -1,5 +1,4 @@
-//! The Debian package as it is unpacked. What becomes of it on a machine is shown by
-//! `cargo xtask vm-test --part package`.
+//! The Debian package as it is unpacked: it is not installed here.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 

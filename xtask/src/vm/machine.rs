@@ -66,18 +66,6 @@ pub struct Plugged {
 
 const CPUS: u8 = 2;
 
-/// What runs the guest program.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Init {
-    /// A shell, and nothing beside it.
-    Shell,
-    /// systemd, with nothing but what a machine needs to be up.
-    Systemd,
-}
-
-/// The unit of the guest program, by which systemd runs it.
-const UNIT: &str = "overlay-guest.service";
-
 /// A machine; killed when dropped.
 pub struct Machine {
     name: String,
@@ -101,10 +89,19 @@ impl Machine {
     ///
     /// # Errors
     /// If QEMU cannot be started.
-    pub fn start(guest: &Guest, name: &str, init: Init, arguments: &str, cards: &[Plugged]) -> Result<Self> {
+    pub fn start(guest: &Guest, name: &str, arguments: &str, cards: &[Plugged]) -> Result<Self> {
         let path = |suffix: &str| guest.logs.join(format!("{name}.{suffix}"));
         let (script, console, results) = (path("sh"), path("console"), path("results"));
-        write(&script, start_script(init, &format!("{} {arguments}", guest::program().display())))?;
+        let program = guest::program();
+        let program = program.display();
+        let power_off = "echo 1 > /proc/sys/kernel/sysrq; echo o > /proc/sysrq-trigger; sleep 10";
+        write(
+            &script,
+            format!(
+                "export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root OVERLAY_LAB_PATIENCE=6\n\
+                 {program} {arguments} > /dev/ttyS0 2>&1\n{power_off}\n"
+            ),
+        )?;
         for file in [&console, &results] {
             write(file, "")?;
         }
@@ -180,28 +177,6 @@ impl Machine {
             }
             thread::sleep(Duration::from_millis(200));
         }
-    }
-}
-
-/// What a guest does once it has its root file system: runs `program`, and is off after it.
-fn start_script(init: Init, program: &str) -> String {
-    let variables = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "OVERLAY_LAB_PATIENCE=6"].join(" ");
-    let power_off = "echo 1 > /proc/sys/kernel/sysrq; echo o > /proc/sysrq-trigger; sleep 10";
-    match init {
-        Init::Shell => format!("export {variables}\n{program} > /dev/ttyS0 2>&1\n{power_off}\n"),
-        Init::Systemd => format!(
-            "mkdir -p /run/systemd/system\n\
-             cat > /run/systemd/system/{UNIT} <<END\n\
-             [Service]\n\
-             Environment={variables}\n\
-             ExecStart={program}\n\
-             ExecStopPost=/bin/sh -c '{power_off}'\n\
-             StandardOutput=tty\n\
-             StandardError=tty\n\
-             TTYPath=/dev/ttyS0\n\
-             END\n\
-             exec /lib/systemd/systemd --unit={UNIT}\n"
-        ),
     }
 }
 

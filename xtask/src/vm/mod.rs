@@ -17,15 +17,14 @@ use anyhow::{Context as _, Result, bail};
 use self::{
     guest::Guest,
     kernel::Kernel,
-    machine::{Card, Init, Machine},
+    machine::{Card, Machine},
     report::{Outcome, Report},
     wire::Wire,
 };
 use crate::{
     build::{self, Profile},
-    dist,
     packages::{Packages, Release},
-    requirement::{DIST_REQUIREMENTS, REQUIREMENTS, VM_REQUIREMENTS},
+    requirement::{REQUIREMENTS, VM_REQUIREMENTS},
     setup, workspace,
 };
 
@@ -62,8 +61,6 @@ pub enum Part {
     Nodes,
     /// A node's daemon that is replaced under load
     Upgrade,
-    /// The Debian package under systemd
-    Package,
 }
 
 /// How long one virtual machine may run. Emulation on a busy machine is slow.
@@ -85,11 +82,11 @@ pub fn test(names: &[String], part: Option<Part>) -> Result<()> {
     }
     let names: Vec<&str> =
         if names.is_empty() { KERNELS.to_vec() } else { names.iter().map(String::as_str).collect() };
-    setup::ensure_all(&[REQUIREMENTS, VM_REQUIREMENTS, DIST_REQUIREMENTS])?;
+    setup::ensure_all(&[REQUIREMENTS, VM_REQUIREMENTS])?;
     build::build(Profile::Debug)?;
     let suite = match part {
         Some(Part::Verifier) => &SUITE[..1],
-        Some(Part::Nodes | Part::Upgrade | Part::Package) => &[],
+        Some(Part::Nodes | Part::Upgrade) => &[],
         Some(Part::Tests) | None => &SUITE[..],
     };
     let programs = guest::build_tests(suite)?;
@@ -113,13 +110,6 @@ pub fn test(names: &[String], part: Option<Part>) -> Result<()> {
             report.add(guest.release(), pair(&guest, "upgrade")?);
         }
     }
-    // What it does is the same on each.
-    if matches!(part, Some(Part::Package) | None)
-        && let Some(kernel) = kernels.last()
-    {
-        let guest = Guest::prepare(&packages, kernel, &directory())?;
-        report.add(guest.release(), install(&guest)?);
-    }
     report.finish(&directory().join("report.txt"))
 }
 
@@ -135,17 +125,8 @@ fn run_tests(guest: &Guest, programs: &[String]) -> Result<Outcome> {
     for program in programs {
         arguments.extend(["--test".to_owned(), program.clone()]);
     }
-    let machine = Machine::start(guest, "suite", Init::Shell, &arguments.join(" "), &[])?;
+    let machine = Machine::start(guest, "suite", &arguments.join(" "), &[])?;
     Ok(Outcome::of(guest.release(), "tests", vec![machine.follow(SUITE_LIMIT)?]))
-}
-
-/// One machine, run by systemd, that installs our package and takes it out again.
-fn install(guest: &Guest) -> Result<Outcome> {
-    eprintln!("==> {}: the package", guest.release());
-    let package = dist::package(Profile::Debug)?;
-    let arguments = format!("package {}", package.display());
-    let machine = Machine::start(guest, "package", Init::Systemd, &arguments, &[])?;
-    Ok(Outcome::of(guest.release(), "package", vec![machine.follow(PAIR_LIMIT)?]))
 }
 
 /// Two machines, each a node with a card of each kind, in what the guest program calls `role`.
@@ -155,7 +136,7 @@ fn pair(guest: &Guest, role: &str) -> Result<Outcome> {
         let cards =
             [Card::control(number), Card::virtio(number), Card::e1000(number)].map(|card| wire.plug(card));
         let cards = cards.into_iter().collect::<Result<Vec<_>>>()?;
-        Machine::start(guest, &format!("{role}{number}"), Init::Shell, &format!("{role} {number}"), &cards)
+        Machine::start(guest, &format!("{role}{number}"), &format!("{role} {number}"), &cards)
     };
     let (first, second) = (start(1)?, start(2)?);
     let first = first.follow(PAIR_LIMIT);

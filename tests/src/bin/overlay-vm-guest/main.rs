@@ -5,7 +5,6 @@ mod card;
 mod load;
 mod meeting;
 mod node;
-mod package;
 mod report;
 mod side;
 mod store;
@@ -51,11 +50,6 @@ enum Role {
     Node {
         /// 1 or 2
         number: u8,
-    },
-    /// Install the Debian package, upgrade and purge it
-    Package {
-        /// The package
-        package: PathBuf,
     },
     /// Be one of two nodes: the second's daemon is replaced while the first one floods it
     Upgrade {
@@ -118,10 +112,6 @@ fn main() -> ExitCode {
     };
     let result = match role {
         Role::Suite { test } => suite::run(&test, &report),
-        Role::Package { package } => {
-            package::run(&package, &report);
-            Ok(())
-        }
         Role::Node { number } => Pair::run(number, &report, node::run),
         Role::Upgrade { number } => Pair::run(number, &report, upgrade::run),
     };

@@ -166,8 +166,8 @@ impl Replaced<'_> {
             self.side.launch("overlayd-next", &["--schemas-later", &self.schema_steps.to_string()])?
         };
         self.side.wait_ready()?;
-        let schemas = self.schemas()?;
-        ensure!(schemas == [format!("v{}", self.schema_steps + 1)], "pins of {schemas:?}");
+        let pinned = schemas()?;
+        ensure!(pinned == [format!("v{}", self.schema_steps + 1)], "pins of {pinned:?}");
         // The kernel numbers programs: had it the same, nothing would have been replaced.
         let after = self.program_on_card()?;
         ensure!(before != after, "XDP program {before} is still on the card");
@@ -177,7 +177,7 @@ impl Replaced<'_> {
 
     /// Starts this version's daemon, which must end with a line that says why, and leave what forwards.
     fn downgrade(&mut self) -> Result<()> {
-        let (before, schemas) = (self.program_on_card()?, self.schemas()?);
+        let (before, pinned) = (self.program_on_card()?, schemas()?);
         let refused = exec::run(&mut self.side.overlayd("overlayd")?)?;
         let said = String::from_utf8_lossy(&refused.stderr);
         let reason = format!("a newer overlayd forwards by maps of schema {}", self.schema_steps + 1);
@@ -185,7 +185,7 @@ impl Replaced<'_> {
         if refused.status.success() || !last.contains(&reason) || !last.contains("--purge") {
             bail!("overlayd ended with {} and said {said:?}", refused.status);
         }
-        ensure!(self.program_on_card()? == before && self.schemas()? == schemas, "it changed what forwards");
+        ensure!(self.program_on_card()? == before && schemas()? == pinned, "it changed what forwards");
         self.refusals += 1;
         Ok(())
     }
@@ -200,10 +200,10 @@ impl Replaced<'_> {
         ensure!(xdp["mode"] == 1, "no native XDP on {device}: {xdp}");
         xdp["prog"]["id"].as_u64().with_context(|| format!("no XDP program on {device}: {xdp}"))
     }
+}
 
-    /// What there are pins of.
-    fn schemas(&self) -> Result<Vec<String>> {
-        let entries = fs::read_dir("/sys/fs/bpf/overlay")?;
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-    }
+/// The schemas that there are pins of.
+fn schemas() -> Result<Vec<String>> {
+    let entries = fs::read_dir("/sys/fs/bpf/overlay")?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
