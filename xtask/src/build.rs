@@ -27,12 +27,17 @@ impl Profile {
         (self == Self::Release).then_some("--release")
     }
 
-    /// Where cargo puts the programs.
-    pub fn dir(self) -> PathBuf {
-        workspace::target().join(match self {
+    /// Cargo's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Debug => "debug",
             Self::Release => "release",
-        })
+        }
+    }
+
+    /// Where cargo puts the programs.
+    pub fn dir(self) -> PathBuf {
+        workspace::target().join(self.name())
     }
 }
 

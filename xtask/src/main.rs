@@ -4,6 +4,7 @@ mod artifact;
 mod bench;
 mod build;
 mod chaos;
+mod dist;
 mod docker;
 mod ebpf;
 mod lab;
@@ -19,6 +20,8 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::build::Profile;
 
 /// Development commands of the overlay.
 #[derive(Parser)]
@@ -75,6 +78,12 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// Build a Debian package below target/dist
+    Dist {
+        /// Without optimisations, as the tests want it
+        #[arg(long)]
+        debug: bool,
+    },
     /// Run the programs and two nodes on Debian's kernels in virtual machines (root)
     VmTest {
         /// Kernels by the beginning of their version, as 5.10 or 7; usually 5.10, 6.1, 6.12 and 7
@@ -105,6 +114,7 @@ fn main() -> ExitCode {
             bench::bench(quick, &[sections, section].concat(), rounds, render)
         }
         Command::Chaos { seed, steps, until, list } => chaos::chaos(seed, until.unwrap_or(steps), list),
+        Command::Dist { debug } => dist::dist(if debug { Profile::Debug } else { Profile::Release }),
         Command::VmTest { kernels, part } => vm::test(&kernels, part),
         Command::Test { filter, full } => test::test(filter.as_deref(), full),
     };

@@ -64,6 +64,12 @@ pub const VM_REQUIREMENTS: &[Requirement] = &[
     program("xz", "xz-utils", "unpack kernel modules"),
 ];
 
+/// What `cargo xtask dist` needs besides.
+pub const DIST_REQUIREMENTS: &[Requirement] = &[
+    program("dpkg-shlibdeps", "dpkg-dev", "tell which libraries the programs need"),
+    program("strip", "binutils", "programs without debug information"),
+];
+
 const fn program(name: &'static str, package: &'static str, purpose: &'static str) -> Requirement {
     Requirement { sign: Sign::Program(name), package, purpose }
 }

@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 
 use crate::{
     build::{self, Profile},
-    docker, ebpf,
-    requirement::{DOCKER_REQUIREMENTS, REQUIREMENTS},
+    dist, docker, ebpf,
+    requirement::{DIST_REQUIREMENTS, DOCKER_REQUIREMENTS, REQUIREMENTS},
     setup, step, workspace,
 };
 
@@ -28,7 +28,7 @@ struct Outcome {
 /// # Errors
 /// If something is missing or any step failed.
 pub fn test(filter: Option<&str>, full: bool) -> Result<()> {
-    setup::ensure_all(&[REQUIREMENTS, DOCKER_REQUIREMENTS])?;
+    setup::ensure_all(&[REQUIREMENTS, DOCKER_REQUIREMENTS, DIST_REQUIREMENTS])?;
     let mut outcomes = Vec::new();
     let tests = Cell::new(0);
     let cargo_test = |title: &str, packages: &[&str]| {
@@ -100,7 +100,8 @@ fn prepare_privileged() -> Result<()> {
         );
     }
     docker::ensure()?;
-    build::host(Profile::Debug)
+    build::host(Profile::Debug)?;
+    dist::package(Profile::Debug).map(|_| ())
 }
 
 /// Runs tests and returns how many passed.

@@ -2,41 +2,22 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    path::PathBuf,
     process::ExitCode,
 };
 
 use anyhow::Context as _;
-use clap::Parser;
 use overlay_user::{
     cli::parse_or_exit,
-    config::{Config, Options},
+    config::{CommandLine, Config},
     daemon,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// Forwards the overlay networks of this node
-#[derive(Debug, Parser)]
-#[command(name = "overlayd", version)]
-struct Cli {
-    /// TOML file with the same settings, named like the flags; flags and variables go before it
-    #[arg(long, env = "OVERLAY_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// Take everything of ours out of the kernel (programs, pins, devices) and exit
-    #[arg(long)]
-    purge: bool,
-
-    #[command(flatten)]
-    options: Options,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = parse_or_exit();
-    match run(cli).await {
+    match run(parse_or_exit()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "overlayd: {error:#}");
@@ -45,7 +26,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(Cli { config, purge, options }: Cli) -> anyhow::Result<()> {
+async fn run(CommandLine { config, purge, options }: CommandLine) -> anyhow::Result<()> {
     let file = config.as_deref().map(Config::read_file).transpose()?.unwrap_or_default();
     let config = Config::new(options.or(file), std::env::var("OVERLAY_ETCD_PASSWORD").ok())?;
     let filter = EnvFilter::try_new(&config.log).with_context(|| {

@@ -2,8 +2,10 @@
 //! then the defaults.
 
 mod choice;
+mod command_line;
 mod docker;
 mod options;
+mod sample;
 
 use std::{
     fmt::Display,
@@ -15,8 +17,10 @@ use std::{
 use nix::unistd::gethostname;
 
 pub use choice::{DatapathChoice, DockerScope, Mtu, ReservedBits};
+pub use command_line::CommandLine;
 pub use docker::{DEFAULT_DNS, DockerSocket, ParseSocketError};
 pub use options::Options;
+pub use sample::sample;
 
 use crate::{
     state::{InterfaceName, NameError, NodeName, not_one_host},

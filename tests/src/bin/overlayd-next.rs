@@ -10,17 +10,22 @@ use overlay_user::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// overlayd with the next schema of maps
+/// overlayd with a later schema of maps
 #[derive(Debug, Parser)]
 struct Cli {
+    /// How many schemas later
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    schemas_later: u32,
+
     #[command(flatten)]
     options: Options,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let mut config = Config::new(Cli::parse().options, None)?;
-    config.map_schema += 1;
+    let Cli { schemas_later, options } = Cli::parse();
+    let mut config = Config::new(options, None)?;
+    config.map_schema += schemas_later;
     tracing_subscriber::fmt().with_env_filter(&config.log).with_ansi(false).init();
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;

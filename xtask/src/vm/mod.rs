@@ -59,11 +59,13 @@ pub enum Part {
     Tests,
     /// Two nodes that forward for each other
     Nodes,
+    /// A node's daemon that is replaced under load
+    Upgrade,
 }
 
 /// How long one virtual machine may run. Emulation on a busy machine is slow.
 const SUITE_LIMIT: Duration = Duration::from_mins(30);
-const PAIR_LIMIT: Duration = Duration::from_mins(20);
+const PAIR_LIMIT: Duration = Duration::from_mins(30);
 
 /// Tests the kernels whose versions begin with these names, or the usual ones; one part, or all.
 ///
@@ -84,7 +86,7 @@ pub fn test(names: &[String], part: Option<Part>) -> Result<()> {
     build::build(Profile::Debug)?;
     let suite = match part {
         Some(Part::Verifier) => &SUITE[..1],
-        Some(Part::Nodes) => &[],
+        Some(Part::Nodes | Part::Upgrade) => &[],
         Some(Part::Tests) | None => &SUITE[..],
     };
     let programs = guest::build_tests(suite)?;
@@ -100,7 +102,12 @@ pub fn test(names: &[String], part: Option<Part>) -> Result<()> {
             report.add(guest.release(), run_tests(&guest, &programs)?);
         }
         if matches!(part, Some(Part::Nodes) | None) {
-            report.add(guest.release(), pair(&guest)?);
+            eprintln!("==> {}: two nodes", guest.release());
+            report.add(guest.release(), pair(&guest, "node")?);
+        }
+        if matches!(part, Some(Part::Upgrade) | None) {
+            eprintln!("==> {}: a daemon is replaced under load", guest.release());
+            report.add(guest.release(), pair(&guest, "upgrade")?);
         }
     }
     report.finish(&directory().join("report.txt"))
@@ -122,21 +129,20 @@ fn run_tests(guest: &Guest, programs: &[String]) -> Result<Outcome> {
     Ok(Outcome::of(guest.release(), "tests", vec![machine.follow(SUITE_LIMIT)?]))
 }
 
-/// Two machines, each a node, with a card of each kind.
-fn pair(guest: &Guest) -> Result<Outcome> {
-    eprintln!("==> {}: two nodes", guest.release());
+/// Two machines, each a node with a card of each kind, in what the guest program calls `role`.
+fn pair(guest: &Guest, role: &str) -> Result<Outcome> {
     let wire = Wire::new()?;
     let start = |number: u8| {
         let cards =
             [Card::control(number), Card::virtio(number), Card::e1000(number)].map(|card| wire.plug(card));
         let cards = cards.into_iter().collect::<Result<Vec<_>>>()?;
-        Machine::start(guest, &format!("node{number}"), &format!("node {number}"), &cards)
+        Machine::start(guest, &format!("{role}{number}"), &format!("{role} {number}"), &cards)
     };
     let (first, second) = (start(1)?, start(2)?);
     let first = first.follow(PAIR_LIMIT);
     // It ends by itself once the first has; what went wrong is there too.
     let second = second.follow(Duration::from_secs(30));
-    Ok(Outcome::of(guest.release(), "nodes", vec![first?, second?]))
+    Ok(Outcome::of(guest.release(), role, vec![first?, second?]))
 }
 
 /// Writes a file below `target/vm`.

@@ -1,0 +1,209 @@
+//! The second node's daemon is replaced in every way there is, while the first node's container floods the
+//! second's by native XDP on a card of several queues. A veth cannot show a bad replacement; virtio-net loses
+//! packets whenever its XDP program goes and comes.
+//!
+//! As many datagrams again are sent while nothing is replaced. The rule: over all floods together no more
+//! datagrams are lost with replacements than without, and the one TCP connection carries every byte in order.
+
+use std::{
+    fs,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use overlay_tests::{exec, probe::Loss};
+use serde_json::Value;
+
+use crate::{
+    Pair,
+    card::Card,
+    load::{Sink, Source},
+    side::{Running, Side, overlay_address},
+};
+
+/// Floods with replacements, and as many without.
+const REPETITIONS: u32 = 2;
+
+/// How long a flood goes on before the first replacement and behind each.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// How long a daemon may take to end.
+const ENDING: Duration = Duration::from_secs(30);
+
+const NAME: &str = "upgrade, virtio-net";
+
+/// Goes through it.
+pub fn run(pair: &Pair<'_>) {
+    let part = if pair.number == 1 { flood } else { replace };
+    let result = pair.round(NAME, Card::Virtio, false, part);
+    if pair.number == 2 {
+        pair.report.result(NAME, result);
+    } else if result.is_err() {
+        pair.report.result(&format!("{NAME}, other end"), result);
+    }
+}
+
+/// The first node's part.
+fn flood(side: &Side<'_>) -> Result<String> {
+    let running = side.join()?;
+    side.meet("listening")?;
+    let mut source = Source::open(&running.container, overlay_address(2))?;
+    for repetition in 1..=REPETITIONS {
+        side.meet(&format!("flood {repetition} with"))?;
+        let over = AtomicBool::new(false);
+        let (first, end) = thread::scope(|scope| {
+            let flood = scope.spawn(|| source.flood(|_| !over.load(Ordering::Relaxed)));
+            let replaced = side.meet(&format!("replaced {repetition}"));
+            over.store(true, Ordering::Relaxed);
+            let sent = flood.join().ok().context("the flood panicked")?;
+            replaced.and(sent)
+        })?;
+        side.exchange(&format!("flood {repetition} is over"), &format!("{first} {end}"))?;
+        side.meet(&format!("flood {repetition} without"))?;
+        let (first, end) = source.flood(|sent| sent < end - first)?;
+        side.exchange(&format!("flood {repetition} without is over"), &format!("{first} {end}"))?;
+    }
+    let numbers = source.close()?;
+    side.exchange("stream", &numbers.to_string())?;
+    Ok(running.datapath)
+}
+
+/// The second node's part, which judges.
+fn replace(side: &Side<'_>) -> Result<String> {
+    let running = side.join()?;
+    let datapath = running.datapath.clone();
+    let sink = Sink::open(&running.container, overlay_address(2))?;
+    side.meet("listening")?;
+    let mut node = Replaced { side, running, schema_steps: 0, refusals: 0, swaps: 0 };
+    let (mut with, mut without) = (NOTHING, NOTHING);
+    for repetition in 1..=REPETITIONS {
+        side.meet(&format!("flood {repetition} with"))?;
+        thread::sleep(BETWEEN);
+        for way in [Way::Restart, Way::Kill, Way::Upgrade, Way::RefusedDowngrade] {
+            node.replace(way).with_context(|| format!("{way:?} {repetition}"))?;
+            thread::sleep(BETWEEN);
+        }
+        side.meet(&format!("replaced {repetition}"))?;
+        let flood = count(side, &sink, &format!("flood {repetition} is over"), &mut with)?;
+        side.report.progress(&format!("{NAME}: flood {repetition}, 4 replacements: {flood}"));
+        side.meet(&format!("flood {repetition} without"))?;
+        let flood = count(side, &sink, &format!("flood {repetition} without is over"), &mut without)?;
+        side.report.progress(&format!("{NAME}: flood {repetition}, nothing replaced: {flood}"));
+    }
+    let wanted = side.exchange("stream", "")?;
+    let came = sink.close()?;
+    ensure!(wanted == came.to_string(), "{came} of {wanted} numbers came by TCP");
+
+    let Replaced { swaps, refusals, schema_steps, .. } = node;
+    let text = format!(
+        "{swaps} times replaced, {schema_steps} of them by another schema, and {refusals} downgrades refused: {with}; \
+         without: {without}; TCP {} kB whole",
+        came * 8 / 1000
+    );
+    ensure!(with.sent > 1000, "the flood was a trickle: {text}");
+    ensure!(with.lost() <= without.lost(), "more lost than without: {text}");
+    Ok(format!("{datapath}; {text}"))
+}
+
+const NOTHING: Loss = Loss { sent: 0, received: 0 };
+
+/// Learns what was sent in the flood that is over now, and counts what came.
+fn count(side: &Side<'_>, sink: &Sink, place: &str, sum: &mut Loss) -> Result<Loss> {
+    let sent = side.exchange(place, "")?;
+    let (first, end) = sent.split_once(' ').context("the other node does not tell what it sent")?;
+    let (first, end) = (first.parse()?, end.parse::<u64>()?);
+    let sent = end.saturating_sub(first);
+    let flood = Loss { sent, received: sent - sink.missing(first, end) };
+    sum.sent += flood.sent;
+    sum.received += flood.received;
+    Ok(flood)
+}
+
+/// A way to replace a daemon.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Stopped, and the same started.
+    Restart,
+    /// Killed, and the same started.
+    Kill,
+    /// Stopped, and one with a later schema of maps started.
+    Upgrade,
+    /// Killed, and this version's started, which refuses; then the later one again.
+    RefusedDowngrade,
+}
+
+/// The node whose daemon is replaced.
+struct Replaced<'a> {
+    side: &'a Side<'a>,
+    running: Running,
+    /// How many schemas later than this version's the daemon's is.
+    schema_steps: u32,
+    refusals: u32,
+    swaps: u32,
+}
+
+impl Replaced<'_> {
+    fn replace(&mut self, way: Way) -> Result<()> {
+        let before = self.program_on_card()?;
+        let signal = match way {
+            Way::Restart | Way::Upgrade => Signal::SIGTERM,
+            Way::Kill | Way::RefusedDowngrade => Signal::SIGKILL,
+        };
+        self.running.daemon.signal(signal)?;
+        self.running.daemon.wait(ENDING)?;
+        match way {
+            Way::Restart | Way::Kill => {}
+            Way::Upgrade => self.schema_steps += 1,
+            Way::RefusedDowngrade => self.downgrade()?,
+        }
+        self.running.daemon = if self.schema_steps == 0 {
+            self.side.launch("overlayd", &[])?
+        } else {
+            self.side.launch("overlayd-next", &["--schemas-later", &self.schema_steps.to_string()])?
+        };
+        self.side.wait_ready()?;
+        let pinned = schemas()?;
+        ensure!(pinned == [format!("v{}", self.schema_steps + 1)], "pins of {pinned:?}");
+        // The kernel numbers programs: had it the same, nothing would have been replaced.
+        let after = self.program_on_card()?;
+        ensure!(before != after, "XDP program {before} is still on the card");
+        self.swaps += 1;
+        Ok(())
+    }
+
+    /// Starts this version's daemon, which must end with a line that says why, and leave what forwards.
+    fn downgrade(&mut self) -> Result<()> {
+        let (before, pinned) = (self.program_on_card()?, schemas()?);
+        let refused = exec::run(&mut self.side.overlayd("overlayd")?)?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        let reason = format!("a newer overlayd forwards by maps of schema {}", self.schema_steps + 1);
+        let last = said.lines().last().unwrap_or_default();
+        if refused.status.success() || !last.contains(&reason) || !last.contains("--purge") {
+            bail!("overlayd ended with {} and said {said:?}", refused.status);
+        }
+        ensure!(self.program_on_card()? == before && schemas()? == pinned, "it changed what forwards");
+        self.refusals += 1;
+        Ok(())
+    }
+
+    /// The kernel's number of the native XDP program on the card.
+    fn program_on_card(&self) -> Result<u64> {
+        let device = self.side.tunnels_from()?;
+        let listed = exec::output(Command::new("ip").args(["-json", "-details", "link", "show", &device]))?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        let xdp = &listed[0]["xdp"];
+        // if_link.h: XDP_ATTACHED_DRV
+        ensure!(xdp["mode"] == 1, "no native XDP on {device}: {xdp}");
+        xdp["prog"]["id"].as_u64().with_context(|| format!("no XDP program on {device}: {xdp}"))
+    }
+}
+
+/// The schemas that there are pins of.
+fn schemas() -> Result<Vec<String>> {
+    let entries = fs::read_dir("/sys/fs/bpf/overlay")?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
