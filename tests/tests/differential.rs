@@ -24,7 +24,7 @@ use overlay_user::{
     },
     device::{self, EndpointDevice},
     plan::{Network, Plan, Vtep},
-    state::{Delivery, Dscp, Endpoint, EndpointId, NodeName, Policy},
+    state::{Delivery, Dscp, Endpoint, EndpointId, NodeName, Policy, Words},
 };
 
 const LIMIT: Duration = Duration::from_secs(3);
@@ -309,13 +309,11 @@ fn plan((here, there): Tunnel, id: EndpointId, dscp: Dscp) -> Result<Plan> {
     let endpoint = |id, (mac, v4): (MacAddr, Ipv4Addr), v6: Ipv6Addr, node: &NodeName| {
         Arc::new(Endpoint {
             id,
-            created: 1,
             node: node.clone(),
             mac,
-            addresses: [v4.into(), v6.into()].into(),
-            names: [].into(),
+            addresses: vec![v4.into(), v6.into()].into(),
+            words: Words::default(),
             delivery: Delivery::Tc,
-            container: "".into(),
         })
     };
     let policy = Policy { dscp, ..Policy::default() };
