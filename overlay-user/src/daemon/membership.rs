@@ -214,7 +214,7 @@ impl Member {
 async fn moves(mut underlay: watch::Receiver<Underlay>, from: IpAddr) {
     if underlay.wait_for(|underlay| underlay.addr != from).await.is_err() {
         // Nobody follows the underlay any more.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -79,6 +79,7 @@ struct Snapshot<R> {
 
 impl SnapshotFile {
     /// The file that `config` names. It goes with what `store` has seen.
+    #[must_use]
     pub fn new(config: &Config, store: Store) -> Self {
         Self {
             path: config.state_dir.join("state.json"),
