@@ -177,6 +177,19 @@ impl EbpfDatapath {
         }
     }
 
+    /// Lets go of what guards withdrawn endpoints' interfaces that have gone since.
+    pub(super) fn let_withdrawn_go(&mut self) -> Result<(), DatapathError> {
+        for ifindex in std::mem::take(&mut self.withdrawn) {
+            if netlink::name_at(ifindex).is_some() {
+                self.withdrawn.insert(ifindex);
+            } else {
+                self.pins.detach(ENDPOINT_IN, ifindex)?;
+                self.attached.remove(&(ENDPOINT_IN, ifindex));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes our programs off interfaces that no longer need them. An endpoint's that is there still
     /// keeps its own: bound to nothing, it drops everything, which would else go to the host's stack.
     pub(super) async fn detach_others(
@@ -187,7 +200,12 @@ impl EbpfDatapath {
         let mut changed = 0;
         for (program, ifindex) in self.pins.attached()? {
             let needed = match program.as_str() {
-                ENDPOINT_IN => rows.ports.contains_key(&ifindex) || netlink::name_at(ifindex).is_some(),
+                ENDPOINT_IN if rows.ports.contains_key(&ifindex) => true,
+                ENDPOINT_IN => {
+                    let there = netlink::name_at(ifindex).is_some();
+                    self.withdrawn.extend(there.then_some(ifindex));
+                    there
+                }
                 SLOWPATH_IN => rows.slow_devices.contains_key(&ifindex),
                 UPLINK_IN => ifindex == underlay.ifindex,
                 UPLINK_XDP => ifindex == underlay.ifindex && self.local.mode == Mode::Xdp,

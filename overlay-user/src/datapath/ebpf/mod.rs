@@ -115,6 +115,8 @@ pub struct EbpfDatapath {
     slow_path: SlowPath,
     /// Programs and interfaces this daemon has put its own programs on.
     attached: BTreeSet<(&'static str, u32)>,
+    /// Interfaces of endpoints that are withdrawn, guarded until they go.
+    withdrawn: BTreeSet<u32>,
     netlink: netlink::Connection,
     /// Passes on what the programs log.
     _log: Option<AbortOnDropHandle<()>>,
@@ -180,6 +182,7 @@ impl EbpfDatapath {
             redirected: BTreeMap::new(),
             slow_path: SlowPath::default(),
             attached: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
             netlink: connect()?,
             _log: log,
             adopted: false,
@@ -304,6 +307,7 @@ impl EbpfDatapath {
             // The former daemon's programs know more than what was kept.
             return Ok(applied);
         }
+        self.let_withdrawn_go()?;
         let verifies = self.is_unverified();
         if verifies {
             self.verify(&mut applied)?;
