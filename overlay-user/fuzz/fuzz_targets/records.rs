@@ -1,0 +1,8 @@
+//! One record from the store, met by others.
+
+#![no_main]
+
+#[path = "../../tests/bad_input/judge.rs"]
+mod judge;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| judge::record(input));
