@@ -1,5 +1,4 @@
-//! What must hold of any input, whoever made it up: a test's random numbers, the fuzzer, or its corpus.
-//! `fuzz/` has it too.
+//! What must hold of any input, whoever made it up: a test's random numbers or its corpus.
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 

@@ -82,9 +82,9 @@ fn a_million_random_records_are_taken_or_named() {
     survives(rand::random(), 1_000_000);
 }
 
-/// What the fuzzer has found worth keeping.
+/// Inputs that lead everywhere: what a fuzzer is to begin with.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad_input/corpus").join(target);
     let inputs: Vec<_> =
         fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
     assert!(inputs.len() >= 10, "only {} inputs of {target}", inputs.len());
@@ -92,14 +92,14 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn records_that_a_fuzzer_made_up_are_taken_or_named() {
+fn the_corpus_of_records_is_taken_or_named() {
     for input in corpus("records") {
         judge::record(&input);
     }
 }
 
 #[test]
-fn kept_states_that_a_fuzzer_made_up_are_taken_or_not() {
+fn the_corpus_of_kept_states_is_taken_or_not() {
     let folder = tempfile::tempdir().unwrap();
     for input in corpus("kept_state") {
         judge::kept_state(&input, folder.path());
