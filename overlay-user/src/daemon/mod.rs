@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api::{self, ControlSocket, SocketError},
     config::Config,
-    datapath::{DatapathError, Underlay},
+    datapath::{DatapathError, Mode, Underlay},
     device, docker,
     store::{Store, StoreError},
     underlay::{UnderlayError, UnderlayFollower, follow_prefixes},
@@ -75,11 +75,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let store = Store::new(config.store.clone())?;
     let snapshot = SnapshotFile::new(&config, store.clone());
     // Before the store is read: it tells whether that is the store it was.
-    let (kept, records) = match snapshot.read() {
-        Some(LastRun { state, records }) => (Some(state), records),
-        None => Default::default(),
-    };
-    let followed = store.follow_from(records, cancel.clone());
+    let (kept, records) = snapshot.read().map(|LastRun { state, records }| (state, records)).unzip();
+    let followed = store.follow_from(records.unwrap_or_default(), cancel.clone());
     let underlay_follower =
         UnderlayFollower::start(config.underlay.clone(), config.port, cancel.clone()).await?;
     let tasks = TaskTracker::new();
@@ -88,10 +85,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let uplink = underlay.borrow().clone();
     let Chosen { datapath, mode, reason } = choose(&config, &uplink).await?;
     let node = &config.node;
-    tracing::info!(
-        %node, cluster = config.store.cluster, uplink = uplink.name, address = %uplink.addr, mtu = uplink.mtu,
-        datapath = mode.name(), reason, etcd = config.store.endpoints.join(","), "overlayd {} starts", env!("CARGO_PKG_VERSION")
-    );
+    say_start(&config, &uplink, mode, &reason);
 
     let known = followed_state::follow(&tasks, followed.clone(), kept);
     let (applied, applied_seen) = watch::channel(Arc::default());
@@ -145,9 +139,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     };
     tasks.spawn(orphans.run(cancel.clone()));
     let absences = absence::follow(&tasks, known.clone());
-    let (store_of_learned, known_ports) = (store.clone(), known.clone());
+    let (node_of_learned, learned_to, known_ports) = (node.clone(), store.clone(), known.clone());
     let learner =
-        learner::Learner { node: node.clone(), store: store_of_learned, known: known_ports, sightings };
+        learner::Learner { node: node_of_learned, store: learned_to, known: known_ports, sightings };
     tasks.spawn(learner.run(cancel.clone()));
 
     let (docker, docker_report) = docker::View::new(&config);
@@ -176,6 +170,15 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     tasks.close();
     tasks.wait().await;
     served.map_err(DaemonError::Serve)
+}
+
+/// One line with all that decides how this daemon forwards.
+fn say_start(config: &Config, uplink: &Underlay, mode: Mode, reason: &str) {
+    let etcd = config.store.endpoints.join(",");
+    tracing::info!(
+        node = %config.node, cluster = config.store.cluster, uplink = uplink.name, address = %uplink.addr, mtu = uplink.mtu,
+        datapath = mode.name(), reason, etcd, "overlayd {} starts", env!("CARGO_PKG_VERSION")
+    );
 }
 
 /// The underlay with what the settings say about it: an MTU of at most `mtu` bytes, and whether packets

@@ -52,7 +52,7 @@ async fn a_claim_that_has_ended_is_no_hindrance_unless_another_has_the_subnet() 
     for _ in 0..2 {
         store.release_pool(&node1, &id).await.unwrap();
     }
-    store.publish_network(subnet("blue", "10.0.9.0/24"), &[id.clone()]).await.unwrap();
+    store.publish_network(subnet("blue", "10.0.9.0/24"), std::slice::from_ref(&id)).await.unwrap();
     let late = store.publish_network(subnet("red", "10.0.9.0/24"), &[id]).await;
     assert_conflict(late, "overlaps 10.0.9.0/24 of network blue");
     let ranged = NewPool { range: Some("10.0.9.0/25".parse().unwrap()), ..ANY };

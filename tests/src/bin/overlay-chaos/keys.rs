@@ -172,7 +172,7 @@ fn known(
 ) -> Result<()> {
     let parts: Vec<_> = key.name.split('/').collect();
     match parts[..] {
-        ["meta"] | ["subnets", "guard"] => {}
+        ["meta"] | ["subnets", "guard"] | ["pools", _] => {}
         ["nodes" | "alive", node] => ensure!(expected.nodes.contains(node), "is of no node there is"),
         ["networks", network] => {
             ensure!(expected.networks.contains_key(network), "is of a network that was removed");
@@ -201,7 +201,6 @@ fn known(
             ensure!(expected.networks.contains_key(network), "is of a network that was removed");
             address(key, number, endpoints)?;
         }
-        ["pools", _] => {}
         _ => bail!("is of no kind that should be there"),
     }
     let ends = ["alive/", "pools/"].iter().any(|place| key.name.starts_with(place));
