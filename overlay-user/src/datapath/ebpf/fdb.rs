@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn who_found_no_room_moves_in_when_another_moves_out() {
         let mut fdb = one_bucket();
-        let written: Vec<_> = (1..=7).map(|n| endpoint(n)).map(|(key, row)| fdb.ensure(&key, &row)).collect();
+        let written: Vec<_> = (1..=7).map(endpoint).map(|(key, row)| fdb.ensure(&key, &row)).collect();
         assert_eq!(written, [true, true, true, true, false, false, false]);
         fdb.remove(&endpoint(6).0);
         fdb.remove(&endpoint(2).0);
