@@ -73,7 +73,9 @@ fn survives(release: Release) {
         for node in nodes.iter_mut() {
             node.launch_overlayd().unwrap();
         }
-        nodes.iter().for_each(|node| node.wait_ready().unwrap());
+        for node in nodes.iter() {
+            node.wait_ready().unwrap();
+        }
     });
     // It knows again who is who.
     can(&nodes[0], "left", "timeout 5 wget -q -O /dev/null http://web");
@@ -102,7 +104,9 @@ fn survives(release: Release) {
         // Those that run go on, with their names.
         nodes[0].docker.exec("left", "timeout 5 wget -q -O /dev/null http://web").unwrap();
         etcd.restart(wire).unwrap();
-        nodes.iter().for_each(|node| node.wait_ready().unwrap());
+        for node in nodes.iter() {
+            node.wait_ready().unwrap();
+        }
     });
     eventually(HEARD, || once(&nodes[0], NET, &[], "timeout 5 wget -q -O- http://web")).unwrap();
     drop(traffic);
