@@ -4,7 +4,8 @@
 //! forward: a pure function of the state) → [`datapath`] (a trait; `ebpf` and `kernel` implement
 //! it) → the kernel.
 //!
-//! Front doors (`api`, `docker`) write intent to the store and never touch the data path.
+//! Front doors (`api`, `docker`) write intent to the store and never touch the data path. `dns` answers with
+//! the names in the state.
 
 pub mod api;
 pub mod cli;
@@ -12,8 +13,10 @@ pub mod config;
 pub mod daemon;
 pub mod datapath;
 pub mod device;
+pub mod dns;
 pub mod docker;
 pub mod netlink;
+mod nft;
 pub mod plan;
 pub mod state;
 pub mod store;

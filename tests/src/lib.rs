@@ -11,6 +11,7 @@ pub mod cleanup;
 pub mod cluster;
 pub mod container;
 pub mod docker;
+pub mod docker_plugin;
 pub mod etcd;
 pub mod etcd_members;
 pub mod exec;

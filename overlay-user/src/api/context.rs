@@ -8,6 +8,7 @@ use super::{ApiError, Kind};
 use crate::{
     daemon::{Absences, AuditRequest, CounterRequest, Journal, Known, Membership, Progress},
     datapath::{Counters, Differences, Mode, Underlay},
+    dns::Resolver,
     docker,
     state::{NodeName, State},
     store::{Followed, Store},
@@ -53,6 +54,8 @@ pub struct Context {
     pub mode: Mode,
     /// Why that one.
     pub reason: String,
+    /// What answers containers' names, if anything does.
+    pub dns: Option<Arc<Resolver>>,
 }
 
 impl Context {

@@ -1,7 +1,11 @@
 //! Requests and answers, the same types on both sides of the socket. Their JSON is what
 //! `overlayctl -o json` prints: field names do not change.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -385,6 +389,9 @@ pub struct Status {
     pub rejected: BTreeMap<String, String>,
     /// How many more keys were left out.
     pub rejected_more: usize,
+    /// Who answers containers' names; `null` if nobody does.
+    #[serde(default)]
+    pub dns: Option<DnsStatus>,
     /// What became of packets: every outcome that is not zero.
     pub counters: Vec<Counter>,
 }
@@ -425,6 +432,23 @@ pub struct DatapathStatus {
     pub apply_ms: Option<u64>,
     /// Rows and kernel objects changed since overlayd started: none if it found all as it should be.
     pub rows_changed: u64,
+}
+
+/// What answers containers' names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// Its address in every container.
+    pub address: Ipv4Addr,
+    /// How many containers it serves.
+    pub containers: usize,
+    /// Queries it has answered.
+    pub answered: u64,
+    /// Those that another server has answered.
+    pub forwarded: u64,
+    /// Those that no other server has answered.
+    pub unanswered: u64,
+    /// Those that were none for it, or too many.
+    pub refused: u64,
 }
 
 /// The store as this node sees it.

@@ -31,7 +31,7 @@ pub use doctor::{Area, Examine, Finding, Report, Severity};
 pub use error::{ApiError, Kind};
 pub use message::{
     AddStaticEndpoint, AddStaticNode, Attach, AttachPort, Attached, Counter, CreateNetwork, DEFAULT_AGE,
-    DEFAULT_MAX_MACS, DatapathStatus, DockerState, DockerStatus, DrainNode, Drained, Endpoint,
+    DEFAULT_MAX_MACS, DatapathStatus, DnsStatus, DockerState, DockerStatus, DrainNode, Drained, Endpoint,
     EndpointDetail, Health, Liveness, Named, Namespace, Network, NetworkDetail, Node, Peer, Port, SetNetwork,
     Status, StoreState, StoreStatus, Subnet, Uplink,
 };

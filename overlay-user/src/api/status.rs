@@ -6,12 +6,13 @@ use axum::{Json, extract::State as Shared};
 use overlay_ebpf::abi::{Class, OUTCOMES};
 
 use super::{
-    Context, Counter, DatapathStatus, DockerState, DockerStatus, Health, Liveness, Peer, Status, StoreState,
-    StoreStatus, Uplink,
+    Context, Counter, DatapathStatus, DnsStatus, DockerState, DockerStatus, Health, Liveness, Peer, Status,
+    StoreState, StoreStatus, Uplink,
 };
 use crate::{
     daemon::Membership,
     datapath::{Counters, Underlay},
+    dns::{Outcome, Resolver},
     docker::{EngineReport, Reach, View, engine::EngineVersion},
     plan::{self, Plan},
     state::{NodeName, RecordKey, State},
@@ -52,6 +53,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
     let unrouted =
         peers.iter().filter(|p| p.routed == Some(false) && p.address.is_ipv6() == underlay.addr.is_ipv6());
     degraded.extend(unrouted.map(|p| no_route(p, &underlay.name)));
+    degraded.extend(context.dns.iter().flat_map(|resolver| resolver.problems()));
     degraded.dedup();
 
     let local =
@@ -85,6 +87,7 @@ pub async fn show(Shared(context): Shared<Arc<Context>>) -> Json<Status> {
         docker: context.docker.as_ref().map(docker),
         rejected: (*state.rejected).clone(),
         rejected_more: state.rejected_more,
+        dns: context.dns.as_deref().map(names),
         counters: outcomes(&counters),
     })
 }
@@ -161,6 +164,18 @@ fn peers(
         traffic: counters.peers.get(name).copied().unwrap_or_default(),
     });
     peers.collect()
+}
+
+fn names(resolver: &Resolver) -> DnsStatus {
+    let figures = resolver.figures();
+    DnsStatus {
+        address: resolver.address(),
+        containers: figures.sandboxes(),
+        answered: figures.of(Outcome::Answered),
+        forwarded: figures.of(Outcome::Forwarded),
+        unanswered: figures.of(Outcome::Unanswered),
+        refused: figures.of(Outcome::Refused),
+    }
 }
 
 /// That a node has not written its records into a store that was lost.

@@ -115,6 +115,7 @@ impl Daemon {
             docker: None,
             mode: Mode::Kernel,
             reason: "--datapath kernel".to_owned(),
+            dns: None,
         };
         let cancel = CancellationToken::new();
         let socket = ControlSocket::bind(directory.path()).unwrap();

@@ -4,7 +4,9 @@ use super::{
     node::standing,
     output::{Show, or_dash, pairs, table},
 };
-use crate::api::{Counter, DockerState, DockerStatus, Health, Peer, Status, StoreState, StoreStatus};
+use crate::api::{
+    Counter, DnsStatus, DockerState, DockerStatus, Health, Peer, Status, StoreState, StoreStatus,
+};
 
 impl Show for Status {
     fn text(&self) -> String {
@@ -13,7 +15,7 @@ impl Show for Status {
             Health::Degraded => "degraded",
         };
         let uplink = &self.uplink;
-        let mut text = pairs([
+        let rows = [
             ("node", format!("{} in cluster {}, overlayd {}", self.node, self.cluster, self.version)),
             (
                 "health",
@@ -35,7 +37,9 @@ impl Show for Status {
             ("networks", self.networks.to_string()),
             ("endpoints", format!("{} here, {} elsewhere", self.endpoints_local, self.endpoints_remote)),
             ("docker", self.docker.as_ref().map_or_else(|| "not looked at".to_owned(), docker)),
-        ]);
+        ];
+        let names = self.dns.iter().map(|dns| ("names", names(dns)));
+        let mut text = pairs(rows.into_iter().chain(names));
         section(&mut text, "Degraded because", self.degraded.iter().cloned());
         let of_docker = self.docker.iter().flat_map(|docker| &docker.problems);
         section(&mut text, "Docker", of_docker.filter(|problem| !self.degraded.contains(problem)).cloned());
@@ -77,6 +81,14 @@ fn docker(docker: &DockerStatus) -> String {
             format!("away for {seconds} s: {}", or_dash(docker.reason.as_ref()))
         }
     }
+}
+
+fn names(dns: &DnsStatus) -> String {
+    let DnsStatus { address, containers, answered, forwarded, unanswered, refused } = dns;
+    format!(
+        "{address} in {containers} containers; {answered} queries answered, {forwarded} by others, {unanswered} by \
+         nobody, {refused} refused"
+    )
 }
 
 fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {

@@ -3,7 +3,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::{output::Format, *};
 use crate::{
     api::{
-        Attached, Counter, DatapathStatus, DockerState, DockerStatus, Endpoint, Liveness, Network,
+        Attached, Counter, DatapathStatus, DnsStatus, DockerState, DockerStatus, Endpoint, Liveness, Network,
         NetworkDetail, Node, Peer, StoreState, StoreStatus, Subnet, Uplink,
     },
     datapath::{Count, Mode, Traffic},
@@ -103,6 +103,14 @@ fn status() -> Status {
         }),
         rejected: [("networks/red".to_owned(), "VNI 7 is network blue's".to_owned())].into(),
         rejected_more: 2,
+        dns: Some(DnsStatus {
+            address: "169.254.53.53".parse().unwrap(),
+            containers: 3,
+            answered: 20,
+            forwarded: 4,
+            unanswered: 1,
+            refused: 0,
+        }),
         counters: vec![
             counter("received", "received", 5, "The packet entered at this hook."),
             counter("unknown_vtep", "drop", 1, "The outer source is not a VTEP of the network."),
@@ -268,6 +276,7 @@ store       lost, revision 42 read, 41 applied
 networks    2
 endpoints   1 here, 3 elsewhere
 docker      28.5.2 on /var/run/docker.sock, API 1.51, driver on /run/docker/plugins/overlayd.sock
+names       169.254.53.53 in 3 containers; 20 queries answered, 4 by others, 1 by nobody, 0 refused
 
 Degraded because:
   etcd: connection refused

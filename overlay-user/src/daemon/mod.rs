@@ -163,6 +163,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         docker,
         mode,
         reason,
+        dns: docker::resolver(&config),
     });
     docker::start(&tasks, &config, &context, prefixes, docker_report, &cancel);
     let served = api::serve(socket, api::router(context), cancel.clone()).await;

@@ -3,7 +3,7 @@
 use nix::net::if_::if_nameindex;
 
 use super::{DaemonError, choice};
-use crate::{api::Claim, config::Config, device, state::EndpointId};
+use crate::{api::Claim, config::Config, device, dns, state::EndpointId};
 
 /// Removes programs, pins and devices of this network namespace. Records in the store stay.
 ///
@@ -17,6 +17,10 @@ pub async fn purge(config: &Config) -> Result<(), DaemonError> {
             Ok(()) => tracing::info!(device, "removed"),
             Err(error) => left.push(error.to_string()),
         }
+    }
+    let address = config.dns.unwrap_or(dns::DEFAULT_ADDRESS);
+    if let Err(error) = dns::remove_from_host(address).await {
+        left.push(error.to_string());
     }
     if left.is_empty() { Ok(()) } else { Err(DaemonError::Purge(left.join("; "))) }
 }

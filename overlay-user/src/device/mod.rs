@@ -4,7 +4,7 @@
 mod gro;
 mod inside;
 mod mtu;
-mod netns;
+pub(crate) mod netns;
 
 use std::{fs::File, os::fd::AsRawFd as _, path::PathBuf};
 

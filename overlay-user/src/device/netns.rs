@@ -20,7 +20,7 @@ use super::{DeviceError, Netns};
 
 impl Netns {
     /// Opens the namespace's file, and makes sure that it is one.
-    pub(super) fn open(&self) -> Result<File, DeviceError> {
+    pub(crate) fn open(&self) -> Result<File, DeviceError> {
         let (path, cure) = match self {
             Self::Path(path) => (path.clone(), "name a file such as /run/netns/NAME or /proc/PID/ns/net"),
             Self::Pid(pid) => (format!("/proc/{pid}/ns/net").into(), "is the process still running?"),
@@ -51,7 +51,7 @@ impl Netns {
 
 /// Runs `work` in the namespace, on a thread and a runtime of its own: a thread that entered a
 /// namespace is of no use to anything else.
-pub(super) async fn inside<T, F>(netns: File, work: impl FnOnce() -> F + Send + 'static) -> io::Result<T>
+pub(crate) async fn inside<T, F>(netns: File, work: impl FnOnce() -> F + Send + 'static) -> io::Result<T>
 where
     T: Send + 'static,
     F: Future<Output = io::Result<T>>,

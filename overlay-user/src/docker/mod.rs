@@ -10,6 +10,7 @@ mod plugin;
 pub mod propagate;
 mod registry;
 mod report;
+mod scopes;
 mod sync;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -27,7 +28,12 @@ pub use registry::{Content, DockerEndpoint, DockerNetwork, PendingNetwork, Regis
 pub use report::{EngineReport, Problem, Reach, View};
 pub use sync::Sync;
 
-use crate::{api::Context, config::Config, daemon::Source};
+use crate::{
+    api::Context,
+    config::Config,
+    daemon::Source,
+    dns::{Resolver, Scopes, Settings},
+};
 
 /// How often it is looked whether Docker's endpoints still have their records.
 const LOOK: Duration = Duration::from_secs(30);
@@ -35,7 +41,14 @@ const LOOK: Duration = Duration::from_secs(30);
 /// When a socket that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Serves Docker until `cancel`, as the settings say. `prefixes` are those that this host has routes to.
+/// What answers the names of Docker's containers, as the settings say.
+#[must_use]
+pub fn resolver(config: &Config) -> Option<Arc<Resolver>> {
+    let docker = config.docker.as_ref().map(|socket| socket.path.clone());
+    Some(Resolver::new(Settings { addr: config.dns?, upstreams: config.dns_upstream.clone(), docker }))
+}
+
+/// Serves Docker, and names, until `cancel`, as the settings say. `prefixes` are those that this host has routes to.
 pub fn start(
     tasks: &TaskTracker,
     config: &Config,
@@ -44,8 +57,13 @@ pub fn start(
     report: watch::Sender<EngineReport>,
     cancel: &CancellationToken,
 ) {
+    let (scopes, scopes_seen) = watch::channel(Scopes::default());
+    if let Some(resolver) = &context.dns {
+        tasks.spawn(Arc::clone(resolver).run(context.known.clone(), scopes_seen, cancel.clone()));
+    }
     let Some(path) = config.docker_plugin.clone() else { return };
     let registry = Registry::open(&config.state_dir);
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(scopes::publish(registry.content(), scopes)));
     let (context_of_plugin, registry_of_plugin) = (Arc::clone(context), Arc::clone(&registry));
     let plugin = Plugin::new(
         context_of_plugin,

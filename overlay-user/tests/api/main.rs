@@ -95,6 +95,7 @@ impl Daemon {
             docker: None,
             mode: Mode::Kernel,
             reason: "test".to_owned(),
+            dns: None,
         };
         let socket = ControlSocket::bind(directory.path()).unwrap();
         tokio::spawn(serve(socket, router(Arc::new(context)), cancel.clone()));

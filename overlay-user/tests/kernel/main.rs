@@ -4,6 +4,7 @@
 
 mod cluster;
 mod device;
+mod dns;
 mod ebpf_datapath;
 mod filters;
 mod kernel_datapath;

@@ -112,7 +112,7 @@ impl Driver {
                     return self.refusal(StatusCode::BAD_REQUEST, &error);
                 }
             };
-            let body = if body.is_empty() { &b"{}"[..] } else { &body };
+            let body = if body.is_empty() || *body == *b"null" { &b"{}"[..] } else { &body };
             match serde_json::from_slice(body) {
                 Ok(request) => self.answer(run(plugin, request)).await,
                 Err(error) => {

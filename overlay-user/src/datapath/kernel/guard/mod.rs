@@ -24,10 +24,10 @@ use serde_json::Value;
 pub(super) use self::{
     host_firewall::obstacle as host_obstacle,
     names::{Peer, outcome_of, peer_of},
-    nft::NftError,
     ruleset::Ruleset,
 };
 use super::super::Count;
+use crate::nft::NftError;
 use ruleset::{Base, Family};
 
 /// Name of the tables.
