@@ -197,9 +197,13 @@ impl Node {
         self.program = program;
     }
 
-    /// Adds to what the daemon is started with from the next start on.
-    pub fn also(&mut self, more: &[&str]) {
-        self.arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+    /// Lets the daemon serve a Docker from its next start on, by the plugin's usual socket. By itself it serves none.
+    pub fn serve_docker(&mut self, docker: &str, plugin: &str) {
+        for (flag, value) in [("--docker", docker), ("--docker-plugin", plugin)] {
+            if let Some(at) = self.arguments.iter().position(|argument| argument == flag) {
+                value.clone_into(&mut self.arguments[at + 1]);
+            }
+        }
     }
 
     /// Runs `overlayd --purge` for this node.

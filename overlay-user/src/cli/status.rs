@@ -68,14 +68,6 @@ fn store(store: &StoreStatus) -> String {
     format!("{state}, revision {} read, {} applied", store.revision, or_dash(store.applied.as_ref()))
 }
 
-fn names(dns: &DnsStatus) -> String {
-    let DnsStatus { address, containers, answered, forwarded, unanswered, refused } = dns;
-    format!(
-        "{address} in {containers} containers; {answered} queries answered, {forwarded} by others, {unanswered} by \
-         nobody, {refused} refused"
-    )
-}
-
 fn docker(docker: &DockerStatus) -> String {
     let socket = docker.socket.display();
     match docker.state {
@@ -89,6 +81,14 @@ fn docker(docker: &DockerStatus) -> String {
             format!("away for {seconds} s: {}", or_dash(docker.reason.as_ref()))
         }
     }
+}
+
+fn names(dns: &DnsStatus) -> String {
+    let DnsStatus { address, containers, answered, forwarded, unanswered, refused } = dns;
+    format!(
+        "{address} in {containers} containers; {answered} queries answered, {forwarded} by others, {unanswered} by \
+         nobody, {refused} refused"
+    )
 }
 
 fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {

@@ -132,7 +132,8 @@ impl Dockerd {
     pub fn reset(&mut self, netns: &Netns, name: &str) -> Result<()> {
         self.process = None;
         self.space = Space::new(netns, name)?;
-        Ok(())
+        // Of what a process that is gone had; on a machine it is in memory as well.
+        fs::remove_file(self.dir.join("pid")).context("dockerd had no file for its process")
     }
 
     fn end(&mut self, signal: Signal) -> Result<()> {

@@ -8,6 +8,9 @@ use crate::{
     wire::{Card, Wire},
 };
 
+/// Where dockerd looks for the plugin.
+const PLUGIN: &str = "/run/docker/plugins/overlayd.sock";
+
 /// A node and its dockerd.
 pub struct DockerNode {
     /// Its Docker. Dropped first: its containers' interfaces are the node's.
@@ -27,7 +30,7 @@ impl DockerNode {
     ) -> Result<Self> {
         let mut node = Node::plug(wire, name, Card::Veth, Datapath::Auto, overlayd)?;
         let docker = Dockerd::place(node.netns(), name, release, dockerd)?;
-        node.also(&["--docker", &docker.host()]);
+        node.serve_docker(&docker.host(), PLUGIN);
         let mut node = Self { docker, node };
         node.launch_overlayd()?;
         node.docker.launch()?;
