@@ -11,7 +11,7 @@ use crate::{
     store::{Knowledge, Republished, StoreHealth},
 };
 
-/// How long the answer waits for the store to be followed again.
+/// How long the answer waits for the store to be followed again, and for that to outlive this process.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(5);
 
 pub async fn republish(Shared(context): Shared<Arc<Context>>) -> Result<Json<Republished>, ApiError> {
@@ -43,7 +43,11 @@ pub async fn republish(Shared(context): Shared<Arc<Context>>) -> Result<Json<Rep
         if done.conflicts.is_empty() {
             let mut followed = context.followed.clone();
             let synced = followed.wait_for(|followed| followed.health == StoreHealth::Synced);
-            let _ = tokio::time::timeout(FOLLOWED_WITHIN, synced).await;
+            let kept = async {
+                let _ = synced.await;
+                context.store.until_kept().await;
+            };
+            let _ = tokio::time::timeout(FOLLOWED_WITHIN, kept).await;
             // Who was faster lives in what was read since.
             done.awaited = context.store.awaited();
         }

@@ -146,6 +146,7 @@ impl SnapshotFile {
             let ended = tokio::select! {
                 changed = states.changed() => changed.is_err(),
                 () = cancel.cancelled() => true,
+                () = self.another_store(), if !self.complained => false,
             };
             let state = states.borrow_and_update().clone();
             if state.revision > 0 {
@@ -163,7 +164,7 @@ impl SnapshotFile {
             tokio::select! {
                 () = sleep(pause) => {},
                 () = cancel.cancelled() => {},
-                () = self.another_store() => states.mark_changed(),
+                () = self.another_store(), if !self.complained => states.mark_changed(),
             }
         }
     }
@@ -196,6 +197,7 @@ impl SnapshotFile {
         match written {
             Ok(()) => {
                 self.written = Some((seen.cluster, awaited, Arc::clone(state)));
+                self.store.note_kept(seen.cluster);
                 self.complained = false;
             }
             Err(error) if !self.complained => {

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::state::{MetaRecord, SCHEMA};
@@ -20,6 +21,8 @@ pub struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     known: Mutex<Known>,
+    /// The cluster that a process after this one will be told to expect.
+    kept: watch::Sender<Option<Uuid>>,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +46,16 @@ impl Identity {
 
     pub fn expect(&self, seen: Seen) {
         *self.lock() = Known { seen, went_back: None };
+    }
+
+    pub fn note_kept(&self, cluster: Option<Uuid>) {
+        self.kept.send_replace(cluster);
+    }
+
+    pub async fn until_kept(&self) {
+        let mut kept = self.kept.subscribe();
+        // It ends with this.
+        let _ = kept.wait_for(|kept| *kept == self.seen().cluster).await;
     }
 
     /// Checks a whole read of the store at `revision`, begun when `floor` had been seen, and

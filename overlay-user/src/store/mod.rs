@@ -106,6 +106,17 @@ impl Store {
         self.inner.identity.expect(seen);
     }
 
+    /// Says which cluster is kept on disk as the one that was seen.
+    pub fn note_kept(&self, cluster: Option<uuid::Uuid>) {
+        self.inner.identity.note_kept(cluster);
+    }
+
+    /// Waits until the cluster that is believed is [kept](Self::note_kept): a process that is killed after that
+    /// does not come back to another.
+    pub async fn until_kept(&self) {
+        self.inner.identity.until_kept().await;
+    }
+
     /// Begins what has to be done within one deadline.
     fn call(&self) -> Call<'_> {
         Call::new(&self.inner.connection)
