@@ -6,7 +6,7 @@ use etcd_client::{Client, Compare, GetOptions, GetResponse, KeyValue, Txn, TxnOp
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
-use super::{connection::Connection, error::Attempt, error::CallError};
+use super::{connection::Connection, error::Attempt, error::CallError, stretch::Stretches};
 
 /// All that one call of a front door asks of etcd has its answer by then, so that a command ends
 /// within ten seconds.
@@ -24,9 +24,8 @@ const ROUND: Duration = Duration::from_secs(1);
 /// The largest answer taken, in bytes: more than one request can have put there.
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// Keys asked for at a time. Not few: for each page etcd 3.4 walks through all that is left of the range, a
-/// microsecond or so for each key.
-const PAGE: i64 = 10_000;
+/// Keys asked for at a time, at most.
+const PAGE: u32 = 10_000;
 
 /// A deadline, and the connection to meet it on.
 #[derive(Clone, Copy)]
@@ -104,14 +103,16 @@ impl<'a> Call<'a> {
     /// Returns that revision.
     pub async fn pages_in<F: Future<Output = ()>>(
         &self,
-        (mut from, end): (Vec<u8>, Vec<u8>),
+        (from, end): (Vec<u8>, Vec<u8>),
         mut revision: i64,
         mut take: impl FnMut(Vec<KeyValue>) -> F,
     ) -> Result<i64, CallError> {
         let mut limit = PAGE;
-        loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(revision);
-            let mut page = match self.range(&from, options).await {
+        let mut stretches = Stretches::new(from, end);
+        while let Some((from, stop)) = stretches.next() {
+            let options =
+                GetOptions::new().with_range(stop).with_limit(i64::from(limit)).with_revision(revision);
+            let mut page = match self.range(from, options).await {
                 Ok(page) => page,
                 // A page of large values: ask for fewer at a time.
                 Err(CallError::Refused { code: Code::OutOfRange, text })
@@ -127,13 +128,11 @@ impl<'a> Call<'a> {
             }
             let more = page.more();
             let keys = page.take_kvs();
-            let last = keys.last().map(|kv| [kv.key(), b"\0"].concat());
+            let ends = keys.first().zip(keys.last()).map(|(first, last)| (first.key(), last.key()));
+            stretches.took(ends, keys.len(), limit as usize, more);
             take(keys).await;
-            match last {
-                Some(next) if more => from = next,
-                _ => return Ok(revision),
-            }
         }
+        Ok(revision)
     }
 
     /// Carries out `operations` if all of `compares` hold. Returns the revision of the change, or

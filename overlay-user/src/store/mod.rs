@@ -26,6 +26,7 @@ mod options;
 mod pool;
 mod port;
 mod republish;
+mod stretch;
 mod value;
 mod vigilance;
 mod watch;

@@ -25,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Each so often a packet goes there and back while daemons are killed.
 const INTERVAL: Duration = Duration::from_millis(1);
 
+/// Who gets no answer for a name asks again after so long.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
 /// A column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Figure {
@@ -137,7 +140,7 @@ pub fn name(contender: &Contender, name: &str) -> Result<f64> {
     let answered = contender.client.container.run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect(SocketAddr::from(([127, 0, 0, 11], 53)))?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        socket.set_read_timeout(Some(ASK_AGAIN))?;
         until(|| asked(&socket, name))
     })?;
     docker.docker(&["rm", "-f", name])?;
