@@ -17,14 +17,14 @@ use overlay_ebpf::abi::{
 const ENDPOINTS: usize = 65_536;
 const NETWORKS: usize = 4_096;
 
-/// Of maps that may have a row for each endpoint and hardly ever do: memory for the rows that are there.
+/// Memory for the rows that are there, not for all there may be: of maps that hardly ever have many.
 const AS_NEEDED: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 pub static config: Array<Config, 1> = Array::new();
 
 #[btf_map]
-pub static ports: HashMap<u32, Port, { MAX_SLOTS as usize }> = HashMap::new();
+pub static ports: HashMap<u32, Port, { MAX_SLOTS as usize }, AS_NEEDED> = HashMap::new();
 
 /// By the lower bits of the interface index: what `ports` has, without a hash.
 #[btf_map]
@@ -50,34 +50,34 @@ pub static neighbours: HashMap<NeighbourKey, Neighbour, ENDPOINTS, AS_NEEDED> = 
 pub static members: HashMap<MemberKey, Member, ENDPOINTS, AS_NEEDED> = HashMap::new();
 
 #[btf_map]
-pub static vtep_addrs: HashMap<Addr, Member, { MAX_VTEPS as usize }> = HashMap::new();
+pub static vtep_addrs: HashMap<Addr, Member, { MAX_VTEPS as usize }, AS_NEEDED> = HashMap::new();
 
 #[btf_map]
 pub static vteps: Array<Vtep, { MAX_VTEPS as usize }> = Array::new();
 
 #[btf_map]
-pub static networks: HashMap<u32, Network, NETWORKS> = HashMap::new();
+pub static networks: HashMap<u32, Network, NETWORKS, AS_NEEDED> = HashMap::new();
 
 /// By VNI.
 #[btf_map]
-pub static bum_buckets: HashMap<u32, Bucket, NETWORKS> = HashMap::new();
+pub static bum_buckets: HashMap<u32, Bucket, NETWORKS, AS_NEEDED> = HashMap::new();
 
 /// By slot: one for each endpoint here.
 #[btf_map]
 pub static too_big_buckets: Array<Bucket, { MAX_SLOTS as usize }> = Array::new();
 
 #[btf_map]
-pub static slow_devices: HashMap<u32, u32, NETWORKS> = HashMap::new();
+pub static slow_devices: HashMap<u32, u32, NETWORKS, AS_NEEDED> = HashMap::new();
 
 #[btf_map]
 pub static flood_vteps: HashMap<FloodKey, u32, { NETWORKS * MAX_FLOOD_VTEPS as usize }, AS_NEEDED> =
     HashMap::new();
 
 #[btf_map]
-pub static flood_ports: HashMap<FloodKey, u32, { MAX_SLOTS as usize }> = HashMap::new();
+pub static flood_ports: HashMap<FloodKey, u32, { MAX_SLOTS as usize }, AS_NEEDED> = HashMap::new();
 
 #[btf_map]
-pub static learned: HashMap<EndpointKey, Learned, { MAX_LEARNED as usize }> = HashMap::new();
+pub static learned: HashMap<EndpointKey, Learned, { MAX_LEARNED as usize }, AS_NEEDED> = HashMap::new();
 
 /// By [`Judged::index`].
 #[btf_map]

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
             bursts: 11,
             frames: 100_000,
             endpoints: 1_000_000,
-            control_rounds: 2,
+            control_rounds: 3,
             changes: 40_000,
             output,
         }

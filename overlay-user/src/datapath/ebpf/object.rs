@@ -1,6 +1,6 @@
 //! The embedded BPF object: loaded with its maps opened from their pins where there are some.
 
-use std::{borrow::Cow, error::Error};
+use std::{borrow::Cow, error::Error, panic::resume_unwind, thread};
 
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::Program};
 use aya_obj::Object;
@@ -107,21 +107,33 @@ pub fn load(
         loader.map_pin_path(name, path);
     }
     let mut ebpf = loader.load(&bytes).map_err(|e| failed("the kernel refuses a BPF map", e))?;
-    for (name, program) in ebpf.programs_mut() {
-        match program {
-            // Those of gateway ports when there is one.
-            Program::SchedClassifier(_) if name == PORT_IN => {}
-            Program::SchedClassifier(probe) if name == probe::DECAP => {
-                probe.load().map_err(|e| refused(name, e))?;
-            }
-            Program::SchedClassifier(_) => load_one(pins, name, program)?,
-            Program::Xdp(_) if programs == Programs::All && name == UPLINK_XDP => {
-                load_one(pins, name, program)?;
-            }
-            _ => {}
-        }
-    }
+    load_programs(pins, &mut ebpf, programs)?;
     Ok(ebpf)
+}
+
+/// Loads and pins all programs that are needed from the start. The verifier takes a good part of a second for the
+/// longest, so each has a thread: for whoever is privileged it takes no lock (`bpf_check`, 5.10 and newer).
+fn load_programs(pins: &Pins, ebpf: &mut Ebpf, programs: Programs) -> Result<(), DatapathError> {
+    thread::scope(|scope| {
+        let mut loading = Vec::new();
+        for (name, program) in ebpf.programs_mut() {
+            match program {
+                // Those of gateway ports when there is one.
+                Program::SchedClassifier(_) if name == PORT_IN => {}
+                Program::SchedClassifier(probe) if name == probe::DECAP => {
+                    probe.load().map_err(|e| refused(name, e))?;
+                }
+                Program::SchedClassifier(_) => {
+                    loading.push(scope.spawn(move || load_one(pins, name, program)));
+                }
+                Program::Xdp(_) if programs == Programs::All && name == UPLINK_XDP => {
+                    loading.push(scope.spawn(move || load_one(pins, name, program)));
+                }
+                _ => {}
+            }
+        }
+        loading.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 /// The names of the maps that [`load`] pinned.

@@ -115,11 +115,18 @@ impl Scene {
         Ok(begun)
     }
 
-    /// Starts the other node's daemon and waits until it is ready.
+    /// Starts the other node's daemon and waits until nothing is left to do for both: one is ready with what it knew
+    /// from before, and reads the store then.
     pub fn start_other(&mut self) -> Result<()> {
         let notify = self.notify()?;
         self.cluster.nodes[1].launch_by(&["env", &notify])?;
-        self.wait_ready(1).map(|_| ())
+        self.wait_ready(1)?;
+        exec::eventually(READY, || {
+            let status = self.other().status()?;
+            ensure!(status["store"]["state"] == "synced", "the store is {}", status["store"]["state"]);
+            Ok(())
+        })?;
+        self.settled()
     }
 
     /// Waits until the node's daemon says that it is ready; when it did.
