@@ -1,26 +1,24 @@
 //! Making and removing networks.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::Duration,
-};
+mod choose;
+mod taken;
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use etcd_client::{Compare, CompareOp, GetOptions, TxnOp};
 use ipnet::IpNet;
 
+use self::choose::prepare;
+pub(super) use self::{choose::default_gateway, taken::Taken};
 use super::{
     Store, StoreError,
     call::{Call, Mark},
-    holder, pool,
+    holder,
     value::{decoded, encoded, replaced},
 };
 use crate::{
     Vni,
-    state::{
-        EndpointId, Network, NetworkName, NetworkRecord, NodeName, NodeRecord, Policy, PolicyChange, PoolId,
-        PoolRecord, RecordKey, SubnetRecord, family, same_family, shown_key,
-    },
+    state::{EndpointId, Network, NetworkName, NetworkRecord, PolicyChange, PoolId, RecordKey, shown_key},
 };
 
 /// How often a network that lost a race is tried again.
@@ -63,26 +61,6 @@ pub struct NetworkChange {
     pub mtu: Option<u16>,
     /// What its owner decides.
     pub policy: PolicyChange,
-}
-
-/// What the store has of networks.
-pub(super) struct Taken {
-    networks: Vec<(NetworkName, NetworkRecord)>,
-    /// VNIs and the networks that have them.
-    vnis: Vec<(u32, String)>,
-    /// Prefixes that hosts have routes to.
-    routes: Vec<(NodeName, IpNet)>,
-    /// Subnets that are no network's yet, with the revisions they were claimed at.
-    pools: BTreeMap<PoolId, (PoolRecord, i64)>,
-    pub guard: Guard,
-}
-
-/// The counter that every new network raises: while it stands, nothing is taken that was not when it was
-/// read.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Guard {
-    revision: i64,
-    count: u64,
 }
 
 /// A network as it is in the store.
@@ -288,205 +266,6 @@ impl Store {
             _ => None,
         }
     }
-
-    pub(super) async fn guard(&self, call: &Call<'_>) -> Result<Guard, StoreError> {
-        let found = call.get(&self.keys().guard()).await?;
-        Ok(found.map_or_else(Guard::default, |kv| Guard {
-            revision: kv.mod_revision(),
-            count: decoded(kv.value()).unwrap_or(0),
-        }))
-    }
-
-    /// Reads what is taken; the guard first, so that it vouches for the rest.
-    pub(super) async fn taken(&self, call: &Call<'_>) -> Result<Taken, StoreError> {
-        let guard = self.guard(call).await?;
-        let pools = self.pools(call).await?;
-        let mut networks = Vec::new();
-        for kv in call.list(&self.keys().networks()).await? {
-            let key = self.keys().relative(kv.key()).unwrap_or_default();
-            // One that cannot be read has no subnet to keep free.
-            if let (Ok(RecordKey::Network(name)), Some(record)) =
-                (RecordKey::parse(key), decoded::<NetworkRecord>(kv.value()))
-            {
-                networks.push((name, record));
-            }
-        }
-        let mut routes = Vec::new();
-        for kv in call.list(&self.keys().nodes()).await? {
-            let key = self.keys().relative(kv.key()).unwrap_or_default();
-            if let (Ok(RecordKey::Node(name)), Some(record)) =
-                (RecordKey::parse(key), decoded::<NodeRecord>(kv.value()))
-            {
-                routes.extend(record.prefixes.into_iter().map(|prefix| (name.clone(), prefix)));
-            }
-        }
-        let prefix = self.keys().vnis();
-        let vnis = call.list(&prefix).await?;
-        let vnis = vnis
-            .iter()
-            .filter_map(|kv| {
-                let digits = str::from_utf8(kv.key().strip_prefix(prefix.as_bytes())?).ok()?;
-                Some((digits.parse().ok()?, shown_key(kv.value())))
-            })
-            .chain(networks.iter().map(|(name, record)| (record.vni, name.to_string())))
-            .collect();
-        Ok(Taken { networks, vnis, routes, pools, guard })
-    }
-}
-
-// === impl Taken ===
-
-impl Taken {
-    /// All networks' subnets, and the networks that have them.
-    fn subnets(&self) -> impl Iterator<Item = (&NetworkName, IpNet)> {
-        self.networks.iter().flat_map(|(name, n)| n.subnets().map(move |subnet| (name, subnet.subnet)))
-    }
-
-    /// Everything that a new subnet must not overlap.
-    pub fn prefixes(&self) -> Vec<IpNet> {
-        let pools = self.pools.values().map(|(pool, _)| pool.subnet);
-        let routes = self.routes.iter().map(|(_, prefix)| *prefix);
-        self.subnets().map(|(_, subnet)| subnet).chain(pools).chain(routes).collect()
-    }
-
-    /// Checks that a subnet overlaps nothing of that; claims on `own` pools are no hindrance.
-    pub fn check_subnet(&self, subnet: IpNet, own: &[PoolId]) -> Result<(), StoreError> {
-        if let Some((name, other)) = self.subnets().find(|(_, other)| pool::overlap(&subnet, other)) {
-            return Err(StoreError::Conflict(format!(
-                "the subnet {subnet} overlaps {other} of network {name}"
-            )));
-        }
-        let pools = self.pools.iter().filter(|(id, _)| !own.contains(id));
-        let mut pools = pools.map(|(_, (pool, _))| pool);
-        if let Some(PoolRecord { node, subnet: other, .. }) =
-            pools.find(|pool| pool::overlap(&subnet, &pool.subnet))
-        {
-            return Err(StoreError::Conflict(format!(
-                "the subnet {subnet} overlaps {other}, for which a network is being created on {node}"
-            )));
-        }
-        if let Some((node, other)) = self.routes.iter().find(|(_, other)| pool::overlap(&subnet, other)) {
-            return Err(StoreError::Conflict(format!(
-                "the subnet {subnet} overlaps {other}, which node {node} has a route to and would hide from its \
-                 containers: choose another; if it is meant, `overlayctl network create` has --allow-overlap"
-            )));
-        }
-        Ok(())
-    }
-
-    /// The network that was made of these pools already.
-    fn published(&self, name: &NetworkName, pools: &[PoolId]) -> Option<&NetworkRecord> {
-        let found = self.networks.iter().find(|(of, _)| of == name).map(|(_, record)| record);
-        found.filter(|record| !pools.is_empty() && record.pools == pools)
-    }
-}
-
-// === impl Guard ===
-
-impl Guard {
-    pub(super) fn unchanged(self, store: &Store) -> Compare {
-        Compare::mod_revision(store.keys().guard(), CompareOp::Equal, self.revision)
-    }
-
-    pub(super) fn raised(self, store: &Store) -> TxnOp {
-        TxnOp::put(store.keys().guard(), self.count.wrapping_add(1).to_string(), None)
-    }
-}
-
-/// The record of a network, if nothing is in its way. Claims on `pools` are its own.
-fn prepare(
-    new: &NewNetwork,
-    pools: &[PoolId],
-    taken: &Taken,
-) -> Result<(NetworkRecord, Network), StoreError> {
-    let record = NetworkRecord { pools: pools.to_vec(), ..choose(new, taken)? };
-    let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
-    check_free(new, &record, taken)?;
-    Ok((record, network))
-}
-
-/// Fills in what was not asked for.
-fn choose(new: &NewNetwork, taken: &Taken) -> Result<NetworkRecord, StoreError> {
-    let none_free = |what: &str| StoreError::Conflict(format!("there is no free {what} left; give one"));
-    let mut subnets = new.subnets.clone();
-    if subnets.is_empty() {
-        let none = || none_free("subnet that overlaps no network and no node's routes");
-        subnets.push(pool::free_subnet(&taken.prefixes()).ok_or_else(none)?);
-    }
-    subnets.sort_by_key(|subnet| subnet.addr().is_ipv6());
-    check_families(new, &subnets)?;
-    let SubnetRecord { subnet, gateway, range } = subnet_record(new, subnets[0])?;
-    let dual = subnets.get(1).map(|&subnet| subnet_record(new, subnet)).transpose()?;
-    let vni = if let Some(vni) = new.vni {
-        vni
-    } else {
-        let vnis: BTreeSet<_> = taken.vnis.iter().map(|&(vni, _)| vni).collect();
-        pool::free_vni(&vnis).ok_or_else(|| none_free("VNI"))?
-    };
-    Ok(NetworkRecord {
-        vni: vni.get(),
-        subnet,
-        gateway,
-        range,
-        dual,
-        mtu: new.mtu.filter(|mtu| *mtu != 0),
-        internal: new.internal,
-        policy: Policy::default().with(new.policy),
-        aux: new.aux.clone(),
-        pools: Vec::new(),
-        docker: new.docker.clone(),
-    })
-}
-
-/// A subnet with the gateway and the range that were asked for in its family.
-fn subnet_record(new: &NewNetwork, subnet: IpNet) -> Result<SubnetRecord, StoreError> {
-    let gateways: Vec<_> = new.gateways.iter().filter(|g| same_family(**g, subnet.addr())).collect();
-    let ranges: Vec<_> = new.ranges.iter().filter(|r| same_family(r.addr(), subnet.addr())).collect();
-    if gateways.len() > 1 || ranges.len() > 1 {
-        let text = format!("the subnet {subnet} has one gateway and one range: give each once");
-        return Err(StoreError::Invalid(text));
-    }
-    let gateway = gateways.first().map_or_else(|| default_gateway(subnet), |&&gateway| gateway);
-    let range = ranges.first().map(|&&range| range).filter(|range| *range != subnet);
-    Ok(SubnetRecord { subnet, gateway, range })
-}
-
-/// The first address of a subnet that a host can have; the very first of an IPv6 subnet is no host's.
-pub(super) fn default_gateway(subnet: IpNet) -> IpAddr {
-    subnet.hosts().find(|host| *host != subnet.network()).unwrap_or(subnet.addr())
-}
-
-/// Checks that there is one subnet of each family at most, and one for each gateway and range.
-fn check_families(new: &NewNetwork, subnets: &[IpNet]) -> Result<(), StoreError> {
-    if let [first, second, ..] = subnets
-        && (subnets.len() > 2 || same_family(first.addr(), second.addr()))
-    {
-        let text = "a network has one subnet of each family, IPv4 and IPv6, at most";
-        return Err(StoreError::Invalid(text.to_owned()));
-    }
-    let asked = new.gateways.iter().copied().chain(new.ranges.iter().map(IpNet::addr));
-    let without = |address: &IpAddr| subnets.iter().all(|subnet| !same_family(subnet.addr(), *address));
-    match asked.into_iter().find(without) {
-        Some(address) => {
-            let family = family(&address);
-            Err(StoreError::Invalid(format!("{address} is {family}: give an {family} subnet with it")))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Checks that nothing of the record is another network's.
-fn check_free(new: &NewNetwork, record: &NetworkRecord, taken: &Taken) -> Result<(), StoreError> {
-    if let Some((name, existing)) = taken.networks.iter().find(|(name, _)| *name == new.name) {
-        return Err(exists(name, Some(existing)));
-    }
-    if let Some((vni, name)) = taken.vnis.iter().find(|&&(vni, _)| vni == record.vni) {
-        return Err(StoreError::Conflict(format!("VNI {vni} is used by network {name}")));
-    }
-    if new.allow_overlap {
-        return Ok(());
-    }
-    record.subnets().try_for_each(|SubnetRecord { subnet, .. }| taken.check_subnet(subnet, &record.pools))
 }
 
 fn exists(name: &NetworkName, record: Option<&NetworkRecord>) -> StoreError {
