@@ -4,6 +4,8 @@
 //!
 //! As many datagrams again are sent while nothing is replaced. The rule: over all floods together no more
 //! datagrams are lost with replacements than without, and the one TCP connection carries every byte in order.
+//! One more flood shows that this rule can be broken: there the program is taken off the card before the next daemon
+//! puts its own on it.
 
 use std::{
     fs,
@@ -28,6 +30,9 @@ use crate::{
 /// Floods with replacements, and as many without.
 const REPETITIONS: u32 = 2;
 
+/// The flood with a bad replacement.
+const BAD: &str = "bad";
+
 /// How long a flood goes on before the first replacement and behind each.
 const BETWEEN: Duration = Duration::from_secs(1);
 
@@ -35,6 +40,9 @@ const BETWEEN: Duration = Duration::from_secs(1);
 const ENDING: Duration = Duration::from_secs(30);
 
 const NAME: &str = "upgrade, virtio-net";
+
+/// Where the daemon pins what stays.
+const PINS: &str = "/sys/fs/bpf/overlay";
 
 /// Goes through it.
 pub fn run(pair: &Pair<'_>) {
@@ -53,23 +61,30 @@ fn flood(side: &Side<'_>) -> Result<String> {
     side.meet("listening")?;
     let mut source = Source::open(&running.container, overlay_address(2))?;
     for repetition in 1..=REPETITIONS {
-        side.meet(&format!("flood {repetition} with"))?;
-        let over = AtomicBool::new(false);
-        let (first, end) = thread::scope(|scope| {
-            let flood = scope.spawn(|| source.flood(|_| !over.load(Ordering::Relaxed)));
-            let replaced = side.meet(&format!("replaced {repetition}"));
-            over.store(true, Ordering::Relaxed);
-            let sent = flood.join().ok().context("the flood panicked")?;
-            replaced.and(sent)
-        })?;
-        side.exchange(&format!("flood {repetition} is over"), &format!("{first} {end}"))?;
+        let (first, end) = flood_meanwhile(side, &mut source, &repetition.to_string())?;
         side.meet(&format!("flood {repetition} without"))?;
         let (first, end) = source.flood(|sent| sent < end - first)?;
         side.exchange(&format!("flood {repetition} without is over"), &format!("{first} {end}"))?;
     }
+    flood_meanwhile(side, &mut source, BAD)?;
     let numbers = source.close()?;
     side.exchange("stream", &numbers.to_string())?;
     Ok(running.datapath)
+}
+
+/// Floods until the other node has replaced what it wanted. Returns the first number sent, and the one behind the last.
+fn flood_meanwhile(side: &Side<'_>, source: &mut Source, which: &str) -> Result<(u64, u64)> {
+    side.meet(&format!("flood {which} with"))?;
+    let over = AtomicBool::new(false);
+    let (first, end) = thread::scope(|scope| {
+        let flood = scope.spawn(|| source.flood(|_| !over.load(Ordering::Relaxed)));
+        let replaced = side.meet(&format!("replaced {which}"));
+        over.store(true, Ordering::Relaxed);
+        let sent = flood.join().ok().context("the flood panicked")?;
+        replaced.and(sent)
+    })?;
+    side.exchange(&format!("flood {which} is over"), &format!("{first} {end}"))?;
+    Ok((first, end))
 }
 
 /// The second node's part, which judges.
@@ -94,18 +109,28 @@ fn replace(side: &Side<'_>) -> Result<String> {
         let flood = count(side, &sink, &format!("flood {repetition} without is over"), &mut without)?;
         side.report.progress(&format!("{NAME}: flood {repetition}, nothing replaced: {flood}"));
     }
+    let Replaced { swaps, refusals, schema_steps, .. } = node;
+    let mut bad = NOTHING;
+    side.meet(&format!("flood {BAD} with"))?;
+    thread::sleep(BETWEEN);
+    node.replace(Way::TakenOff).context("a bad replacement")?;
+    thread::sleep(BETWEEN);
+    side.meet(&format!("replaced {BAD}"))?;
+    count(side, &sink, &format!("flood {BAD} is over"), &mut bad)?;
+    side.report.progress(&format!("{NAME}: the program taken off the card and put on it again: {bad}"));
+
     let wanted = side.exchange("stream", "")?;
     let came = sink.close()?;
     ensure!(wanted == came.to_string(), "{came} of {wanted} numbers came by TCP");
 
-    let Replaced { swaps, refusals, schema_steps, .. } = node;
     let text = format!(
         "{swaps} times replaced, {schema_steps} of them by another schema, and {refusals} downgrades refused: {with}; \
-         without: {without}; TCP {} kB whole",
+         without: {without}; badly replaced once: {bad}; TCP {} kB whole",
         came * 8 / 1000
     );
     ensure!(with.sent > 1000, "the flood was a trickle: {text}");
     ensure!(with.lost() <= without.lost(), "more lost than without: {text}");
+    ensure!(bad.lost() > without.lost(), "such a flood shows no bad replacement: {text}");
     Ok(format!("{datapath}; {text}"))
 }
 
@@ -134,6 +159,8 @@ enum Way {
     Upgrade,
     /// Killed, and this version's started, which refuses; then the later one again.
     RefusedDowngrade,
+    /// Stopped, its program taken off the card, and the same started: what must never happen.
+    TakenOff,
 }
 
 /// The node whose daemon is replaced.
@@ -150,7 +177,7 @@ impl Replaced<'_> {
     fn replace(&mut self, way: Way) -> Result<()> {
         let before = self.program_on_card()?;
         let signal = match way {
-            Way::Restart | Way::Upgrade => Signal::SIGTERM,
+            Way::Restart | Way::Upgrade | Way::TakenOff => Signal::SIGTERM,
             Way::Kill | Way::RefusedDowngrade => Signal::SIGKILL,
         };
         self.running.daemon.signal(signal)?;
@@ -159,6 +186,7 @@ impl Replaced<'_> {
             Way::Restart | Way::Kill => {}
             Way::Upgrade => self.schema_steps += 1,
             Way::RefusedDowngrade => self.downgrade()?,
+            Way::TakenOff => self.take_off()?,
         }
         self.running.daemon = if self.schema_steps == 0 {
             self.side.launch("overlayd", &[])?
@@ -190,6 +218,18 @@ impl Replaced<'_> {
         Ok(())
     }
 
+    /// Removes the pin that alone holds the program on the card.
+    fn take_off(&self) -> Result<()> {
+        let links = format!("{PINS}/v{}/links", self.schema_steps + 1);
+        for entry in fs::read_dir(&links)? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("uplink_xdp")) {
+                return Ok(fs::remove_file(path)?);
+            }
+        }
+        bail!("no XDP program of ours is pinned in {links}");
+    }
+
     /// The kernel's number of the native XDP program on the card.
     fn program_on_card(&self) -> Result<u64> {
         let device = self.side.tunnels_from()?;
@@ -204,6 +244,6 @@ impl Replaced<'_> {
 
 /// The schemas that there are pins of.
 fn schemas() -> Result<Vec<String>> {
-    let entries = fs::read_dir("/sys/fs/bpf/overlay")?;
+    let entries = fs::read_dir(PINS)?;
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
