@@ -10,7 +10,7 @@ use overlay_tests::{
     probe::ping,
 };
 use overlay_user::state::EndpointId;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// As long as a request may take.
 pub const IN_TIME: Duration = Duration::from_secs(10);
