@@ -1,7 +1,7 @@
 //! Endpoints that Docker has let go while overlayd was away: it has moved their interfaces out of the container, and
 //! tells nobody a second time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use nix::net::if_::if_nametoindex;
 use tokio::time::{Instant, interval};
@@ -16,16 +16,18 @@ const ON_ITS_WAY: Duration = Duration::from_secs(40);
 
 /// Takes them off.
 pub async fn take_off(plugin: Arc<Plugin>, registry: Arc<Registry>) {
-    let mut outside: BTreeMap<DockerEndpointId, Instant> = BTreeMap::new();
+    let begun = Instant::now();
+    // Those that are made from now on are let go by requests that are heard.
+    let mut doubtful: BTreeSet<DockerEndpointId> = registry.now().endpoints.keys().cloned().collect();
     let mut look = interval(LOOK);
-    loop {
+    while !doubtful.is_empty() {
         look.tick().await;
-        let (content, now) = (registry.now(), Instant::now());
-        outside.retain(|id, _| content.endpoints.get(id).is_some_and(is_outside));
-        for (id, endpoint) in content.endpoints.iter().filter(|(_, endpoint)| is_outside(endpoint)) {
-            if *outside.entry(id.clone()).or_insert(now) + ON_ITS_WAY > now {
-                continue;
-            }
+        let content = registry.now();
+        doubtful.retain(|id| content.endpoints.get(id).is_some_and(is_outside));
+        if begun.elapsed() < ON_ITS_WAY {
+            continue;
+        }
+        for (id, endpoint) in doubtful.iter().filter_map(|id| content.endpoints.get_key_value(id)) {
             let DockerEndpoint { network, endpoint, .. } = endpoint;
             match plugin.take_off(id.clone()).await {
                 Ok(()) => tracing::info!(%endpoint, %network, "Docker has let it go meanwhile: taken off"),
