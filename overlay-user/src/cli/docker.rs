@@ -149,11 +149,11 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
 impl Show for Setup {
     fn text(&self) -> String {
         let Self { file, changed, restarted, to_restart } = self;
-        let file = file.display();
-        let mut text: String = changed.iter().map(|change| format!("{file}: {change}\n")).collect();
-        if changed.is_empty() {
-            text = format!("{file}: nothing to change\n");
-        }
+        let file = file.display().to_string();
+        let mut text = match changed.as_slice() {
+            [] => format!("{file}: nothing to change\n"),
+            changed => changed.iter().flat_map(|change| [&file, ": ", change, "\n"]).collect(),
+        };
         if *restarted {
             text.push_str("dockerd was restarted\n");
         }

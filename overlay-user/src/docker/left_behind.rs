@@ -32,7 +32,7 @@ pub async fn take_off(plugin: Arc<Plugin>, registry: Arc<Registry>) {
             match plugin.take_off(id.clone()).await {
                 Ok(()) => tracing::info!(%endpoint, %network, "Docker has let it go meanwhile: taken off"),
                 Err(error) => {
-                    tracing::warn!(%endpoint, %network, %error, "what Docker has let go is still there")
+                    tracing::warn!(%endpoint, %network, %error, "what Docker has let go is still there");
                 }
             }
         }

@@ -41,7 +41,10 @@ impl Dockerd {
             let command =
                 (comm.trim() == "dockerd").then(|| fs::read(process.path().join("cmdline")).ok())??;
             let words = command.split(|&byte| byte == 0).map(String::from_utf8_lossy);
-            Some(Self { pid: Pid::from_raw(pid), command: joined(words.map(Into::into).collect()) })
+            Some(Self {
+                pid: Pid::from_raw(pid),
+                command: joined(&words.map(Into::into).collect::<Vec<_>>()),
+            })
         });
         dockerds.find(|dockerd| dockerd.reads(file))
     }
@@ -80,7 +83,7 @@ impl Dockerd {
 }
 
 /// `--flag value` as `--flag=value`, one a line.
-fn joined(words: Vec<String>) -> String {
+fn joined(words: &[String]) -> String {
     words.join("=").replace("=--", "\n--")
 }
 
@@ -95,7 +98,7 @@ mod tests {
     #[test]
     fn a_flag_that_is_a_setting_too_would_keep_dockerd_from_starting() {
         let flag = |file: &str, command: &str| {
-            let command = joined(command.split(' ').map(str::to_owned).collect());
+            let command = joined(&command.split(' ').map(str::to_owned).collect::<Vec<_>>());
             let dockerd = Dockerd { pid: Pid::this(), command };
             dockerd.reads(Path::new(file)).then(|| dockerd.flag_in_the_way())
         };
@@ -116,8 +119,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let dockerd = Dockerd { pid: Pid::this(), command: String::new() };
         let now = SystemTime::now();
-        for (written, older) in
-            [(now + Duration::from_secs(60), true), (now - Duration::from_secs(600), false)]
+        for (written, older) in [(now + Duration::from_mins(1), true), (now - Duration::from_mins(10), false)]
         {
             file.as_file().set_modified(written).unwrap();
             assert_eq!(dockerd.is_older_than(file.path()), older);
