@@ -9,6 +9,7 @@ pub mod bench;
 pub mod capture;
 pub mod cleanup;
 pub mod cluster;
+pub mod consul;
 pub mod container;
 pub mod docker;
 pub mod docker_plugin;

@@ -31,6 +31,27 @@ pub fn ensure() -> Result<()> {
         .with_context(|| format!("cannot get Docker of Debian's {}", RELEASE.name))
 }
 
+/// The last release that has consul, and a Docker that was built with it: later ones of Debian's know etcd alone.
+const OLD_RELEASE: Release = Release { name: "bullseye", security: false };
+const OLD_PACKAGES: [&str; 2] = ["consul", "docker.io"];
+
+/// Fetches consul, which was Docker's store for all nodes at some sites, and a Docker that takes it, unless that was
+/// done before.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_old() -> Result<()> {
+    let programs = directory().join("old");
+    if programs.join("usr/bin/consul").is_file() && programs.join("usr/sbin/dockerd").is_file() {
+        return Ok(());
+    }
+    eprintln!("consul and Docker of Debian's {} are not there: fetching them", OLD_RELEASE.name);
+    let packages = Packages::open(&directory().join(OLD_RELEASE.name), &[OLD_RELEASE])?;
+    packages
+        .unpack(&OLD_PACKAGES.map(str::to_owned), &programs)
+        .with_context(|| format!("cannot get consul and Docker of Debian's {}", OLD_RELEASE.name))
+}
+
 /// Everything of it that is kept.
 fn directory() -> PathBuf {
     workspace::root().join("target/docker")

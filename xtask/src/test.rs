@@ -73,7 +73,7 @@ pub fn test(filter: Option<&str>, full: bool) -> Result<()> {
         let user = ["--package", "overlay-user", "--lib", "--bins"];
         step("user space", &mut || cargo_test("user space", &user));
         step("privileged", &mut || {
-            prepare_privileged()?;
+            prepare_privileged(full)?;
             cargo_test("privileged", PRIVILEGED)
         });
     }
@@ -93,13 +93,16 @@ const PRIVILEGED: &[&str] =
     &["--package", "overlay-user", "--package", "overlay-tests", "--test", "*", "--no-fail-fast"];
 
 /// What the privileged tests need: root, and the programs they run.
-fn prepare_privileged() -> Result<()> {
+fn prepare_privileged(full: bool) -> Result<()> {
     if !workspace::is_root() {
         bail!(
             "not run, and so not passed: these tests make network namespaces and load BPF programs. Be root"
         );
     }
     docker::ensure()?;
+    if full {
+        docker::ensure_old()?;
+    }
     build::host(Profile::Debug)?;
     dist::package(Profile::Debug).map(|_| ())
 }

@@ -79,6 +79,9 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// No way out to the world.
     pub internal: bool,
+    /// Addresses that no endpoint gets, by what they are kept for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aux: BTreeMap<String, IpAddr>,
     /// What its owner decided about its packets.
     pub policy: Policy,
     /// How many endpoints it has.

@@ -91,6 +91,7 @@ fn describe(name: &NetworkName, network: &state::Network, endpoints: usize) -> N
         dual: network.dual.map(subnet),
         mtu: network.mtu,
         internal: network.internal,
+        aux: network.aux.clone(),
         policy: network.policy,
         endpoints,
     }

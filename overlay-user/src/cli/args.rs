@@ -96,9 +96,15 @@ pub struct SetupArgs {
     /// The address overlayd answers at, its --dns
     #[arg(long, value_name = "IP", default_value_t = DEFAULT_DNS)]
     pub dns: Ipv4Addr,
-    /// Restart dockerd afterwards, if something was changed
+    /// Restart dockerd by systemd afterwards, if it has not read all of that; its containers run on
     #[arg(long)]
     pub restart: bool,
+    /// As --restart, by a command of the shell: where something else than systemd looks after dockerd
+    #[arg(long, value_name = "COMMAND", conflicts_with = "restart")]
+    pub restart_by: Option<String>,
+    /// Docker's API, to ask whether it is in a Swarm and whether it is back
+    #[arg(long, env = "OVERLAY_DOCKER", value_name = "unix://FILE", default_value_t)]
+    pub docker: DockerSocket,
 }
 
 #[derive(Debug, Subcommand)]

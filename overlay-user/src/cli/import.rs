@@ -76,6 +76,10 @@ pub async fn docker(args: ImportArgs, client: &Client) -> Result<Network, Import
     let ImportArgs { network, name, replace, allow_overlap, docker } = args;
     let engine = Engine::connect(&docker.path).await?;
     let found = engine.network(&network).await?.ok_or(ImportError::NotFound(network))?;
+    // Done before: Docker's network is ours.
+    if let Some(ours) = found.made_for().filter(|ours| name.as_ref().is_none_or(|name| name == ours)) {
+        return Ok(client.network(&ours).await?.network);
+    }
     let mut request = like(&found, name.as_ref())?;
     request.allow_overlap = allow_overlap;
     if !replace {
@@ -86,7 +90,13 @@ pub async fn docker(args: ImportArgs, client: &Client) -> Result<Network, Import
             };
             return Err(ImportError::Named { name: found.name, driver: found.driver, disconnect });
         }
-        return Ok(client.create_network(&request).await?);
+        return match client.create_network(&request).await {
+            Err(ClientError::Refused(error)) if error.kind == Kind::Conflict => {
+                let there = client.network(&request.name).await.map(|there| there.network);
+                there.ok().filter(|there| is_like(there, &request)).ok_or(ClientError::Refused(error).into())
+            }
+            made => Ok(made?),
+        };
     }
     if !found.containers.is_empty() {
         let commands = disconnects(&found);
@@ -147,6 +157,13 @@ fn like(found: &EngineNetwork, name: Option<&NetworkName>) -> Result<CreateNetwo
         allow_overlap: false,
         aux: subnets.iter().flat_map(|subnet| subnet.aux.clone()).collect(),
     })
+}
+
+/// Whether a network is what is asked for.
+fn is_like(there: &Network, asked: &CreateNetwork) -> bool {
+    let subnets: Vec<_> =
+        [&there.subnet].into_iter().chain(&there.dual).map(|subnet| subnet.subnet).collect();
+    subnets.len() == asked.subnets.len() && asked.subnets.iter().all(|subnet| subnets.contains(subnet))
 }
 
 /// The commands that take the containers off a network.

@@ -96,7 +96,7 @@ async fn dispatch(command: Command, client: &Client, output: &Output) -> Result<
         Command::Port(command) => Ok(port_command(command, client, output).await?),
         Command::Node(command) => Ok(node_command(command, client, output).await?),
         Command::Docker(DockerCommand::Setup(args)) => {
-            output.show(&docker::set_up(args)?);
+            output.show(&docker::set_up(args).await?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Import(ImportCommand::Docker(args)) => {

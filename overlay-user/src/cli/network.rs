@@ -1,9 +1,9 @@
 //! Networks, shown.
 
-use super::output::{Show, joined, pairs, table};
+use super::output::{Show, joined, or_dash, pairs, table};
 use crate::{
     api::{Named, Network, NetworkDetail, Subnet},
-    state::Policy,
+    state::{Policy, shown},
 };
 
 impl Show for Vec<Network> {
@@ -34,6 +34,7 @@ impl Show for NetworkDetail {
             ("subnet", of_each(network, |subnet| subnet.subnet.to_string())),
             ("gateway", of_each(network, |subnet| subnet.gateway.to_string())),
             ("ip range", of_each(network, |subnet| subnet.ip_range.to_string())),
+            ("aux addresses", or_dash(kept(network).as_ref())),
             ("mtu", mtu(network.mtu)),
             ("internal", network.internal.to_string()),
             ("dscp", dscp.to_string()),
@@ -62,6 +63,13 @@ impl Show for Vec<Named> {
 /// Something of each subnet, in one cell.
 fn of_each(network: &Network, what: impl Fn(&Subnet) -> String) -> String {
     joined(&[&network.subnet].into_iter().chain(&network.dual).map(what).collect::<Vec<_>>())
+}
+
+/// Addresses that no endpoint gets, as `--aux-address` takes them.
+fn kept(network: &Network) -> Option<String> {
+    let kept: Vec<_> =
+        network.aux.iter().map(|(name, address)| format!("{}={address}", shown(name))).collect();
+    (!kept.is_empty()).then(|| joined(&kept))
 }
 
 fn mtu(mtu: Option<u16>) -> String {

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use clap::{CommandFactory as _, Parser as _};
 
 use super::{output::Format, *};
@@ -25,6 +27,7 @@ fn network() -> Network {
         }),
         mtu: None,
         internal: false,
+        aux: BTreeMap::from([("router".to_owned(), "10.0.9.9".parse().unwrap())]),
         policy: crate::state::Policy::default(),
         endpoints: 1,
     }
@@ -201,6 +204,7 @@ vni               4097
 subnet            10.0.9.0/24, fd00::/64
 gateway           10.0.9.1, fd00::1
 ip range          10.0.9.128/25, fd00::/64
+aux addresses     router=10.0.9.9
 mtu               auto
 internal          false
 dscp              inherit
@@ -316,6 +320,9 @@ fn json_has_the_fields_programs_rely_on() {
     },
     "mtu": null,
     "internal": false,
+    "aux": {
+      "router": "10.0.9.9"
+    },
     "policy": {
       "dscp": "inherit",
       "broadcast": "flood",

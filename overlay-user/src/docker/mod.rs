@@ -4,6 +4,7 @@
 
 pub mod engine;
 mod id;
+mod left_behind;
 mod names;
 mod networks;
 mod plugin;
@@ -81,9 +82,12 @@ pub fn start(
             registry: Arc::clone(&registry),
             known: context.known.clone(),
             report,
+            scope: config.docker_scope,
         };
         tasks.spawn(sync.run(cancel.clone()));
     }
+    let left_behind = left_behind::take_off(Arc::clone(&plugin), Arc::clone(&registry));
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(left_behind));
     tasks.spawn(serve_plugin(path, plugin, cancel.clone()));
     tasks.spawn(cancel.clone().run_until_cancelled_owned(forget_the_gone(Arc::clone(context), registry)));
 }

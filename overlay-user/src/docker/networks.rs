@@ -10,7 +10,7 @@ use std::{
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -20,13 +20,20 @@ use super::{
     report::{self, EngineReport, Problem},
 };
 use crate::{
+    config::DockerScope,
     daemon::{Known, Source},
-    state::{NameError, NetworkName, State},
+    state::{NameError, Network, NetworkName, State},
     store::{Store, StoreError},
 };
 
 /// How often everything is compared though nothing has happened: dockerd does not keep events for who is slow.
 const COMPARE: Duration = Duration::from_mins(1);
+
+/// How often where another node's dockerd changes what this one has, and tells nobody here.
+const COMPARE_SHARED: Duration = Duration::from_secs(10);
+
+/// So that not all nodes make a network at once that one of them can make for all.
+const TURN_UP_TO: Duration = Duration::from_millis(1500);
 
 /// How often as long as a network waits to be published, whose subnet is claimed for no longer than a minute.
 const COMPARE_PENDING: Duration = Duration::from_secs(1);
@@ -40,6 +47,9 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
 /// What the plugin knows, and dockerd does not list for so long, is not on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(15);
 
+/// How long after a start endpoints may be there that Docker has let go before.
+const CLEARING: Duration = Duration::from_mins(1);
+
 /// How long it is waited for what was just written to be read back.
 const ECHO: Duration = Duration::from_secs(5);
 
@@ -52,12 +62,15 @@ const ROUNDS: usize = 4;
 /// Brings networks together.
 pub struct Networks {
     driver: String,
+    scope: DockerScope,
     store: Store,
     registry: Arc<Registry>,
     known: watch::Receiver<Known>,
     report: watch::Sender<EngineReport>,
     /// Networks that somebody removed from Docker, and that are still the cluster's.
     removed: BTreeSet<DockerNetworkId>,
+    /// Since when networks that somebody removed wait for what was on them.
+    clearing: BTreeMap<DockerNetworkId, Instant>,
     /// Since when dockerd does not list what the plugin knows.
     unlisted: BTreeMap<DockerNetworkId, Instant>,
     /// What is over, and to be told for a while.
@@ -77,6 +90,7 @@ enum Outcome {
 impl Networks {
     pub fn new(
         driver: String,
+        scope: DockerScope,
         store: Store,
         registry: Arc<Registry>,
         known: watch::Receiver<Known>,
@@ -84,11 +98,13 @@ impl Networks {
     ) -> Self {
         Self {
             driver,
+            scope,
             store,
             registry,
             known,
             report,
             removed: BTreeSet::new(),
+            clearing: BTreeMap::new(),
             unlisted: BTreeMap::new(),
             told: Vec::new(),
         }
@@ -102,18 +118,19 @@ impl Networks {
             Err(error) => tracing::warn!(%error, "what was removed from Docker meanwhile is not known"),
         }
         let mut pauses = RETRY.build();
+        let compare = if self.is_shared() { COMPARE_SHARED } else { COMPARE };
         loop {
             let seen = self.known.borrow_and_update().clone();
             let pause = match self.settle(engine).await {
                 Ok(true) => {
                     pauses = RETRY.build();
-                    COMPARE
+                    compare
                 }
-                Ok(false) => pauses.next().unwrap_or(COMPARE),
+                Ok(false) => pauses.next().unwrap_or(compare),
                 Err(error) if error.is_away() => return error,
                 Err(error) => {
                     tracing::warn!(%error, "Docker's networks cannot be brought up to date");
-                    pauses.next().unwrap_or(COMPARE)
+                    pauses.next().unwrap_or(compare)
                 }
             };
             self.wait(&seen, &mut events, pause).await;
@@ -208,6 +225,7 @@ impl Networks {
             removed: &self.removed,
             gone: &gone,
             driver: &self.driver,
+            shared: self.is_shared(),
         })
     }
 
@@ -221,22 +239,43 @@ impl Networks {
                 Ok(self.forgotten(&id))
             }
             Action::Remove { id, name, why } => self.remove(engine, &id, &name, why).await,
-            Action::Create { network, what } => {
-                let new = NewEngineNetwork::new(network.clone(), what, &self.driver);
-                match engine.create_network(new).await {
-                    Ok(id) => {
-                        tracing::info!(%network, "the network is Docker's too");
-                        Ok(self.noted(id, network))
-                    }
-                    Err(error) if error.is_away() => Err(error),
-                    Err(error) => {
-                        let text = format!("network {network} could not be made in Docker: {error}");
-                        Ok(Outcome::Failed(Problem { text, is_severe: true }))
-                    }
-                }
-            }
+            Action::Create { network, what } => self.create(engine, network, what).await,
             Action::Tell(clash) => Ok(Outcome::Failed(Problem { text: clash.to_string(), is_severe: true })),
         }
+    }
+
+    /// Makes one of the cluster's networks in Docker.
+    async fn create(
+        &self,
+        engine: &Engine,
+        network: NetworkName,
+        what: Network,
+    ) -> Result<Outcome, EngineError> {
+        if self.is_shared() && made_by_another(engine, &network).await? {
+            return Ok(Outcome::Done);
+        }
+        let before = what.docker.clone();
+        let id = match engine.create_network(NewEngineNetwork::new(network.clone(), what, &self.driver)).await
+        {
+            Ok(id) => id,
+            Err(error) if error.is_away() => return Err(error),
+            Err(error) => {
+                let text = format!("network {network} could not be made in Docker: {error}");
+                return Ok(Outcome::Failed(Problem { text, is_severe: true }));
+            }
+        };
+        if self.is_shared() {
+            match self.store.set_docker_id(&network, before.as_deref(), id.as_str()).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    engine.remove_network(&id).await?;
+                    return Ok(Outcome::Done);
+                }
+                Err(error) => tracing::warn!(%network, %error, "which one it is in Docker is not noted"),
+            }
+        }
+        tracing::info!(%network, "the network is Docker's too");
+        Ok(self.noted(id, network))
     }
 
     /// Makes a network that was made in Docker the cluster's; if it cannot be, removes it from Docker.
@@ -295,7 +334,10 @@ impl Networks {
                 tracing::info!(%network, "removed from Docker here, and so from the cluster");
                 self.echo(|state| !state.networks.contains_key(network)).await;
             }
-            Err(error @ (StoreError::Unreachable(_) | StoreError::Refused(_))) => {
+            Err(error)
+                if matches!(error, StoreError::Unreachable(_) | StoreError::Refused(_))
+                    || self.is_clearing(id, network) =>
+            {
                 let text =
                     format!("network {network}, removed from Docker here, is the cluster's still: {error}");
                 return Outcome::Failed(Problem { text, is_severe: false });
@@ -306,7 +348,16 @@ impl Networks {
             }
         }
         self.removed.remove(id);
+        self.clearing.remove(id);
         self.forgotten(id)
+    }
+
+    /// Whether containers of this node may only seem to be on a network that Docker has let go: what it took off
+    /// while overlayd was away is found after a while.
+    fn is_clearing(&mut self, id: &DockerNetworkId, network: &NetworkName) -> bool {
+        let since = *self.clearing.entry(id.clone()).or_insert_with(Instant::now);
+        let content = self.registry.now();
+        since.elapsed() < CLEARING && content.endpoints.values().any(|endpoint| endpoint.network == *network)
     }
 
     /// Removes from Docker what the cluster has not.
@@ -368,6 +419,10 @@ impl Networks {
         }
     }
 
+    fn is_shared(&self) -> bool {
+        self.scope == DockerScope::Global
+    }
+
     fn tell(&mut self, problem: Problem) {
         self.told.push((Instant::now() + TOLD_FOR, problem));
     }
@@ -377,6 +432,12 @@ impl Networks {
         let mut known = self.known.clone();
         matches!(timeout(ECHO, known.wait_for(|known| seen(&known.state))).await, Ok(Ok(_)))
     }
+}
+
+/// Waits for this node's turn to make a network in a store that all have; whether another has made it meanwhile.
+async fn made_by_another(engine: &Engine, network: &NetworkName) -> Result<bool, EngineError> {
+    sleep(TURN_UP_TO.mul_f64(rand::random())).await;
+    Ok(engine.networks().await?.iter().any(|there| there.name == network.as_str()))
 }
 
 fn unwritable(error: &io::Error) -> Problem {

@@ -21,6 +21,8 @@ pub struct Scene<'a> {
     pub gone: &'a BTreeSet<DockerNetworkId>,
     /// The driver's name in Docker.
     pub driver: &'a str,
+    /// Docker has a store of its own, so that its networks are the same on all nodes that have it.
+    pub shared: bool,
 }
 
 /// Something that has to be done.
@@ -87,6 +89,17 @@ pub enum Clash {
         /// The other's id.
         id: String,
     },
+    /// Docker's network has another subnet or gateway than the cluster's, and it is all nodes'.
+    #[error(
+        "Docker's network {network} is another one than the cluster's of that name: remove one of them, this with \
+         `docker network rm {id}`"
+    )]
+    Otherwise {
+        /// The name.
+        network: NetworkName,
+        /// Docker's id.
+        id: String,
+    },
     /// A network of our driver that is none of the cluster's.
     #[error(
         "Docker's network {name} is of this driver, but the cluster has none of that name, so no container gets an \
@@ -102,8 +115,10 @@ pub enum Clash {
 
 /// Why one of Docker's networks is removed from it.
 const ANOTHER: &str = "the cluster's network of that name is another one";
+const TWICE: &str = "two nodes have made it in Docker's store at once";
 
 /// What becomes of one of Docker's networks of our driver.
+#[derive(Clone)]
 enum Verdict {
     /// It is this network of the cluster, and stays.
     Is(NetworkName),
@@ -120,7 +135,7 @@ impl Verdict {
 /// What has to be done, in the order it can be done in.
 #[must_use]
 pub fn propagate(scene: Scene<'_>) -> Vec<Action> {
-    let Scene { state, engine, registry, removed, gone, driver } = scene;
+    let Scene { state, engine, registry, removed, gone, driver, shared } = scene;
     let mut actions = Vec::new();
     // Of these nothing is to be made: they are there, or on their way in or out.
     let mut settled: BTreeSet<NetworkName> = BTreeSet::new();
@@ -147,8 +162,20 @@ pub fn propagate(scene: Scene<'_>) -> Vec<Action> {
             DockerNetwork::Pending(_) => {}
         }
     }
-    for network in ours() {
-        match judge(network, registry.get(&network.id), state) {
+    let ours: Vec<_> =
+        ours().map(|network| (network, judge(network, registry.get(&network.id), state, shared))).collect();
+    let stays = |name: &NetworkName| {
+        let same = ours.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Is(is) if is == name));
+        let published = state.networks.get(name).and_then(|network| network.docker.as_deref());
+        // All nodes must come to the same of two.
+        same.map(|(network, _)| &network.id).min_by_key(|id| (Some(id.as_str()) != published, *id))
+    };
+    for (network, verdict) in &ours {
+        match verdict.clone() {
+            Verdict::Is(name) if shared && stays(&name) != Some(&network.id) => {
+                let (id, name) = (network.id.clone(), network.name.clone());
+                actions.push(Action::Remove { id, name, why: TWICE });
+            }
             Verdict::Is(name) => {
                 if registry.get(&network.id) != Some(&DockerNetwork::Known(name.clone())) {
                     actions.push(Action::Adopt { id: network.id.clone(), network: name.clone() });
@@ -176,15 +203,23 @@ pub fn propagate(scene: Scene<'_>) -> Vec<Action> {
 }
 
 /// Judges one of Docker's networks of our driver.
-fn judge(network: &EngineNetwork, known: Option<&DockerNetwork>, state: &State) -> Verdict {
-    let remove =
-        |why| Verdict::first(Action::Remove { id: network.id.clone(), name: network.name.clone(), why });
+fn judge(network: &EngineNetwork, known: Option<&DockerNetwork>, state: &State, shared: bool) -> Verdict {
+    let stranger = || Clash::Stranger { name: network.name.clone(), id: short(&network.id) };
+    // Of a store that others write to as well, a node removes only what it knows: what it has not heard of yet
+    // may be news.
+    let remove = |why, clash| match known {
+        None if shared => Verdict::first(Action::Tell(clash)),
+        _ => Verdict::first(Action::Remove { id: network.id.clone(), name: network.name.clone(), why }),
+    };
+    let another = |name: &NetworkName| {
+        remove(ANOTHER, Clash::Otherwise { network: name.clone(), id: short(&network.id) })
+    };
     let of_cluster = |name: &NetworkName| match state.networks.get(name) {
         Some(there) if network.is_like(there) => Verdict::Is(name.clone()),
-        Some(_) => remove(ANOTHER),
+        Some(_) => another(name),
         // A record that this version cannot read may be a newer one's.
         None if state.rejected.contains_key(&RecordKey::of_network(name)) => Verdict::Is(name.clone()),
-        None => remove("the cluster does not have it any more"),
+        None => remove("the cluster does not have it any more", stranger()),
     };
     match known {
         Some(DockerNetwork::Known(name)) => of_cluster(name),
@@ -199,15 +234,12 @@ fn judge(network: &EngineNetwork, known: Option<&DockerNetwork>, state: &State) 
         None => match (network.made_for(), network.name.parse()) {
             (Some(name), _) => of_cluster(&name),
             (None, Ok(name)) if state.networks.contains_key(&name) => {
-                // One that was published, of which the plugin's notes are lost.
+                // One that was published: by another node, or the plugin's notes of it are lost.
                 let there = &state.networks[&name];
                 let published = !there.pools.is_empty() && network.is_like(there);
-                if published { Verdict::Is(name) } else { remove(ANOTHER) }
+                if published { Verdict::Is(name) } else { another(&name) }
             }
-            (None, _) => Verdict::first(Action::Tell(Clash::Stranger {
-                name: network.name.clone(),
-                id: short(&network.id),
-            })),
+            (None, _) => Verdict::first(Action::Tell(stranger())),
         },
     }
 }

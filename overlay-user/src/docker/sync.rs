@@ -21,7 +21,12 @@ use super::{
     networks::Networks,
     report::{self, EngineReport},
 };
-use crate::{config::DockerSocket, daemon::Known, state::NodeName, store::Store};
+use crate::{
+    config::{DockerScope, DockerSocket},
+    daemon::Known,
+    state::NodeName,
+    store::Store,
+};
 
 /// Waits until dockerd is tried again.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
@@ -55,6 +60,8 @@ pub struct Sync {
     pub known: watch::Receiver<Known>,
     /// Where to say how it goes.
     pub report: watch::Sender<EngineReport>,
+    /// Whether a network is the same in all Dockers.
+    pub scope: DockerScope,
 }
 
 impl Sync {
@@ -64,10 +71,10 @@ impl Sync {
     }
 
     async fn keep_up(self) {
-        let Self { node, socket, plugin, store, registry, known, report } = self;
+        let Self { node, socket, plugin, store, registry, known, report, scope } = self;
         let driver = plugin.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let names = Names { node, store: store.clone(), registry: Arc::clone(&registry) };
-        let mut networks = Networks::new(driver, store, registry, known, report.clone());
+        let mut networks = Networks::new(driver, scope, store, registry, known, report.clone());
         let mut pauses = BACKOFF.build();
         loop {
             // Asked for a network, dockerd would wait for the driver.

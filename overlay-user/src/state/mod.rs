@@ -16,6 +16,7 @@ mod record_set;
 mod segment;
 mod shown;
 mod subnet;
+mod text;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -42,6 +43,7 @@ pub use record_set::{RawRecord, RecordSet};
 pub use segment::{Endpoints, Segment};
 pub use shown::{shown, shown_key};
 pub use subnet::{AddressError, Subnet, family, same_family};
+pub(crate) use text::checked_text;
 
 /// The checked records of one revision of the store.
 ///

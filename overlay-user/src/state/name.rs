@@ -1,8 +1,13 @@
 //! Names that become parts of keys, device names and command output, checked once where they enter.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+use super::checked_text;
+
+const NAME_RULE: &str = "use 1 to 63 of a-z A-Z 0-9 . _ - and begin with a letter or digit";
+const INTERFACE_RULE: &str = "use 1 to 15 letters, digits, . _ -";
 
 /// A text that cannot be a name, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,62 +30,17 @@ impl NameError {
     }
 }
 
-macro_rules! name {
-    ($(#[$doc:meta])+ $type:ident, $what:literal, $valid:ident, $rule:literal) => {
-        $(#[$doc])+
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $type(Arc<str>);
-
-        impl $type {
-            /// The text.
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = NameError;
-
-            fn from_str(text: &str) -> Result<Self, NameError> {
-                if $valid(text) { Ok(Self(text.into())) } else { Err(NameError::new($what, text, $rule)) }
-            }
-        }
-
-        impl TryFrom<String> for $type {
-            type Error = NameError;
-
-            fn try_from(text: String) -> Result<Self, NameError> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(name: $type) -> Self {
-                name.0.as_ref().to_owned()
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-    };
-}
-
-name!(
+checked_text!(
     /// A network's name.
-    NetworkName, "network name", is_name, "use 1 to 63 of a-z A-Z 0-9 . _ - and begin with a letter or digit"
+    NetworkName, NameError, |text| check("network name", text, is_name, NAME_RULE)
 );
-name!(
+checked_text!(
     /// A node's name.
-    NodeName, "node name", is_name, "use 1 to 63 of a-z A-Z 0-9 . _ - and begin with a letter or digit"
+    NodeName, NameError, |text| check("node name", text, is_name, NAME_RULE)
 );
-name!(
+checked_text!(
     /// The name of a network interface, as Linux accepts it.
-    InterfaceName, "interface name", is_interface_name, "use 1 to 15 letters, digits, . _ -"
+    InterfaceName, NameError, |text| check("interface name", text, is_interface_name, INTERFACE_RULE)
 );
 
 macro_rules! identity {
@@ -179,6 +139,15 @@ impl EndpointId {
     pub fn starts_with(&self, text: &str) -> bool {
         self.to_string().starts_with(text)
     }
+}
+
+fn check(
+    what: &'static str,
+    text: &str,
+    is_valid: fn(&str) -> bool,
+    rule: &'static str,
+) -> Result<(), NameError> {
+    if is_valid(text) { Ok(()) } else { Err(NameError::new(what, text, rule)) }
 }
 
 fn is_name(text: &str) -> bool {

@@ -162,7 +162,7 @@ pub enum AddressState {
     Reserved,
     /// An endpoint has it.
     Bound,
-    /// Its endpoint is gone: not given out again until its lease ends.
+    /// Its endpoint is gone: given to nobody unasked until its lease ends.
     Cooling,
 }
 

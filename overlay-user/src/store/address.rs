@@ -283,7 +283,7 @@ impl Store {
         for attempt in 1..=TRIES {
             let address_is = match call.get(&key).await? {
                 None => Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
-                Some(found) if had_it(claim.record, found.value()) => {
+                Some(found) if is_cooling(found.value()) => {
                     Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision())
                 }
                 Some(found) => {
@@ -411,11 +411,8 @@ pub(super) fn check_wanted(
     Ok(())
 }
 
-/// Whether a cooling address was the claimant's: its name's, wherever it is now, or its node's. Who
-/// asks for it may have it back at once: nobody else's traffic goes there.
-fn had_it(claimant: &AddressRecord, value: &[u8]) -> bool {
-    decoded::<AddressRecord>(value).is_some_and(|record| {
-        record.state == AddressState::Cooling
-            && (record.node == claimant.node || (record.name.is_some() && record.name == claimant.name))
-    })
+/// Whether an address is only cooling: its endpoint is gone in every node's eyes before they see who has it next, so
+/// who asks for this one has it at once. Others are not given it unasked.
+fn is_cooling(value: &[u8]) -> bool {
+    decoded::<AddressRecord>(value).is_some_and(|record| record.state == AddressState::Cooling)
 }

@@ -11,6 +11,7 @@ mod call;
 mod claim;
 mod cluster;
 mod connection;
+mod docker_id;
 mod endpoint;
 mod error;
 mod examine;

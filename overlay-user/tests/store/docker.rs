@@ -136,3 +136,21 @@ async fn an_endpoint_gets_other_names_from_its_own_node() {
     assert_invalid(store.set_endpoint_names(&node1, &blue, &id, &bad).await, "is not a name");
     assert!(!store.set_endpoint_names(&node1, &blue, &EndpointId::random(), &names).await.unwrap());
 }
+
+#[tokio::test]
+async fn of_two_nodes_that_make_a_network_in_a_shared_docker_one_is_noted() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store();
+    let blue = network("blue");
+    store.create_network(subnet("blue", "10.0.9.0/24")).await.unwrap();
+    let (one, other) = ("1".repeat(64), "2".repeat(64));
+    let (first, second) =
+        tokio::join!(store.set_docker_id(&blue, None, &one), store.set_docker_id(&blue, None, &other));
+    assert_ne!(first.unwrap(), second.unwrap());
+    // Made anew, by who saw what it was before.
+    let now = if store.set_docker_id(&blue, None, &one).await.unwrap() { &one } else { &other };
+    let anew = "3".repeat(64);
+    assert!(store.set_docker_id(&blue, Some(now), &anew).await.unwrap());
+    assert!(!store.set_docker_id(&blue, Some(now), &one).await.unwrap());
+    assert!(store.set_docker_id(&network("red"), None, &one).await.is_err());
+}

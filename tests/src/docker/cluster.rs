@@ -29,8 +29,13 @@ impl DockerCluster {
 
     /// A wire and a store without nodes.
     pub fn empty() -> Result<Self> {
+        Self::empty_with(&[])
+    }
+
+    /// As [`Self::empty`]; `more` goes to etcd.
+    pub fn empty_with(more: &[&str]) -> Result<Self> {
         let wire = Wire::new()?;
-        let etcd = Etcd::start(&wire)?;
+        let etcd = Etcd::start_with(&wire, more)?;
         Ok(Self { nodes: Vec::new(), etcd, wire })
     }
 

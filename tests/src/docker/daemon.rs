@@ -163,6 +163,9 @@ impl Dockerd {
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
+        if let Some(path) = self.release.client_path() {
+            command.env("PATH", path);
+        }
         command.env("DOCKER_CONFIG", &self.dir).args(["--host", &self.host()]).args(arguments);
         command
     }

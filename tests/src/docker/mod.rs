@@ -13,7 +13,7 @@ pub use self::{
     daemon::{Dockerd, interface},
     image::IMAGE,
     node::DockerNode,
-    release::Release,
+    release::{Release, unpacked},
     space::Space,
     world::World,
 };

@@ -14,7 +14,7 @@ use overlay_tests::{
     probe::Flood,
 };
 
-use crate::stage::{HEARD, RESOLVER, can, create, has, has_endpoints, once};
+use crate::stage::{HEARD, RESOLVER, can, create, has, has_endpoints, has_not, once};
 
 const NET: &str = "calm";
 const SUBNET: &str = "10.0.9.0/24";
@@ -198,4 +198,49 @@ fn a_wiped_store_takes_no_network_from_docker() {
         has(node, NET, SUBNET);
     }
     nodes[0].docker.exec("left", "ping -c1 -W1 right").unwrap();
+}
+
+#[test]
+#[ignore = "Docker waits for overlayd for minutes: cargo xtask test --full"]
+fn what_docker_does_while_overlayd_is_away_is_made_up_for() {
+    let mut cluster = DockerCluster::start(&[Release::Newest; 2], &RESOLVER).unwrap();
+    let nodes = &mut cluster.nodes;
+    create(&nodes[0], NET, &["--subnet", SUBNET]);
+    has(&nodes[1], NET, SUBNET);
+    nodes[0].docker.idle("left", NET, &[]).unwrap();
+    nodes[1].docker.idle("right", NET, &[]).unwrap();
+    let traffic = Traffic::between(&nodes[0], &nodes[1]);
+    let timed = |what: &str, begun: Instant| eprintln!("{what} without overlayd took {:?}", begun.elapsed());
+    traffic.is_not_disturbed("docker run without overlayd", || {
+        nodes[0].node.kill().unwrap();
+        let begun = Instant::now();
+        let said = nodes[0].docker.refused(&["run", "--rm", "--network", NET, "box", "true"]).unwrap();
+        timed("docker run", begun);
+        assert!(begun.elapsed() < Duration::from_mins(1), "{:?}: {said}", begun.elapsed());
+        assert!(said.contains("overlayd"), "{said}");
+    });
+    drop(traffic);
+    nodes[1].docker.docker(&["rm", "-f", "right"]).unwrap();
+    for (what, line) in
+        [("docker rm -f", &["rm", "-f", "left"][..]), ("docker network rm", &["network", "rm", NET])]
+    {
+        let begun = Instant::now();
+        nodes[0].docker.docker(line).unwrap();
+        timed(what, begun);
+        assert!(begun.elapsed() < Duration::from_mins(2), "{what}: {:?}", begun.elapsed());
+    }
+    has(&nodes[1], NET, SUBNET);
+    nodes[0].launch_overlayd().unwrap();
+    nodes[0].wait_ready().unwrap();
+    // An interface that Docker has moved out of a container may be on its way for so long.
+    eventually(Duration::from_mins(2), || {
+        let listed = nodes[1].node.json(&["network", "ls"])?.to_string();
+        ensure!(!listed.contains(NET), "{listed}");
+        Ok(())
+    })
+    .unwrap();
+    for node in nodes.iter() {
+        has_not(node, NET);
+        has_endpoints(node, NET, 0);
+    }
 }

@@ -125,6 +125,13 @@ fn names_follow(one: &DockerNode, two: &DockerNode) {
     one.docker.idle("short", NET, &fixed).unwrap();
     can(two, "client", "ping -c1 -W1 short");
     one.docker.docker(&["rm", "-f", "short"]).unwrap();
+    // Or on another node, at once, and who knew it there finds it here.
+    let begun = Instant::now();
+    two.docker.idle("short", NET, &fixed).unwrap();
+    one.docker.exec("web", "ping -c1 -W1 10.0.9.50").unwrap();
+    two.docker.exec("client", "ping -c1 -W1 10.0.9.50").unwrap();
+    eprintln!("{}: an address moved to the other node in {:?}", one.docker.release(), begun.elapsed());
+    two.docker.docker(&["rm", "-f", "short"]).unwrap();
     has_endpoints(two, NET, before);
     cannot(two, "client", "nslookup short");
 }

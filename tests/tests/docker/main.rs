@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod alone;
+mod cluster_store;
 mod faults;
+mod import;
 mod journey;
 mod many;
 mod matrix;
+mod setup;
 mod stage;

@@ -14,10 +14,7 @@ fn options(release: Release) {
     let [one, two] = [0, 1].map(|index| &cluster.nodes[index]);
     addresses_are_given_as_asked(one, two);
     ipv6_is_beside_ipv4(one, two);
-    // A newer command line than Docker's own does not ask Docker 20.10 for one.
-    if release == Release::Newest {
-        a_mac_address_is_the_containers(one, two);
-    }
+    a_mac_address_is_the_containers(one, two);
     options_are_the_networks(one, two);
     ports_are_published(one, &world);
     refused_by_name(one);
@@ -38,6 +35,8 @@ fn addresses_are_given_as_asked(one: &DockerNode, two: &DockerNode) {
     for field in ["10.1.5.0/24", "10.1.5.200", "10.1.5.2"] {
         assert!(two.docker.inspect("ranged", "json .IPAM.Config").unwrap().contains(field), "{field}");
     }
+    let shown = two.node.ctl(&["network", "inspect", "ranged"]).unwrap();
+    assert!(shown.contains("printer=10.1.5.2, router=10.1.5.1"), "{shown}");
     let kept = ["10.1.5.1", "10.1.5.2", "10.1.5.200"].map(|addr| addr.parse::<Ipv4Addr>().unwrap());
     for (node, name) in [(one, "first"), (two, "second"), (one, "third"), (two, "fourth")] {
         node.docker.idle(name, "ranged", &[]).unwrap();

@@ -15,6 +15,7 @@ use std::{
 
 use bollard::{
     API_DEFAULT_VERSION, Docker,
+    models::LocalNodeState,
     query_parameters::{
         EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions,
     },
@@ -81,6 +82,19 @@ impl Engine {
     #[must_use]
     pub const fn version(&self) -> &EngineVersion {
         &self.version
+    }
+
+    /// Whether its containers run on when it ends: its setting `live-restore`.
+    pub async fn leaves_containers(&self) -> Result<bool, EngineError> {
+        let info = self.within(DEADLINE, self.docker.info()).await?;
+        Ok(info.live_restore_enabled.unwrap_or_default())
+    }
+
+    /// Whether it is one of a Swarm's.
+    pub async fn is_in_swarm(&self) -> Result<bool, EngineError> {
+        let info = self.within(DEADLINE, self.docker.info()).await?;
+        let state = info.swarm.and_then(|swarm| swarm.local_node_state);
+        Ok(!matches!(state, None | Some(LocalNodeState::EMPTY | LocalNodeState::INACTIVE)))
     }
 
     /// All its networks, of whichever driver. One that makes no sense is left out.

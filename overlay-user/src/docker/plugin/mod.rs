@@ -4,6 +4,7 @@
 //! driver told it. So each request has a deadline, may come twice and in any order, and none asks Docker
 //! anything: it would not answer before it has been answered itself.
 
+mod asked;
 mod ipam_driver;
 mod message;
 mod network_driver;
@@ -104,10 +105,13 @@ impl Plugin {
         } else {
             return Err(unpublished());
         }
-        // Docker with a store of its own tells only the node that made a network.
-        let state = self.context.state();
-        let found = state.networks.iter().find(|(_, network)| network.docker.as_deref() == Some(id.as_str()));
-        found.map(|(name, _)| name.clone()).ok_or_else(|| {
+        // Docker with a store of its own tells only the node that made a network, which may be a moment ago.
+        let patience = match self.scope {
+            DockerScope::Global => FOLLOWED_PATIENCE,
+            DockerScope::Local => Duration::ZERO,
+        };
+        let found = self.followed(patience, |state| network_in(state, id)).await;
+        found.ok_or_else(|| {
             ApiError::not_found(format!(
                 "overlayd on {} does not know Docker's network {:.12}: remove it with `docker network rm` and make it \
                  again",
@@ -115,6 +119,12 @@ impl Plugin {
             ))
         })
     }
+}
+
+/// The network that all Dockers have under an identity.
+fn network_in(state: &State, id: &DockerNetworkId) -> Option<NetworkName> {
+    let found = state.networks.iter().find(|(_, network)| network.docker.as_deref() == Some(id.as_str()));
+    found.map(|(name, _)| name.clone())
 }
 
 fn network_of_pool(state: &State, pool: &PoolRef) -> Option<(NetworkName, Network)> {

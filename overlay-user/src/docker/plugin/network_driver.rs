@@ -1,17 +1,18 @@
 //! The methods of `NetworkDriver`.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
-    OVERLAYD, Plugin,
+    Plugin,
+    asked::{Asked, parsed},
     message::{
         Chosen, CreateEndpoint, CreateNetwork, Empty, EndpointCreated, EndpointFacts, EndpointInfo,
-        GatewaysSkipped, InterfaceName, IpamData, Join, Joined, NetworkCapabilities, OfEndpoint, OfNetwork,
-        Options,
+        GatewaysSkipped, InterfaceName, Join, Joined, NetworkCapabilities, OfEndpoint, OfNetwork, Options,
     },
+    network_in,
     options::{NETWORK, NetworkOptions},
 };
 use crate::{
@@ -23,15 +24,13 @@ use crate::{
     },
     config::DockerScope,
     device,
-    docker::{DockerEndpoint, DockerNetwork, DockerNetworkId, PendingNetwork},
+    docker::{DockerEndpoint, DockerEndpointId, DockerNetwork, DockerNetworkId, PendingNetwork},
     state::{Delivery, NetworkName, PoolRecord, shown},
-    store::StoreHealth,
+    store::{NewPool, StoreHealth},
 };
 
-/// Options of the network that are Docker's own.
+/// The option of the network that has the driver's own.
 const GENERIC: &str = "com.docker.network.generic";
-const INTERNAL: &str = "com.docker.network.internal";
-const IPV6: &str = "com.docker.network.enable_ipv6";
 
 /// The longest path there can be, with its zero at the end (`PATH_MAX`).
 const LONGEST_PATH: usize = 4095;
@@ -71,7 +70,7 @@ pub async fn create_network(plugin: Arc<Plugin>, request: CreateNetwork) -> Resu
     let none = Options::new();
     let generic = request.options.get(GENERIC).and_then(Value::as_object).unwrap_or(&none);
     let options = NetworkOptions::read(generic)?;
-    let asked = Asked::read(&request)?;
+    let asked = Asked::read(&request, plugin.scope)?;
     let network = match &options.network {
         Some(name) => DockerNetwork::Known(plugin.one_of_ours(name, &options, &asked).await?),
         None => DockerNetwork::Pending(plugin.new_one(&id, options, asked).await?),
@@ -82,57 +81,19 @@ pub async fn create_network(plugin: Arc<Plugin>, request: CreateNetwork) -> Resu
 
 pub async fn delete_network(plugin: Arc<Plugin>, request: OfNetwork) -> Result<Empty, ApiError> {
     let id = request.network;
+    // Made on another node a moment ago: who follows Docker's events is to know what is removed.
+    if plugin.names_are_told
+        && plugin.registry.network(&id).is_none()
+        && let Some(name) = network_in(&plugin.context.state(), &id)
+    {
+        plugin.registry.set_network(id, DockerNetwork::Known(name)).map_err(|error| not_kept(&error))?;
+        return Ok(Empty {});
+    }
     // Whose name is known is forgotten by who follows Docker's events, once it is removed everywhere.
     if !plugin.names_are_told || matches!(plugin.registry.network(&id), Some(DockerNetwork::Pending(_))) {
         plugin.registry.forget_network(&id).map_err(|error| not_kept(&error))?;
     }
     Ok(Empty {})
-}
-
-/// What Docker says about a network's subnets.
-struct Asked {
-    subnets: Vec<IpNet>,
-    gateways: Vec<IpAddr>,
-    aux: BTreeMap<String, IpAddr>,
-    internal: bool,
-}
-
-impl Asked {
-    fn read(request: &CreateNetwork) -> Result<Self, ApiError> {
-        let is_set = |option: &str| request.options.get(option).and_then(Value::as_bool).unwrap_or(false);
-        let mut asked = Self {
-            subnets: Vec::new(),
-            gateways: Vec::new(),
-            aux: BTreeMap::new(),
-            internal: is_set(INTERNAL),
-        };
-        for IpamData { address_space, pool, gateway, aux_addresses } in
-            request.four.iter().chain(&request.six)
-        {
-            if !address_space.is_empty() && address_space != OVERLAYD {
-                return Err(ApiError::invalid(
-                    "each node would give out the same addresses: use --ipam-driver overlayd as well (or `overlayctl \
-                     network create`, and the network appears in Docker by itself)",
-                ));
-            }
-            asked.subnets.push(parsed("subnet", pool)?);
-            if !gateway.is_empty() {
-                asked.gateways.push(parsed::<IpNet>("gateway", gateway)?.addr());
-            }
-            for (name, address) in aux_addresses {
-                asked.aux.insert(name.clone(), parsed::<IpNet>("--aux-address", address)?.addr());
-            }
-        }
-        if is_set(IPV6) && request.six.is_empty() {
-            return Err(ApiError::invalid("--ipv6 needs an IPv6 subnet: give --subnet for it as well"));
-        }
-        match &asked.subnets[..] {
-            [] => Err(ApiError::invalid("Docker named no subnet: use --ipam-driver overlayd")),
-            [_] => Ok(asked),
-            [one, other] if one.addr().is_ipv4() != other.addr().is_ipv4() => Ok(asked),
-            _ => Err(ApiError::invalid("a network has one subnet of each family, IPv4 and IPv6, at most")),
-        }
-    }
 }
 
 impl Plugin {
@@ -175,8 +136,16 @@ impl Plugin {
             return Err(name_not_told());
         }
         let NetworkOptions { network: _, vni, mtu, policy } = options;
-        let Asked { subnets, gateways, aux, internal } = asked;
-        let claims = self.context.store.pools_of(&self.context.node).await?;
+        let Asked { subnets, gateways, aux, internal, by_docker } = asked;
+        let (store, node) = (&self.context.store, &self.context.node);
+        if by_docker {
+            // Docker has asked its own driver for them.
+            for &subnet in &subnets {
+                let six = subnet.addr().is_ipv6();
+                store.claim_pool(node, NewPool { subnet: Some(subnet), range: None, six }).await?;
+            }
+        }
+        let claims = store.pools_of(node).await?;
         let (mut pools, mut ranges) = (Vec::new(), Vec::new());
         for subnet in &subnets {
             let claim = claims.iter().find(|(_, pool)| pool.subnet == *subnet);
@@ -193,7 +162,7 @@ impl Plugin {
         // Whatever can be wrong with it is said now, to who types: later there is only a log. Its name is
         // the one thing that is not known.
         let stand_in = id.as_str()[..12].parse().map_err(|_| ApiError::invalid("no identity"))?;
-        self.context.store.check_network(&pending.named(stand_in)?, &pending.pools).await?;
+        store.check_network(&pending.named(stand_in)?, &pending.pools).await?;
         Ok(pending)
     }
 }
@@ -306,15 +275,15 @@ pub async fn leave(plugin: Arc<Plugin>, request: OfEndpoint) -> Result<Empty, Ap
 
 pub async fn delete_endpoint(plugin: Arc<Plugin>, request: OfEndpoint) -> Result<Empty, ApiError> {
     // To the end: an interface without a record would stay for good.
-    to_the_end(async move { plugin.delete_endpoint(request).await }).await
+    to_the_end(async move { plugin.take_off(request.endpoint).await }).await.map(|()| Empty {})
 }
 
 impl Plugin {
-    async fn delete_endpoint(&self, request: OfEndpoint) -> Result<Empty, ApiError> {
-        let id = request.endpoint;
+    /// Takes an endpoint of Docker's off its network. Without error if there is none.
+    pub async fn take_off(&self, id: DockerEndpointId) -> Result<(), ApiError> {
         let _turn = self.turns.wait(&id).await;
         let Some(DockerEndpoint { network, endpoint, .. }) = self.registry.endpoint(&id) else {
-            return Ok(Empty {});
+            return Ok(());
         };
         let answers = self.context.followed.borrow().health == StoreHealth::Synced;
         let taken_off = if answers {
@@ -332,65 +301,10 @@ impl Plugin {
             }
             Err(error) => return Err(error),
         }
-        self.registry.forget_endpoint(&id).map_err(|error| not_kept(&error))?;
-        Ok(Empty {})
+        self.registry.forget_endpoint(&id).map_err(|error| not_kept(&error))
     }
-}
-
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, ApiError> {
-    text.parse().map_err(|error| ApiError::invalid(format!("the {what} {:?}: {error}", shown(text))))
 }
 
 fn not_kept(error: &std::io::Error) -> ApiError {
     ApiError::new(Kind::Internal, format!("overlayd cannot keep what Docker says: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn asked(options: &Value, four: &Value, six: &Value) -> Result<Asked, String> {
-        let request = json!({
-            "NetworkID": "0123456789abcdef".repeat(4), "Options": options, "IPv4Data": four, "IPv6Data": six
-        });
-        Asked::read(&serde_json::from_value(request).unwrap()).map_err(|error| error.error)
-    }
-
-    #[test]
-    fn what_docker_says_about_subnets_is_read() {
-        let four = json!([{ "AddressSpace": "overlayd", "Pool": "10.0.9.0/24", "Gateway": "10.0.9.1/24",
-                            "AuxAddresses": { "router": "10.0.9.9/24" } }]);
-        let six = json!([{ "AddressSpace": "overlayd", "Pool": "fd00::/64" }]);
-        let both = json!({ "com.docker.network.internal": true, "com.docker.network.enable_ipv6": true });
-        let read = asked(&both, &four, &six).unwrap();
-        let texts: Vec<_> = read.subnets.iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["10.0.9.0/24", "fd00::/64"]);
-        assert_eq!(read.gateways, ["10.0.9.1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(read.aux["router"], "10.0.9.9".parse::<IpAddr>().unwrap());
-        assert!(read.internal);
-    }
-
-    #[test]
-    fn what_cannot_be_a_network_is_refused_with_a_cure() {
-        let one = |pool: &str| json!([{ "AddressSpace": "overlayd", "Pool": pool }]);
-        let two = json!([{ "Pool": "10.0.8.0/24" }, { "Pool": "10.0.9.0/24" }]);
-        let six = json!({ "com.docker.network.enable_ipv6": true });
-        for (options, four, says) in [
-            (
-                json!({}),
-                json!([{ "AddressSpace": "LocalDefault", "Pool": "10.0.9.0/24" }]),
-                "--ipam-driver overlayd",
-            ),
-            (json!(null), json!(null), "--ipam-driver overlayd"),
-            (json!({}), one("10.0.9.0/33"), "the subnet \"10.0.9.0/33\": "),
-            (json!({}), one(""), "the subnet \"\": "),
-            (json!({}), two, "one subnet of each family"),
-            (six, one("10.0.9.0/24"), "--ipv6 needs an IPv6 subnet"),
-        ] {
-            let error = asked(&options, &four, &json!([])).err().unwrap();
-            assert!(error.contains(says), "{four}: {error}");
-        }
-    }
 }

@@ -18,12 +18,13 @@ struct World {
     registry: BTreeMap<DockerNetworkId, DockerNetwork>,
     removed: BTreeSet<DockerNetworkId>,
     gone: BTreeSet<DockerNetworkId>,
+    shared: bool,
 }
 
 impl World {
     fn to_do(&self) -> Vec<Action> {
-        let Self { state, engine, registry, removed, gone } = self;
-        propagate(Scene { state, engine, registry, removed, gone, driver: OURS })
+        let Self { state, engine, registry, removed, gone, shared } = self;
+        propagate(Scene { state, engine, registry, removed, gone, driver: OURS, shared: *shared })
     }
 
     fn with_network(mut self, name: &str, what: Network) -> Self {
@@ -211,6 +212,35 @@ fn what_others_made_is_left_alone_and_named() {
     let stranger = World::default().with_engine(engine(1, "a", 1));
     assert!(told(&stranger).contains("the cluster has none of that name"), "{}", told(&stranger));
     assert_eq!(World::default().with_engine(other_driver(7, "a")).to_do(), []);
+}
+
+#[test]
+fn of_dockers_that_share_a_store_a_node_removes_only_what_it_knows() {
+    let shared = World { shared: true, ..World::default() };
+    let told = |world: &World| matches!(&world.to_do()[..], [Action::Tell(_)]);
+    // Another node may have made it a moment ago.
+    let news = shared.clone().with_engine(made_for(engine(1, "a", 1), "a"));
+    assert!(told(&news), "{:?}", news.to_do());
+    assert_eq!(news.known(1, "a").to_do(), [remove(1, "a", GONE)]);
+    let another = shared.with_engine(engine(1, "a", 1)).with_network("a", network(2, &[PoolId::random()]));
+    assert!(told(&another), "{:?}", another.to_do());
+    assert_eq!(another.known(1, "a").to_do(), [remove(1, "a", ANOTHER)]);
+}
+
+#[test]
+fn of_two_networks_made_at_once_in_a_shared_store_all_nodes_keep_the_same() {
+    let twice = World { shared: true, ..World::default() }
+        .with_engine(made_for(engine(2, "a", 1), "a"))
+        .with_engine(made_for(engine(1, "a", 1), "a"));
+    for known in [1, 2] {
+        let world = twice.clone().known(known, "a").with_network("a", network(1, &[]));
+        assert!(world.to_do().contains(&remove(2, "a", TWICE)), "{:?}", world.to_do());
+        assert!(!world.to_do().contains(&remove(1, "a", TWICE)), "{:?}", world.to_do());
+        // One of them was made by Docker's user.
+        let published = Network { docker: Some(id(2).as_str().into()), ..network(1, &[]) };
+        let world = twice.clone().known(known, "a").with_network("a", published);
+        assert!(world.to_do().contains(&remove(1, "a", TWICE)), "{:?}", world.to_do());
+    }
 }
 
 /// Carries out actions as they would be if dockerd and the store did what they are asked for.
