@@ -4,6 +4,7 @@
 //! driver told it. So each request has a deadline, may come twice and in any order, and none asks Docker
 //! anything: it would not answer before it has been answered itself.
 
+mod inherited;
 mod ipam_driver;
 mod message;
 mod network_driver;
@@ -19,8 +20,9 @@ use ipnet::IpNet;
 use tokio::{sync::watch, time::timeout};
 
 pub use self::{
+    inherited::Inherited,
     options::NETWORK,
-    server::{router, serve},
+    server::{refuse, router, serve},
     socket::{PluginSocket, PluginSocketError},
 };
 use self::{

@@ -16,7 +16,7 @@ use axum::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{net::UnixListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -88,6 +88,15 @@ pub async fn serve(socket: PluginSocket, router: Router, cancel: CancellationTok
     };
     drop(file);
     result
+}
+
+/// Tells whoever asks on a socket that the driver is not served on, until `cancel`: Docker would wait for ever.
+pub async fn refuse(listener: UnixListener, cancel: CancellationToken) -> io::Result<()> {
+    const ERROR: &str = "overlayd does not serve Docker here: its --docker-plugin is another file, or none. If that is \
+                         meant, disable overlayd.socket";
+    let refusal = async || (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "Err": ERROR })));
+    let router = Router::new().fallback(refusal);
+    axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned()).await
 }
 
 async fn activate(_: Arc<Plugin>, _: Empty) -> Result<Activated, ApiError> {
