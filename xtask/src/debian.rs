@@ -35,7 +35,7 @@ pub fn ensure() -> Result<()> {
         .args(["--variant=minbase", "--mode=root", &format!("--include={PACKAGES}")])
         .args(["--aptopt=Acquire::Languages \"none\"", &release])
         .args([&partial, &list]);
-    step::run("a minimal Debian to install the package in (half a minute)", &mut command)?;
+    step::run("a minimal Debian to install the package in (a minute or two)", &mut command)?;
     fs::rename(&partial, &root).with_context(|| format!("cannot make {}", root.display()))?;
     fs::write(&made_of, wanted).context("cannot note what it was made of")
 }
