@@ -40,6 +40,7 @@ const LAYER: &str = "\
 /// What a boot loader and a kernel do. It is given the root, a host name and a control group.
 const BOOT_SCRIPT: &str = r"
     hostname $2
+    echo $2 > $1/etc/hostname
     mount -t cgroup2 cgroup2 $1/mnt
     mkdir -p $1/mnt/$3
     echo 0 > $1/mnt/$3/cgroup.procs
@@ -62,6 +63,7 @@ const BOOT_SCRIPT: &str = r"
             mount --bind /dev/$device dev/$device
         done
         mkdir dev/pts dev/shm
+        ln -s pts/ptmx dev/ptmx
         mount -t tmpfs -o mode=755 tmpfs run
         mkdir run/netns run/old
         # Those of containers that the lab makes later, too.

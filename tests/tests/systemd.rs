@@ -22,7 +22,6 @@ use overlay_tests::{
     node::Datapath,
     package,
     probe::{Flood, ping_all},
-    wire::Wire,
 };
 use serde_json::{Value, json};
 
@@ -42,6 +41,10 @@ fn activate(machine: &Machine) -> Result<Value> {
 
 fn write_settings(machine: &Machine, text: &str) {
     fs::write(machine.file(SETTINGS).unwrap(), text).unwrap();
+}
+
+fn settings(cluster: &Cluster) -> String {
+    format!("etcd = [\"{}\"]\n", cluster.wire.etcd())
 }
 
 /// Whether systemd was told by overlayd that it is ready: until then the unit is not active.
@@ -94,7 +97,7 @@ fn an_upgrade_loses_nothing_and_a_purge_leaves_nothing() {
 
     machine.install(&package::current().unwrap()).unwrap();
     wait_active(&machine);
-    write_settings(&machine, &format!("etcd = [\"{}\"]\n", cluster.wire.etcd()));
+    write_settings(&machine, &settings(&cluster));
     machine.run("systemctl restart overlayd").unwrap();
     machine.run("overlayctl status --wait 20").unwrap();
     assert_eq!(machine.property("overlayd.service", "StatusText").unwrap(), "forwarding");
@@ -156,12 +159,16 @@ fn is_upgraded(machine: &Machine, [there, here]: &[Container; 2]) {
     assert_eq!(restarts, "0", "the new daemon did not start at once");
 }
 
-/// Without any etcd: neither systemd nor Docker is to wait for one.
 #[test]
 fn docker_waits_for_no_daemon_that_is_away() {
-    let wire = Wire::new().unwrap();
-    let mut machine = Machine::boot(&wire, "sd2").unwrap();
+    let cluster = Cluster::empty().unwrap();
+    let mut machine = Machine::boot(&cluster.wire, "sd2").unwrap();
+    // As it is installed it finds no etcd: that keeps neither systemd nor Docker.
     machine.install(&package::current().unwrap()).unwrap();
+    activate(&machine).unwrap();
+    wait_active(&machine);
+    let settings = settings(&cluster);
+    write_settings(&machine, &settings);
 
     machine.reboot().unwrap();
     wait_active(&machine);
@@ -181,13 +188,13 @@ fn docker_waits_for_no_daemon_that_is_away() {
     assert_eq!(answer, json!({ "Implements": ["NetworkDriver", "IpamDriver"] }));
     wait_active(&machine);
 
-    cannot_start(&machine);
-    serves_no_docker(&machine);
+    cannot_start(&machine, &settings);
+    serves_no_docker(&machine, &settings);
     has_a_socket_of_its_own(&machine);
 }
 
 /// A daemon that ends at each start keeps nobody, and answers once it can start.
-fn cannot_start(machine: &Machine) {
+fn cannot_start(machine: &Machine, settings: &str) {
     write_settings(machine, "no-such-setting = 1\n");
     // It fails, as it should.
     let _ = machine.run("systemctl restart overlayd.service");
@@ -202,18 +209,18 @@ fn cannot_start(machine: &Machine) {
         assert!(took < Duration::from_secs(8), "{took:?}: {refused:#}");
     }
     assert_eq!(machine.property("overlayd.socket", "ActiveState").unwrap(), "active");
-    write_settings(machine, "");
+    write_settings(machine, settings);
     eventually(PATIENCE, || activate(machine)).unwrap();
     wait_active(machine);
 }
 
 /// A daemon that is told not to serve Docker says so to who asks.
-fn serves_no_docker(machine: &Machine) {
-    write_settings(machine, "docker-plugin = \"none\"\n");
+fn serves_no_docker(machine: &Machine, settings: &str) {
+    write_settings(machine, &format!("{settings}docker-plugin = \"none\"\n"));
     machine.run("systemctl restart overlayd.service").unwrap();
     let refused = activate(machine).unwrap_err().to_string();
     assert!(refused.contains("--docker-plugin"), "{refused}");
-    write_settings(machine, "");
+    write_settings(machine, settings);
     machine.run("systemctl restart overlayd.service").unwrap();
     activate(machine).unwrap();
 }
