@@ -125,7 +125,7 @@ fn is_upgraded(machine: &Machine, [there, here]: &[Container; 2]) {
     let socket = || fs::metadata(machine.file(PLUGIN).unwrap()).unwrap().ino();
     let (old_socket, old_daemon) = (socket(), machine.property("overlayd.service", "MainPID").unwrap());
     let over = AtomicBool::new(false);
-    thread::scope(|scope| {
+    let (losses, answers) = thread::scope(|scope| {
         let asked = scope.spawn(|| {
             let mut answers = 0;
             while !over.load(Ordering::Relaxed) {
@@ -135,22 +135,29 @@ fn is_upgraded(machine: &Machine, [there, here]: &[Container; 2]) {
             }
             anyhow::Ok(answers)
         });
-        let floods = [(there, here), (here, there)]
-            .map(|(from, to)| Flood::start(&from.netns, &to.netns, to.addr, Duration::from_millis(1)));
-        thread::sleep(Duration::from_millis(500));
-        machine.install(&package::next().unwrap()).unwrap();
-        wait_active(machine);
-        thread::sleep(Duration::from_millis(500));
-        for flood in floods {
-            let loss = flood.unwrap().stop().unwrap();
-            eprintln!("an upgrade under traffic: {loss}");
-            assert!(loss.sent > 500, "the flood was a trickle: {loss}");
-            assert_eq!(loss.lost(), 0, "{loss}");
-        }
+        let flood = |from: &Container, to: &Container| {
+            Flood::start(&from.netns, &to.netns, to.addr, Duration::from_millis(1))
+        };
+        let losses = (|| {
+            let floods = [flood(there, here)?, flood(here, there)?];
+            thread::sleep(Duration::from_millis(500));
+            machine.install(&package::next()?)?;
+            thread::sleep(Duration::from_millis(500));
+            floods.into_iter().map(Flood::stop).collect::<Result<Vec<_>>>()
+        })();
+        // Whatever happened: who asks is waited for.
         over.store(true, Ordering::Relaxed);
-        let answers = asked.join().unwrap().unwrap();
-        assert!(answers > 10, "Docker asked {answers} times");
+        (losses, asked.join().unwrap())
     });
+    for loss in losses.unwrap() {
+        eprintln!("an upgrade under traffic: {loss}");
+        assert!(loss.sent > 500, "the flood was a trickle: {loss}");
+        assert_eq!(loss.lost(), 0, "{loss}");
+    }
+    let answers = answers.unwrap();
+    eprintln!("an upgrade under traffic: Docker asked and was answered {answers} times");
+    assert!(answers > 10);
+    wait_active(machine);
     let version = machine.run("dpkg-query --show --showformat=${Version} overlayd").unwrap();
     assert!(version.ends_with("+next"), "{version}");
     assert_ne!(machine.property("overlayd.service", "MainPID").unwrap(), old_daemon);

@@ -9,8 +9,12 @@ use crate::{
     step, workspace,
 };
 
-/// What the package does not ask for and a machine has: an init system, its bus, and what the tests look with.
-const PACKAGES: &str = "systemd-sysv,dbus,iproute2,nftables,bpftool";
+/// What the package does not ask for and a machine has: an init system, its bus, what the tests look with, and Docker
+/// with what an image of it is made of.
+const PACKAGES: &str = "systemd-sysv,dbus,iproute2,nftables,docker.io,iptables,busybox-static";
+
+/// Units that only some tests want.
+const DISABLE: &str = "systemctl --root \"$1\" disable docker.service docker.socket containerd.service";
 
 /// Makes it, unless that was done before. To have a newer one, remove `target/debian`.
 ///
@@ -33,6 +37,7 @@ pub fn ensure() -> Result<()> {
     let mut command = Command::new("mmdebstrap");
     command
         .args(["--variant=minbase", "--mode=root", &format!("--include={PACKAGES}")])
+        .arg(format!("--customize-hook={DISABLE}"))
         .args(["--aptopt=Acquire::Languages \"none\"", &release])
         .args([&partial, &list]);
     step::run("a minimal Debian to install the package in (a minute or two)", &mut command)?;
