@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,6 +27,9 @@ use crate::{
 
 /// How long a boot may take on a busy machine.
 const BOOT: Duration = Duration::from_secs(60);
+
+/// How long everything on it may take to stop.
+const SHUT_DOWN: Duration = Duration::from_secs(180);
 
 /// Where its programs are.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -117,7 +120,18 @@ impl Machine {
         self.start()
     }
 
-    fn start(&mut self) -> Result<()> {
+    /// Has systemd stop everything and power it off, and tells how long that took.
+    pub fn shut_down(&mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        self.run("systemctl poweroff")?;
+        let process = &self.booted.as_ref().context("it is off")?.process;
+        process.wait(SHUT_DOWN)?;
+        self.booted = None;
+        Ok(begin.elapsed())
+    }
+
+    /// Boots it, and waits until systemd has started everything.
+    pub fn start(&mut self) -> Result<()> {
         let root = self.dir.join("root");
         let layer = PathBuf::from(format!("/proc/{}/root", self.layer.pid()));
         eventually(BOOT, || {

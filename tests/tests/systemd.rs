@@ -17,7 +17,7 @@ use overlay_tests::{
     cluster::{Cluster, Network},
     container::Container,
     docker_plugin::Caller,
-    exec::eventually,
+    exec::{self, eventually},
     machine::Machine,
     node::Datapath,
     package,
@@ -120,6 +120,12 @@ fn an_upgrade_loses_nothing_and_a_purge_leaves_nothing() {
     assert_eq!(left.chain(gone).collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
+/// What a container's sockets got and could not keep.
+fn sockets(container: &Container) -> String {
+    let counted = container.netns.exec("grep -E ^(Ip|Udp): /proc/net/snmp").unwrap();
+    format!("{}:\n{counted}", container.name)
+}
+
 /// Datagrams in both directions, and what Docker asks, while the package is replaced.
 fn is_upgraded(machine: &Machine, [there, here]: &[Container; 2]) {
     let socket = || fs::metadata(machine.file(PLUGIN).unwrap()).unwrap().ino();
@@ -152,7 +158,8 @@ fn is_upgraded(machine: &Machine, [there, here]: &[Container; 2]) {
     for loss in losses.unwrap() {
         eprintln!("an upgrade under traffic: {loss}");
         assert!(loss.sent > 500, "the flood was a trickle: {loss}");
-        assert_eq!(loss.lost(), 0, "{loss}");
+        let seen = || machine.run("overlayctl status").unwrap() + &sockets(there) + &sockets(here);
+        assert_eq!(loss.lost(), 0, "{loss}\n{}", seen());
     }
     let answers = answers.unwrap();
     eprintln!("an upgrade under traffic: Docker asked and was answered {answers} times");
@@ -243,4 +250,60 @@ fn has_a_socket_of_its_own(machine: &Machine) {
     eventually(PATIENCE, || activate(machine)).unwrap();
     machine.run("systemctl stop overlayd.service").unwrap();
     assert!(!file.exists());
+}
+
+/// dockerd itself, which has a container on an overlay to start at boot.
+#[test]
+#[ignore = "boots a machine with Docker: cargo xtask test --full"]
+fn dockerd_boots_beside_a_daemon_that_does_not_start() {
+    let cluster = Cluster::empty().unwrap();
+    let mut machine = Machine::boot(&cluster.wire, "sd3").unwrap();
+    machine.install(&package::current().unwrap()).unwrap();
+    write_settings(&machine, &settings(&cluster));
+    machine.run("systemctl restart overlayd").unwrap();
+    machine.run("systemctl enable --now docker.service").unwrap();
+    let image = "mkdir -p /tmp/box/bin; cp /bin/busybox /tmp/box/bin/sleep; tar -C /tmp/box -c . | docker import - box";
+    exec::output(machine.command("sh").unwrap().args(["-c", image])).unwrap();
+    let create = "docker network create -d overlayd --ipam-driver overlayd --subnet 10.9.0.0/24 blue";
+    machine.run(create).unwrap();
+    machine.run("docker run -d --name web --restart always --network blue box sleep 10000").unwrap();
+
+    // Containers leave their networks before overlayd ends.
+    let took = machine.shut_down().unwrap();
+    eprintln!("a machine with a container on an overlay was shut down in {:.1} s", took.as_secs_f32());
+    machine.start().unwrap();
+    let took = docker_took(&machine);
+    eprintln!("dockerd beside overlayd was ready in {:.1} s", took.as_secs_f32());
+    is_up(&machine);
+
+    write_settings(&machine, "no-such-setting = 1\n");
+    machine.reboot().unwrap();
+    let took = docker_took(&machine);
+    eprintln!("dockerd beside an overlayd that does not start was ready in {:.1} s", took.as_secs_f32());
+    assert!(took < Duration::from_secs(60));
+    assert_ne!(machine.property("overlayd.service", "ActiveState").unwrap(), "active");
+    write_settings(&machine, &settings(&cluster));
+    wait_active(&machine);
+    machine.run("docker start web").unwrap();
+    is_up(&machine);
+}
+
+/// How long dockerd took to be ready.
+fn docker_took(machine: &Machine) -> Duration {
+    let at = |name| start_time(machine, "docker.service", name);
+    eventually(Duration::from_secs(100), || {
+        ensure!(machine.property("docker.service", "ActiveState")? == "active", "dockerd is not ready");
+        Ok(())
+    })
+    .unwrap();
+    Duration::from_micros(at("ActiveEnterTimestampMonotonic") - at("InactiveExitTimestampMonotonic"))
+}
+
+fn is_up(machine: &Machine) {
+    eventually(PATIENCE, || {
+        let state = machine.run("docker inspect --format {{.State.Running}}-{{.State.Error}} web")?;
+        ensure!(state.trim() == "true-", "web: {state}");
+        machine.run("docker exec web sleep 0").map(drop)
+    })
+    .unwrap();
 }
