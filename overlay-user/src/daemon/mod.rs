@@ -72,7 +72,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     let cancel = cancel.child_token();
     let _stop = cancel.clone().drop_guard();
     // Before a process is started that would have them too.
-    let inherited = docker::Inherited::take();
+    let _ = docker::Inherited::here();
     let socket = ControlSocket::bind(&config.run_dir)?;
     let store = Store::new(config.store.clone())?;
     let snapshot = SnapshotFile::new(&config, store.clone());
@@ -166,7 +166,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
         reason,
         dns: docker::resolver(&config),
     });
-    docker::start(&tasks, &config, &context, inherited, prefixes, docker_report, &cancel);
+    docker::start(&tasks, &config, &context, prefixes, docker_report, &cancel);
     let served = api::serve(socket, api::router(context), cancel.clone()).await;
     cancel.cancel();
     tasks.close();

@@ -8,12 +8,13 @@ mod names;
 mod networks;
 mod plugin;
 pub mod propagate;
+mod refusal;
 mod registry;
 mod report;
 mod scopes;
 mod sync;
 
-use std::{collections::BTreeSet, io, os::unix::net::UnixListener, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use tokio::{
@@ -24,10 +25,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use id::{DockerEndpointId, DockerNetworkId, ParseIdError};
 pub use plugin::{Inherited, NETWORK, Plugin, PluginSocket, PluginSocketError};
+pub use refusal::tell_who_waits;
 pub use registry::{Content, DockerEndpoint, DockerNetwork, PendingNetwork, Registry};
 pub use report::{EngineReport, Problem, Reach, View};
 pub use sync::Sync;
 
+use self::refusal::{NOT_HERE, refuse};
 use crate::{
     api::Context,
     config::Config,
@@ -48,13 +51,11 @@ pub fn resolver(config: &Config) -> Option<Arc<Resolver>> {
     Some(Resolver::new(Settings { addr: config.dns?, upstreams: config.dns_upstream.clone(), docker }))
 }
 
-/// Serves Docker, and names, until `cancel`, as the settings say. `inherited`: sockets that systemd listened on until
-/// now. `prefixes` are those that this host has routes to.
+/// Serves Docker, and names, until `cancel`, as the settings say. `prefixes` are those that this host has routes to.
 pub fn start(
     tasks: &TaskTracker,
     config: &Config,
     context: &Arc<Context>,
-    inherited: Inherited,
     prefixes: watch::Receiver<Vec<IpNet>>,
     report: watch::Sender<EngineReport>,
     cancel: &CancellationToken,
@@ -63,9 +64,8 @@ pub fn start(
     if let Some(resolver) = &context.dns {
         tasks.spawn(Arc::clone(resolver).run(context.known.clone(), scopes_seen, cancel.clone()));
     }
-    let (inherited, others) = inherited.split(config.docker_plugin.as_deref());
-    for other in others {
-        tasks.spawn(refuse(other, cancel.clone()));
+    for other in Inherited::here().but(config.docker_plugin.as_deref()) {
+        tasks.spawn(refuse(other, NOT_HERE.to_owned(), cancel.clone()));
     }
     let Some(path) = config.docker_plugin.clone() else { return };
     let registry = Registry::open(&config.state_dir);
@@ -90,20 +90,15 @@ pub fn start(
         };
         tasks.spawn(sync.run(cancel.clone()));
     }
-    tasks.spawn(serve_plugin(path, inherited, plugin, cancel.clone()));
+    tasks.spawn(serve_plugin(path, plugin, cancel.clone()));
     tasks.spawn(cancel.clone().run_until_cancelled_owned(forget_the_gone(Arc::clone(context), registry)));
 }
 
 /// Serves the plugin socket; one that cannot be had, or whose file somebody removes, is tried for again.
-async fn serve_plugin(
-    path: PathBuf,
-    inherited: Option<UnixListener>,
-    plugin: Arc<Plugin>,
-    cancel: CancellationToken,
-) {
+async fn serve_plugin(path: PathBuf, plugin: Arc<Plugin>, cancel: CancellationToken) {
     let mut complained = false;
     while !cancel.is_cancelled() {
-        match PluginSocket::open(&path, inherited.as_ref()) {
+        match PluginSocket::open(&path, Inherited::here().at(&path)) {
             Ok(socket) => {
                 complained = false;
                 tracing::info!(socket = %path.display(), "Docker finds the driver overlayd here");
@@ -120,18 +115,6 @@ async fn serve_plugin(
             Err(_) => {}
         }
         cancel.run_until_cancelled(sleep(RETRY)).await;
-    }
-}
-
-/// Answers on a socket that systemd listens on and that is not the plugin's.
-async fn refuse(listener: UnixListener, cancel: CancellationToken) {
-    let listen = |listener: UnixListener| -> io::Result<_> {
-        listener.set_nonblocking(true)?;
-        tokio::net::UnixListener::from_std(listener)
-    };
-    let refused = async { plugin::refuse(listen(listener)?, cancel).await };
-    if let Err(error) = refused.await {
-        tracing::warn!(%error, "a socket that is not --docker-plugin, and that systemd listens on, is not answered on");
     }
 }
 

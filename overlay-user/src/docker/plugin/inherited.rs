@@ -8,7 +8,7 @@ use std::{
         unix::net::UnixListener,
     },
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::OnceLock,
 };
 
 /// The Unix sockets that whoever started this process had listening for it (`sd_listen_fds(3)`).
@@ -16,34 +16,34 @@ use std::{
 pub struct Inherited(Vec<UnixListener>);
 
 impl Inherited {
-    /// Takes them: who calls it again gets none.
+    /// Those of this process. Who begins early keeps them from the processes that this one starts.
     #[must_use]
-    pub fn take() -> Self {
-        static TAKEN: AtomicBool = AtomicBool::new(false);
-        if TAKEN.swap(true, Ordering::Relaxed) {
-            return Self::default();
-        }
-        match sd_notify::listen_fds() {
+    pub fn here() -> &'static Self {
+        static HERE: OnceLock<Inherited> = OnceLock::new();
+        HERE.get_or_init(|| match sd_notify::listen_fds() {
             Ok(files) => Self(files.filter_map(listener).collect()),
             Err(error) => {
                 tracing::warn!(%error, "the sockets that this was started with cannot be had");
                 Self::default()
             }
-        }
+        })
     }
 
-    /// The one that is bound to `path`, if there is one, and all others.
+    /// The one that is bound to `path`, if there is one.
     #[must_use]
-    pub fn split(self, path: Option<&Path>) -> (Option<UnixListener>, Vec<UnixListener>) {
-        let mut others = self.0;
-        let wanted = path.and_then(|path| others.iter().position(|listener| is_bound_to(listener, path)));
-        (wanted.map(|at| others.swap_remove(at)), others)
+    pub fn at(&self, path: &Path) -> Option<&UnixListener> {
+        self.0.iter().find(|listener| is_bound_to(listener, path))
+    }
+
+    /// All that are not bound to `path`.
+    pub fn but(&self, path: Option<&Path>) -> impl Iterator<Item = &UnixListener> {
+        self.0.iter().filter(move |listener| !path.is_some_and(|path| is_bound_to(listener, path)))
     }
 }
 
 fn listener(file: RawFd) -> Option<UnixListener> {
-    // SAFETY: who started this process opened the file for it and nobody else in it knows of it: `take` comes here
-    // once. `listen_fds` has found it open.
+    // SAFETY: who started this process opened the file for it, and nobody else in it knows of it: `here` comes here once
+    // for each. `listen_fds` has found it open.
     let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(file) });
     match listener.local_addr() {
         Ok(_) => Some(listener),
@@ -75,19 +75,14 @@ mod tests {
         fs::create_dir(at("run")).unwrap();
         symlink(at("run"), at("link")).unwrap();
         let bind = |name: &str| UnixListener::bind(at(name)).unwrap();
-        let inherited = || {
-            for name in ["run/a", "run/b"] {
-                let _ = fs::remove_file(at(name));
-            }
-            Inherited(vec![bind("run/a"), bind("run/b")])
-        };
+        let inherited = Inherited(vec![bind("run/a"), bind("run/b")]);
         for spelt in ["run/b", "link/b"] {
-            let (wanted, others) = inherited().split(Some(&at(spelt)));
-            assert_eq!(wanted.unwrap().local_addr().unwrap().as_pathname(), Some(&*at("run/b")), "{spelt}");
-            assert_eq!(others.len(), 1);
+            let found = inherited.at(&at(spelt)).unwrap();
+            assert_eq!(found.local_addr().unwrap().as_pathname(), Some(&*at("run/b")), "{spelt}");
+            assert_eq!(inherited.but(Some(&at(spelt))).count(), 1);
         }
-        assert!(inherited().split(Some(&at("run/c"))).0.is_none());
-        assert_eq!(inherited().split(None).1.len(), 2);
+        assert!(inherited.at(&at("run/c")).is_none());
+        assert_eq!(inherited.but(None).count(), 2);
     }
 
     #[test]

@@ -90,11 +90,9 @@ pub async fn serve(socket: PluginSocket, router: Router, cancel: CancellationTok
     result
 }
 
-/// Tells whoever asks on a socket that the driver is not served on, until `cancel`: Docker would wait for ever.
-pub async fn refuse(listener: UnixListener, cancel: CancellationToken) -> io::Result<()> {
-    const ERROR: &str = "overlayd does not serve Docker here: its --docker-plugin is another file, or none. If that is \
-                         meant, disable overlayd.socket";
-    let refusal = async || (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "Err": ERROR })));
+/// Answers whatever is asked with an error, until `cancel`: Docker shows the text, and does not try again.
+pub async fn refuse(listener: UnixListener, error: String, cancel: CancellationToken) -> io::Result<()> {
+    let refusal = async move || (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "Err": error })));
     let router = Router::new().fallback(refusal);
     axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned()).await
 }
