@@ -26,10 +26,10 @@ use crate::{
 };
 
 /// How long a boot may take on a busy machine.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_mins(1);
 
 /// How long everything on it may take to stop.
-const SHUT_DOWN: Duration = Duration::from_secs(180);
+const SHUT_DOWN: Duration = Duration::from_mins(3);
 
 /// Where its programs are.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
