@@ -34,11 +34,21 @@ pub struct Container {
 impl Container {
     /// Makes a namespace and has the node attach it to a network. `more` goes to `endpoint attach`.
     pub fn attach(node: &Node, network: &str, name: &str, more: &[&str]) -> Result<Self> {
+        Self::attach_by(|arguments| node.json(arguments), network, name, more)
+    }
+
+    /// As [`Self::attach`], by what runs overlayctl and reads its JSON.
+    pub fn attach_by(
+        overlayctl: impl Fn(&[&str]) -> Result<Value>,
+        network: &str,
+        name: &str,
+        more: &[&str],
+    ) -> Result<Self> {
         let netns = Netns::new(name)?;
         let path = netns.path();
         let path = path.to_string_lossy();
         let attach = ["endpoint", "attach", network, "--netns", &path, "--ifname", IFNAME, "--name", name];
-        let printed = node.json(&[&attach[..], more].concat())?;
+        let printed = overlayctl(&[&attach[..], more].concat())?;
         let container = Self::parse(name, netns, &printed);
         container.with_context(|| format!("cannot make sense of what endpoint attach printed: {printed}"))
     }

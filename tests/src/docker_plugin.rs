@@ -25,7 +25,13 @@ impl Caller {
     /// Calls the driver of a node of the lab.
     #[must_use]
     pub fn of(node: &Node) -> Self {
-        Self { socket: node.plugin_socket() }
+        Self::at(node.plugin_socket())
+    }
+
+    /// Calls the driver on a socket.
+    #[must_use]
+    pub const fn at(socket: PathBuf) -> Self {
+        Self { socket }
     }
 
     /// Posts a body and returns the status and the body of the answer. Without a content type, as Docker does.

@@ -1,6 +1,7 @@
 //! Running programs: for their output, or as long as a lab needs them.
 
 use std::{
+    fs,
     os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Output},
     sync::{Arc, Mutex},
@@ -93,6 +94,13 @@ impl Process {
         let pid = self.pid;
         eventually(limit, || self.ended()?.with_context(|| format!("process {pid} still runs")))
     }
+}
+
+/// The only child of a process.
+pub fn child(parent: Pid) -> Result<Pid> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    let first = children.split_whitespace().next().with_context(|| format!("{parent} has no child"))?;
+    Ok(Pid::from_raw(first.parse()?))
 }
 
 /// Tries until it works; the last error if it does not in time. `OVERLAY_LAB_PATIENCE` says how many

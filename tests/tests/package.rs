@@ -1,30 +1,16 @@
-//! The Debian package as it is unpacked: it is not installed here.
+//! The Debian package as it is unpacked. `systemd` installs it.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
-use overlay_tests::{exec, node::program};
+use overlay_tests::{exec, package};
 use tempfile::TempDir;
-
-/// The package that `cargo xtask test` made of what it built.
-fn package() -> PathBuf {
-    let overlayd = program("overlayd").unwrap();
-    let dir = overlayd.ancestors().nth(2).unwrap().join("dist/debug");
-    let files = fs::read_dir(&dir).into_iter().flatten().map(|entry| entry.unwrap().path());
-    let mut packages = files.filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    packages.next().unwrap_or_else(|| panic!("no package in {}: run cargo xtask dist --debug", dir.display()))
-}
 
 fn unpacked() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    exec::output(Command::new("dpkg-deb").arg("-R").arg(package()).arg(dir.path())).unwrap();
+    exec::output(Command::new("dpkg-deb").arg("-R").arg(package::current().unwrap()).arg(dir.path()))
+        .unwrap();
     dir
 }
 
@@ -84,13 +70,16 @@ fn the_settings_file_is_taken_as_it_is() {
 #[test]
 fn systemd_and_the_shell_have_nothing_to_say_against_units_and_scripts() {
     let root = unpacked();
-    let unit = fs::read_to_string(root.path().join("usr/lib/systemd/system/overlayd.service")).unwrap();
-    // Where it is here: verify looks for the program.
-    let unit = unit.replace("=/usr/sbin/", &format!("={}/usr/sbin/", root.path().display()));
-    let here = root.path().join("overlayd.service");
-    fs::write(&here, unit).unwrap();
+    let units = ["overlayd.service", "overlayd.socket"].map(|name| {
+        let unit = fs::read_to_string(root.path().join("usr/lib/systemd/system").join(name)).unwrap();
+        // Where it is here: verify looks for the program.
+        let unit = unit.replace("=/usr/sbin/", &format!("={}/usr/sbin/", root.path().display()));
+        let here = root.path().join(name);
+        fs::write(&here, unit).unwrap();
+        here
+    });
     let verified =
-        exec::run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&here)).unwrap();
+        exec::run(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units)).unwrap();
     let said = String::from_utf8_lossy(&verified.stderr);
     assert!(verified.status.success() && !said.contains("overlayd"), "{said}");
     for script in ["postinst", "prerm", "postrm"] {

@@ -4,6 +4,7 @@ mod artifact;
 mod bench;
 mod build;
 mod chaos;
+mod debian;
 mod dist;
 mod docker;
 mod ebpf;

@@ -18,9 +18,9 @@ const FRESH: Duration = Duration::from_hours(24 * 7);
 
 /// A release to look in.
 #[derive(Clone, Copy)]
-pub struct Release {
+pub struct Release<'a> {
     /// Its name in the archive.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Whether its security archive is of use.
     pub security: bool,
 }
@@ -35,7 +35,7 @@ impl Packages {
     ///
     /// # Errors
     /// If this machine's apt knows no Debian mirror, or the lists cannot be had.
-    pub fn open(dir: &Path, releases: &[Release]) -> Result<Self> {
+    pub fn open(dir: &Path, releases: &[Release<'_>]) -> Result<Self> {
         let packages = Self { dir: dir.join("apt") };
         for part in ["state/lists/partial", "cache/archives/partial", "debs"] {
             create_dir(&packages.dir.join(part))?;
@@ -117,7 +117,10 @@ impl Packages {
 }
 
 /// Lines for `sources.list`, with the mirrors this machine's apt has.
-fn sources(releases: &[Release]) -> Result<String> {
+///
+/// # Errors
+/// If it has none.
+pub fn sources(releases: &[Release<'_>]) -> Result<String> {
     let listed = step::output(Command::new("apt-get").args([
         "indextargets",
         "--format",

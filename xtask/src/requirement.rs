@@ -70,6 +70,10 @@ pub const DIST_REQUIREMENTS: &[Requirement] = &[
     program("strip", "binutils", "programs without debug information"),
 ];
 
+/// What tests that boot a Debian with systemd need besides.
+pub const DEBIAN_REQUIREMENTS: &[Requirement] =
+    &[program("mmdebstrap", "mmdebstrap", "a Debian to install the package in")];
+
 const fn program(name: &'static str, package: &'static str, purpose: &'static str) -> Requirement {
     Requirement { sign: Sign::Program(name), package, purpose }
 }

@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    docker,
-    requirement::{DOCKER_REQUIREMENTS, REQUIREMENTS, Requirement},
+    debian, docker,
+    requirement::{DEBIAN_REQUIREMENTS, DOCKER_REQUIREMENTS, REQUIREMENTS, Requirement},
     step, toolchain,
     workspace::{self, find_program},
 };
@@ -24,12 +24,13 @@ const BPF_TOOLCHAIN: [(&str, &str); 2] =
 /// # Errors
 /// If something is missing and cannot be installed here; the text says what to do.
 pub fn setup() -> Result<()> {
-    let all = [REQUIREMENTS, DOCKER_REQUIREMENTS];
+    let all = [REQUIREMENTS, DOCKER_REQUIREMENTS, DEBIAN_REQUIREMENTS];
     for requirement in all.into_iter().flatten().filter(|requirement| requirement.is_met()) {
         eprintln!("{:20} there", requirement.package);
     }
     ensure_all(&all)?;
     docker::ensure()?;
+    debian::ensure()?;
     eprintln!("{:20} {}", "BPF toolchain", toolchain::find()?.name);
     if let Some(linker) = bpf_linker() {
         eprintln!("{:20} {}", "bpf-linker", linker.display());

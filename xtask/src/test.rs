@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 
 use crate::{
     build::{self, Profile},
-    dist, docker, ebpf,
-    requirement::{DIST_REQUIREMENTS, DOCKER_REQUIREMENTS, REQUIREMENTS},
+    debian, dist, docker, ebpf,
+    requirement::{DEBIAN_REQUIREMENTS, DIST_REQUIREMENTS, DOCKER_REQUIREMENTS, REQUIREMENTS},
     setup, step, workspace,
 };
 
@@ -28,7 +28,7 @@ struct Outcome {
 /// # Errors
 /// If something is missing or any step failed.
 pub fn test(filter: Option<&str>, full: bool) -> Result<()> {
-    setup::ensure_all(&[REQUIREMENTS, DOCKER_REQUIREMENTS, DIST_REQUIREMENTS])?;
+    setup::ensure_all(&[REQUIREMENTS, DOCKER_REQUIREMENTS, DIST_REQUIREMENTS, DEBIAN_REQUIREMENTS])?;
     let mut outcomes = Vec::new();
     let tests = Cell::new(0);
     let cargo_test = |title: &str, packages: &[&str]| {
@@ -104,7 +104,8 @@ fn prepare_privileged(full: bool) -> Result<()> {
         docker::ensure_old()?;
     }
     build::host(Profile::Debug)?;
-    dist::package(Profile::Debug).map(|_| ())
+    debian::ensure()?;
+    dist::packages(Profile::Debug).map(drop)
 }
 
 /// Runs tests and returns how many passed.

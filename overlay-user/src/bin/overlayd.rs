@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use overlay_user::{
     cli::parse_or_exit,
     config::{CommandLine, Config},
-    daemon,
+    daemon::{self, DaemonError},
+    docker,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,10 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "overlayd: {error:#}");
+            // An uplink may come the next moment: Docker, which is not told, tries again.
+            if !matches!(error.downcast_ref(), Some(DaemonError::Underlay(_))) {
+                docker::tell_who_waits(&format!("{error:#}")).await;
+            }
             ExitCode::FAILURE
         }
     }

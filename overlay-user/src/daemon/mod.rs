@@ -71,6 +71,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Daemon
     // Stops all parts when this returns, with an error as well.
     let cancel = cancel.child_token();
     let _stop = cancel.clone().drop_guard();
+    // Before a process is started that would have them too.
+    let _ = docker::Inherited::here();
     let socket = ControlSocket::bind(&config.run_dir)?;
     let store = Store::new(config.store.clone())?;
     let snapshot = SnapshotFile::new(&config, store.clone());

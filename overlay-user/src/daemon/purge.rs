@@ -1,5 +1,7 @@
 //! `overlayd --purge`: takes everything of ours out of the kernel.
 
+use std::fs;
+
 use nix::net::if_::if_nameindex;
 
 use super::{DaemonError, choice};
@@ -12,6 +14,8 @@ use crate::{api::Claim, config::Config, device, dns, state::EndpointId};
 pub async fn purge(config: &Config) -> Result<(), DaemonError> {
     let _claim = Claim::take(&config.run_dir)?;
     let mut left = choice::remove_all(config).await;
+    // Empty now, if it is there, unless something in it is somebody else's or has been told of.
+    let _ = fs::remove_dir(&config.bpffs);
     for device in endpoint_devices().map_err(|errno| DaemonError::Purge(errno.to_string()))? {
         match device::remove(&device).await {
             Ok(()) => tracing::info!(device, "removed"),

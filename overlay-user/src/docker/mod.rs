@@ -9,6 +9,7 @@ mod names;
 mod networks;
 mod plugin;
 pub mod propagate;
+mod refusal;
 mod registry;
 mod report;
 mod scopes;
@@ -24,11 +25,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use id::{DockerEndpointId, DockerNetworkId, ParseIdError};
-pub use plugin::{NETWORK, Plugin, PluginSocket, PluginSocketError};
+pub use plugin::{Inherited, NETWORK, Plugin, PluginSocket, PluginSocketError};
+pub use refusal::tell_who_waits;
 pub use registry::{Content, DockerEndpoint, DockerNetwork, PendingNetwork, Registry};
 pub use report::{EngineReport, Problem, Reach, View};
 pub use sync::Sync;
 
+use self::refusal::{NOT_HERE, refuse};
 use crate::{
     api::Context,
     config::Config,
@@ -61,6 +64,9 @@ pub fn start(
     let (scopes, scopes_seen) = watch::channel(Scopes::default());
     if let Some(resolver) = &context.dns {
         tasks.spawn(Arc::clone(resolver).run(context.known.clone(), scopes_seen, cancel.clone()));
+    }
+    for other in Inherited::here().but(config.docker_plugin.as_deref()) {
+        tasks.spawn(refuse(other, NOT_HERE.to_owned(), cancel.clone()));
     }
     let Some(path) = config.docker_plugin.clone() else { return };
     let registry = Registry::open(&config.state_dir);
@@ -96,7 +102,7 @@ pub fn start(
 async fn serve_plugin(path: PathBuf, plugin: Arc<Plugin>, cancel: CancellationToken) {
     let mut complained = false;
     while !cancel.is_cancelled() {
-        match PluginSocket::bind(&path) {
+        match PluginSocket::open(&path, Inherited::here().at(&path)) {
             Ok(socket) => {
                 complained = false;
                 tracing::info!(socket = %path.display(), "Docker finds the driver overlayd here");

@@ -13,13 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sys::signal::{Signal, kill};
 
-use super::{
-    IMAGE, Release, image,
-    space::{Space, child},
-};
+use super::{IMAGE, Release, image, space::Space};
 use crate::{
     cleanup::{self, Resource, Undo},
-    exec::{self, Process, eventually},
+    exec::{self, Process, child, eventually},
     netns::Netns,
 };
 

@@ -10,7 +10,7 @@ use nix::{
 };
 
 use crate::{
-    exec::{Process, eventually},
+    exec::{Process, child, eventually},
     netns::Netns,
 };
 
@@ -94,13 +94,6 @@ impl Drop for Space {
         let _ = kill(self.init, Signal::SIGKILL);
         let _ = self.inner.wait(READY);
     }
-}
-
-/// The only child of a process.
-pub fn child(parent: Pid) -> Result<Pid> {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
-    let first = children.split_whitespace().next().with_context(|| format!("{parent} has no child"))?;
-    Ok(Pid::from_raw(first.parse()?))
 }
 
 /// Whether a process has become a program.

@@ -42,6 +42,7 @@ pub const FILES: &[File] = &[
     page("fish/overlayd.fish", "usr/share/fish/vendor_completions.d/overlayd.fish"),
     page("fish/overlayctl.fish", "usr/share/fish/vendor_completions.d/overlayctl.fish"),
     text(include_str!("debian/overlayd.service"), "usr/lib/systemd/system/overlayd.service"),
+    text(include_str!("debian/overlayd.socket"), "usr/lib/systemd/system/overlayd.socket"),
     text(include_str!("debian/10-overlay.link"), "usr/lib/systemd/network/10-overlay.link"),
     text(include_str!("debian/copyright"), "usr/share/doc/overlayd/copyright"),
     source("README.md", "usr/share/doc/overlayd/README.md"),

@@ -19,6 +19,7 @@ use crate::{
 };
 
 const NAME: &str = "overlayd";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Builds the package, and says where it is.
 ///
@@ -27,70 +28,91 @@ const NAME: &str = "overlayd";
 pub fn dist(profile: Profile) -> Result<()> {
     setup::ensure_all(&[REQUIREMENTS, DIST_REQUIREMENTS])?;
     build::build(profile)?;
-    let package = package(profile)?;
-    eprintln!("{}", package.display());
+    for package in packages(profile)? {
+        eprintln!("{}", package.display());
+    }
     Ok(())
 }
 
-/// Packs what is built already. A package of what was built without optimisations is for tests: it is
-/// compressed in a hurry.
+/// Packs what is built already. What was built without optimisations is for tests, which want it as the version
+/// it is upgraded to as well.
 ///
 /// # Errors
 /// If the tools for packages refuse.
-pub fn package(profile: Profile) -> Result<PathBuf> {
-    let dir = workspace::target().join("dist").join(profile.name());
-    let _ = fs::remove_dir_all(&dir);
-    let pages = dir.join("pages");
-    let written = Command::new(profile.dir().join("overlay-pages")).arg(&pages).status();
-    anyhow::ensure!(written.is_ok_and(|status| status.success()), "overlay-pages failed");
+pub fn packages(profile: Profile) -> Result<Vec<PathBuf>> {
+    let staged = Staged::new(profile)?;
+    let next = (profile == Profile::Debug).then(|| format!("{VERSION}+next"));
+    [Some(VERSION.to_owned()), next].into_iter().flatten().map(|version| staged.pack(&version)).collect()
+}
 
-    let tree = Tree::new(dir.join("root"));
-    for file in FILES {
-        file.put(&tree, profile, &pages)?;
-    }
-    tree.add_pages(&pages.join("man"))?;
-    let architecture = architecture()?;
-    let control = control(&tree, &architecture)?;
-    tree.write("DEBIAN/control", control, 0o644)?;
-    tree.write("DEBIAN/md5sums", tree.sums()?, 0o644)?;
+/// Everything that is in a package.
+struct Staged {
+    tree: Tree,
+    profile: Profile,
+    architecture: String,
+    depends: String,
+}
 
-    let package = dir.join(format!("{NAME}_{}_{architecture}.deb", env!("CARGO_PKG_VERSION")));
-    let mut command = Command::new("dpkg-deb");
-    command.arg("--root-owner-group");
-    if profile == Profile::Debug {
-        command.args(["-Zgzip", "-z1"]);
+impl Staged {
+    /// Collects what is built already.
+    fn new(profile: Profile) -> Result<Self> {
+        let dir = workspace::target().join("dist").join(profile.name());
+        let _ = fs::remove_dir_all(&dir);
+        let pages = dir.join("pages");
+        let written = Command::new(profile.dir().join("overlay-pages")).arg(&pages).status();
+        anyhow::ensure!(written.is_ok_and(|status| status.success()), "overlay-pages failed");
+
+        let tree = Tree::new(dir.join("root"));
+        for file in FILES {
+            file.put(&tree, profile, &pages)?;
+        }
+        tree.add_pages(&pages.join("man"))?;
+        let depends = libraries(&tree)?;
+        tree.write("DEBIAN/md5sums", tree.sums()?, 0o644)?;
+        Ok(Self { tree, profile, architecture: architecture()?, depends })
     }
-    command.arg("--build").arg(tree.path()).arg(&package);
-    step::run("pack", &mut command)?;
-    Ok(package)
+
+    /// Makes the package of a version. One of what was built without optimisations is compressed in a hurry.
+    fn pack(&self, version: &str) -> Result<PathBuf> {
+        let Self { tree, profile, architecture, depends: _ } = self;
+        tree.write("DEBIAN/control", self.control(version)?, 0o644)?;
+        let package = tree.path().with_file_name(format!("{NAME}_{version}_{architecture}.deb"));
+        let mut command = Command::new("dpkg-deb");
+        command.arg("--root-owner-group");
+        if *profile == Profile::Debug {
+            command.args(["-Zgzip", "-z1"]);
+        }
+        command.arg("--build").arg(tree.path()).arg(&package);
+        step::run("pack", &mut command)?;
+        Ok(package)
+    }
+
+    /// What the package manager is to know.
+    fn control(&self, version: &str) -> Result<String> {
+        let Self { tree, profile: _, architecture, depends } = self;
+        Ok(format!(
+            "Package: {NAME}\n\
+             Version: {version}\n\
+             Architecture: {architecture}\n\
+             Maintainer: the overlay maintainers <root@localhost>\n\
+             Installed-Size: {}\n\
+             Pre-Depends: init-system-helpers (>= 1.54~)\n\
+             Depends: {depends}\n\
+             Recommends: nftables\n\
+             Suggests: etcd-server, docker.io\n\
+             Section: net\n\
+             Priority: optional\n\
+             Description: virtual networks across many machines, by XDP and tc\n \
+             A daemon on each node fills BPF maps from records in etcd; programs in the kernel encapsulate and\n \
+             decapsulate VXLAN, without the kernel's tunnel device in the path where the network card allows.\n",
+            tree.kilobytes()?,
+        ))
+    }
 }
 
 fn architecture() -> Result<String> {
     let told = step::output(Command::new("dpkg").arg("--print-architecture"));
     Ok(told.context("dpkg does not tell this machine's architecture")?.trim().to_owned())
-}
-
-/// What the package manager is to know.
-fn control(tree: &Tree, architecture: &str) -> Result<String> {
-    Ok(format!(
-        "Package: {NAME}\n\
-         Version: {}\n\
-         Architecture: {architecture}\n\
-         Maintainer: the overlay maintainers <root@localhost>\n\
-         Installed-Size: {}\n\
-         Pre-Depends: init-system-helpers (>= 1.54~)\n\
-         Depends: {}\n\
-         Recommends: nftables\n\
-         Suggests: etcd-server, docker.io\n\
-         Section: net\n\
-         Priority: optional\n\
-         Description: virtual networks across many machines, by XDP and tc\n \
-         A daemon on each node fills BPF maps from records in etcd; programs in the kernel encapsulate and\n \
-         decapsulate VXLAN, without the kernel's tunnel device in the path where the network card allows.\n",
-        env!("CARGO_PKG_VERSION"),
-        tree.kilobytes()?,
-        libraries(tree)?,
-    ))
 }
 
 /// The packages that have the libraries the programs are linked to.

@@ -5,6 +5,7 @@
 //! anything: it would not answer before it has been answered itself.
 
 mod asked;
+mod inherited;
 mod ipam_driver;
 mod message;
 mod network_driver;
@@ -20,8 +21,9 @@ use ipnet::IpNet;
 use tokio::{sync::watch, time::timeout};
 
 pub use self::{
+    inherited::Inherited,
     options::NETWORK,
-    server::{router, serve},
+    server::{refuse, router, serve},
     socket::{PluginSocket, PluginSocketError},
 };
 use self::{

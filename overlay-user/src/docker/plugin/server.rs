@@ -16,7 +16,7 @@ use axum::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{net::UnixListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -88,6 +88,13 @@ pub async fn serve(socket: PluginSocket, router: Router, cancel: CancellationTok
     };
     drop(file);
     result
+}
+
+/// Answers whatever is asked with an error, until `cancel`: Docker shows the text, and does not try again.
+pub async fn refuse(listener: UnixListener, error: String, cancel: CancellationToken) -> io::Result<()> {
+    let refusal = async move || (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "Err": error })));
+    let router = Router::new().fallback(refusal);
+    axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned()).await
 }
 
 async fn activate(_: Arc<Plugin>, _: Empty) -> Result<Activated, ApiError> {

@@ -10,27 +10,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tokio::net::UnixListener;
 
-/// The socket, listening. Its file is removed when this is dropped.
+/// The socket, listening. Its file is removed when this is dropped, if it was made here.
 #[derive(Debug)]
 pub struct PluginSocket {
     listener: UnixListener,
     file: SocketFile,
 }
 
-/// The socket's file, removed when dropped unless another daemon has its place meanwhile.
+/// The socket's file. One that was made here is removed when dropped, unless another daemon has its place meanwhile.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     inode: u64,
+    made_here: bool,
 }
 
 /// Why the socket cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginSocketError {
     /// Somebody has it.
-    #[error("another overlayd serves Docker on {}: give this one a --docker-plugin of its own, or none", .0.display())]
+    #[error(
+        "another overlayd, or systemd for one (overlayd.socket), serves Docker on {}: give this one a \
+         --docker-plugin of its own, or none",
+        .0.display()
+    )]
     InUse(PathBuf),
     /// The system refused.
     #[error("{}: {source}: --docker-plugin must be in a directory that overlayd can write to", path.display())]
@@ -44,6 +50,21 @@ pub enum PluginSocketError {
 }
 
 impl PluginSocket {
+    /// Takes what systemd listens on for `path`, as long as that leads there; else listens itself, as [`Self::bind`]
+    /// does. Call it within a tokio runtime.
+    pub fn open(path: &Path, inherited: Option<&StdListener>) -> Result<Self, PluginSocketError> {
+        match inherited {
+            Some(listener) if leads_to(path, listener) => Self::adopt(path, listener),
+            _ => Self::bind(path),
+        }
+    }
+
+    fn adopt(path: &Path, listener: &StdListener) -> Result<Self, PluginSocketError> {
+        let failed = |source| PluginSocketError::Io { path: path.to_owned(), source };
+        let listener = listener.try_clone().map_err(failed)?;
+        Self::listen(path, listener, false).map_err(failed)
+    }
+
     /// Listens at `path`, for root alone; its directory is made if need be. A socket that a dead daemon left is
     /// replaced. Call it within a tokio runtime.
     pub fn bind(path: &Path) -> Result<Self, PluginSocketError> {
@@ -63,10 +84,14 @@ impl PluginSocket {
         }
         let listener = StdListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let inode = fs::metadata(path).map_err(failed)?.ino();
-        let listener = UnixListener::from_std(listener).map_err(failed)?;
-        Ok(Self { listener, file: SocketFile { path: path.to_owned(), inode } })
+        Self::listen(path, listener, true).map_err(failed)
+    }
+
+    fn listen(path: &Path, listener: StdListener, made_here: bool) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let inode = fs::metadata(path)?.ino();
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Self { listener, file: SocketFile { path: path.to_owned(), inode, made_here } })
     }
 
     pub(super) fn into_parts(self) -> (UnixListener, SocketFile) {
@@ -74,8 +99,17 @@ impl PluginSocket {
     }
 }
 
+/// Whether who connects to `path` is in this listener's queue. Somebody may have removed its file, and a daemon that made
+/// one instead may have died; the kernel tells a client who began to listen.
+fn leads_to(path: &Path, listener: &StdListener) -> bool {
+    let Ok(client) = StdStream::connect(path) else { return false };
+    let there = getsockopt(&client, PeerCredentials).map(|who| who.pid());
+    let here = getsockopt(listener, PeerCredentials).map(|who| who.pid());
+    there.is_ok_and(|pid| here == Ok(pid))
+}
+
 impl SocketFile {
-    /// Whether the file is the one that was made.
+    /// Whether the file is still the one that was listened on.
     pub fn is_there(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode)
     }
@@ -83,7 +117,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_there()
+        if self.made_here
+            && self.is_there()
             && let Err(error) = fs::remove_file(&self.path)
         {
             tracing::warn!(%error, socket = %self.path.display(), "the plugin socket could not be removed");
@@ -113,5 +148,29 @@ mod tests {
             "a file of somebody's stays"
         );
         assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_systemds_is_taken_and_stays_and_one_whose_file_is_gone_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("overlayd.sock");
+        let systemds = StdListener::bind(&path).unwrap();
+        let waiting = StdStream::connect(&path).unwrap();
+        drop(PluginSocket::open(&path, Some(&systemds)).unwrap());
+        assert!(path.exists(), "it is systemd's to remove");
+        systemds.set_nonblocking(false).unwrap();
+        systemds.accept().unwrap();
+        drop(waiting);
+        assert!(matches!(PluginSocket::open(&path, None), Err(PluginSocketError::InUse(_))));
+
+        fs::remove_file(&path).unwrap();
+        let own = PluginSocket::open(&path, Some(&systemds)).unwrap();
+        std::mem::forget(own.file);
+        drop(own.listener);
+        // What a killed daemon leaves there leads nowhere.
+        let own = PluginSocket::open(&path, Some(&systemds)).unwrap();
+        StdStream::connect(&path).unwrap();
+        drop(own);
+        assert!(!path.exists());
     }
 }
