@@ -1,11 +1,20 @@
 //! `overlayctl import docker`: networks of Docker's own become ours.
 
-use overlay_tests::docker::{DockerCluster, DockerNode, Release};
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use overlay_tests::{
+    docker::{DockerCluster, DockerNode, Release},
+    exec::eventually,
+};
 
 use crate::stage::{RESOLVER, can, has, has_not};
 
 const NET: &str = "app";
 const SUBNET: &str = "172.30.5.0/24";
+
+/// How long it may take until all know of a node's routes.
+const TOLD: Duration = Duration::from_secs(20);
 
 /// Imports a network of a node's Docker; what was said.
 fn import(node: &DockerNode, more: &[&str]) -> Result<String, String> {
@@ -31,9 +40,18 @@ fn imports(release: Release) {
 fn beside_it(one: &DockerNode, two: &DockerNode) {
     let said = import(one, &[NET]).unwrap_err();
     assert!(said.contains("--as NAME") && said.contains("--replace"), "{said}");
-    // Containers would not know which of the two to go to.
-    let said = import(one, &[NET, "--as", "app2"]).unwrap_err();
-    assert!(said.contains("which node node1 has a route to"), "{said}");
+    // Containers would not know which of the two to go to. A route is told to all a moment after it is there.
+    eventually(TOLD, || match import(one, &[NET, "--as", "app2"]) {
+        Err(said) => {
+            ensure!(said.contains("which node node1 has a route to"), "{said}");
+            Ok(())
+        }
+        Ok(made) => {
+            one.node.ctl(&["network", "rm", "app2"])?;
+            bail!("nobody knows of the bridge: {made}");
+        }
+    })
+    .unwrap();
     let shown = import(one, &[NET, "--as", "app2", "--allow-overlap"]).unwrap();
     assert!(shown.contains("app2") && shown.contains("172.30.5.254"), "{shown}");
     assert_eq!(import(one, &[NET, "--as", "app2", "--allow-overlap"]).unwrap(), shown, "done once");

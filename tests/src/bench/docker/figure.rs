@@ -39,6 +39,8 @@ pub enum Figure {
     FirstPingsLost,
     /// From the end of `docker run` until a container on the other node gets its name answered.
     Name,
+    /// The same at worst.
+    SlowestName,
     /// What a network adds to `docker run` of a container that ends at once.
     RunAdds,
     Tcp,
@@ -53,11 +55,12 @@ pub enum Figure {
 
 impl Figure {
     /// All columns.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Visible,
         Self::FirstPing,
         Self::FirstPingsLost,
         Self::Name,
+        Self::SlowestName,
         Self::RunAdds,
         Self::Tcp,
         Self::Udp,
@@ -74,6 +77,7 @@ impl Figure {
             Self::FirstPing => "run to ping ms",
             Self::FirstPingsLost => "first pings lost",
             Self::Name => "name ms",
+            Self::SlowestName => "slowest name ms",
             Self::RunAdds => "run adds ms",
             Self::Tcp => "1 TCP Gbit/s",
             Self::Udp => "UDP 64 B kpps",

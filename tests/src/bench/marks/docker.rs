@@ -10,7 +10,7 @@ pub fn marks() -> Vec<Mark> {
         ("first ping, on the first packet", Figure::FirstPingsLost, Ask::AtMost(0.0, "")),
         ("docker run to the first ping", Figure::FirstPing, Ask::NoWorse(Kind::Docker)),
         ("docker run", Figure::RunAdds, Ask::NoWorse(Kind::Docker)),
-        ("a name, after docker run", Figure::Name, Ask::AtMost(100.0, "")),
+        ("a name, after docker run", Figure::SlowestName, Ask::AtMost(100.0, "")),
         ("TCP, one stream, in Docker", Figure::Tcp, Ask::AtLeast(Kind::Docker, 1.25)),
         ("UDP 64 B, in Docker", Figure::Udp, Ask::AtLeast(Kind::Docker, 2.5)),
         ("dockerd killed", Figure::DockerdKilled, Ask::AtMost(0.0, "")),
