@@ -123,7 +123,9 @@ impl Reconciler {
                     Done::InPart => Duration::ZERO,
                     Done::Badly => self.pace.after_failure(),
                 };
-                due = Some(Instant::now() + wait);
+                let next = Instant::now() + wait;
+                // A change does not put off when all is looked at again.
+                due = Some(due.filter(|_| done == Done::Well && !again).map_or(next, |due| due.min(next)));
             }
             if let Some(reply) = asked {
                 let _ = reply.send(self.audit(last.as_ref().map(|(target, _)| target)).await);

@@ -290,10 +290,13 @@ impl EbpfDatapath {
     }
 
     /// Whether everything is to be compared with the kernel: now and then, but not for more than a fiftieth
-    /// of the time.
-    fn is_unverified(&self) -> bool {
-        let every = self.options.verify_every;
-        self.verified.is_none_or(|(at, took)| at.elapsed() >= every.max(took.saturating_mul(50)))
+    /// of the time. What has changed goes before that, for nothing else is done meanwhile, unless it leaves no moment
+    /// for it in twice the time.
+    fn is_unverified(&self, plan: &Plan, extent: Extent) -> bool {
+        let Some((at, took)) = self.verified else { return true };
+        let every = self.options.verify_every.max(took.saturating_mul(50));
+        let has_news = || extent == Extent::All && self.filled.as_ref().is_some_and(|filled| filled != plan);
+        at.elapsed() >= every && (at.elapsed() >= every * 2 || !has_news())
     }
 
     async fn bring_to(
@@ -309,7 +312,7 @@ impl EbpfDatapath {
             return Ok(applied);
         }
         self.let_withdrawn_go()?;
-        let verifies = self.is_unverified();
+        let verifies = self.is_unverified(plan, extent);
         if verifies {
             self.verify(&mut applied)?;
         } else if extent == Extent::All
