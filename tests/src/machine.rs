@@ -21,7 +21,7 @@ use crate::{
     cleanup::{self, Resource, Undo},
     exec::{self, Process, child, eventually},
     netns::Netns,
-    node::program,
+    node::target,
     wire::{Card, Port, Wire},
 };
 
@@ -272,9 +272,7 @@ impl Drop for Booted {
 
 /// The Debian that `cargo xtask test` has made.
 fn root() -> Result<PathBuf> {
-    let program = program("overlayd")?;
-    let target = program.ancestors().nth(2).context("this program is in no target directory")?;
-    let root = target.join("debian/root");
+    let root = target()?.join("debian/root");
     ensure!(root.join("usr/bin/apt-get").is_file(), "no Debian in {}: run cargo xtask setup", root.display());
     Ok(root)
 }

@@ -393,6 +393,12 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Cargo's target directory, which has what `cargo xtask` makes besides programs too.
+pub fn target() -> Result<PathBuf> {
+    let overlayd = program("overlayd")?;
+    Ok(overlayd.ancestors().nth(2).context("overlayd is in no target directory")?.to_owned())
+}
+
 /// Mounts the BPF file system where it belongs, unless it is. On most machines the init system did.
 fn mount_bpffs() -> Result<()> {
     // A second mount would hide what was pinned in the first.

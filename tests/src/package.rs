@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::node::program;
+use crate::node::target;
 
 /// The package.
 pub fn current() -> Result<PathBuf> {
@@ -17,9 +17,7 @@ pub fn next() -> Result<PathBuf> {
 }
 
 fn find(next: bool) -> Result<PathBuf> {
-    let overlayd = program("overlayd")?;
-    let target = overlayd.ancestors().nth(2).context("overlayd is in no target directory")?;
-    let dir = target.join("dist/debug");
+    let dir = target()?.join("dist/debug");
     let files = fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut packages = files.filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
     let package = packages.find(|path| path.to_string_lossy().contains("+next") == next);

@@ -1,6 +1,6 @@
-//! Docker as Debian's newest release has it, beside the one that is installed: unpacked, not installed.
+//! Dockers of other releases of Debian beside the one that is installed: unpacked, not installed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -15,25 +15,18 @@ const RELEASE: Release = Release { name: "sid", security: false };
 /// What of it is needed. Its runc wants a newer C library than this machine has; the installed one does.
 const PACKAGES: [&str; 2] = ["docker.io", "containerd"];
 
+/// The last release that has consul, and a Docker that was built with it: later ones of Debian's know etcd alone.
+const OLD_RELEASE: Release = Release { name: "bullseye", security: false };
+const OLD_PACKAGES: [&str; 2] = ["consul", "docker.io"];
+
 /// Fetches it, unless that was done before. To get a newer one, remove `target/docker`.
 ///
 /// # Errors
 /// If it cannot be fetched or unpacked.
 pub fn ensure() -> Result<()> {
-    let programs = directory().join("newest");
-    if programs.join("usr/sbin/dockerd").is_file() && programs.join("usr/bin/containerd").is_file() {
-        return Ok(());
-    }
-    eprintln!("Docker of Debian's {} is not there: fetching it into {}", RELEASE.name, programs.display());
-    let packages = Packages::open(&directory(), &[RELEASE])?;
-    packages
-        .unpack(&PACKAGES.map(str::to_owned), &programs)
-        .with_context(|| format!("cannot get Docker of Debian's {}", RELEASE.name))
+    let lists = directory();
+    fetch("newest", &lists, RELEASE, PACKAGES, ["usr/sbin/dockerd", "usr/bin/containerd"])
 }
-
-/// The last release that has consul, and a Docker that was built with it: later ones of Debian's know etcd alone.
-const OLD_RELEASE: Release = Release { name: "bullseye", security: false };
-const OLD_PACKAGES: [&str; 2] = ["consul", "docker.io"];
 
 /// Fetches consul, which was Docker's store for all nodes at some sites, and a Docker that takes it, unless that was
 /// done before.
@@ -41,15 +34,27 @@ const OLD_PACKAGES: [&str; 2] = ["consul", "docker.io"];
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_old() -> Result<()> {
-    let programs = directory().join("old");
-    if programs.join("usr/bin/consul").is_file() && programs.join("usr/sbin/dockerd").is_file() {
+    let lists = directory().join(OLD_RELEASE.name);
+    fetch("old", &lists, OLD_RELEASE, OLD_PACKAGES, ["usr/sbin/dockerd", "usr/bin/consul"])
+}
+
+/// Unpacks packages of a release, whose `lists` are kept, below a name, unless there are the `programs` already.
+fn fetch(
+    name: &str,
+    lists: &Path,
+    release: Release<'_>,
+    packages: [&str; 2],
+    programs: [&str; 2],
+) -> Result<()> {
+    let place = directory().join(name);
+    if programs.iter().all(|program| place.join(program).is_file()) {
         return Ok(());
     }
-    eprintln!("consul and Docker of Debian's {} are not there: fetching them", OLD_RELEASE.name);
-    let packages = Packages::open(&directory().join(OLD_RELEASE.name), &[OLD_RELEASE])?;
-    packages
-        .unpack(&OLD_PACKAGES.map(str::to_owned), &programs)
-        .with_context(|| format!("cannot get consul and Docker of Debian's {}", OLD_RELEASE.name))
+    let what = format!("{} of Debian's {}", packages.join(" and "), release.name);
+    eprintln!("{what} are not there: fetching them into {}", place.display());
+    Packages::open(lists, &[release])?
+        .unpack(&packages.map(str::to_owned), &place)
+        .with_context(|| format!("cannot get {what}"))
 }
 
 /// Everything of it that is kept.

@@ -14,6 +14,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How long an interface may be on its way: Docker repeats a request for no longer than 30 s.
 const ON_ITS_WAY: Duration = Duration::from_secs(40);
 
+/// How long after a start it takes at most until all are found.
+pub const FOUND_WITHIN: Duration = ON_ITS_WAY.saturating_add(LOOK.saturating_mul(2));
+
 /// Takes them off.
 pub async fn take_off(plugin: Arc<Plugin>, registry: Arc<Registry>) {
     let begun = Instant::now();

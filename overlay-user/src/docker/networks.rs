@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Content, DockerNetwork, DockerNetworkId, PendingNetwork, Registry,
     engine::{Engine, EngineError, EngineNetwork, Event, NewEngineNetwork},
+    left_behind::FOUND_WITHIN,
     propagate::{Action, Scene, propagate},
     report::{self, EngineReport, Problem},
 };
@@ -46,9 +47,6 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
 
 /// What the plugin knows, and dockerd does not list for so long, is not on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(15);
-
-/// How long after a start endpoints may be there that Docker has let go before.
-const CLEARING: Duration = Duration::from_mins(1);
 
 /// How long it is waited for what was just written to be read back.
 const ECHO: Duration = Duration::from_secs(5);
@@ -357,7 +355,8 @@ impl Networks {
     fn is_clearing(&mut self, id: &DockerNetworkId, network: &NetworkName) -> bool {
         let since = *self.clearing.entry(id.clone()).or_insert_with(Instant::now);
         let content = self.registry.now();
-        since.elapsed() < CLEARING && content.endpoints.values().any(|endpoint| endpoint.network == *network)
+        since.elapsed() < FOUND_WITHIN
+            && content.endpoints.values().any(|endpoint| endpoint.network == *network)
     }
 
     /// Removes from Docker what the cluster has not.

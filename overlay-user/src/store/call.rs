@@ -6,7 +6,11 @@ use etcd_client::{Client, Compare, GetOptions, GetResponse, KeyValue, Txn, TxnOp
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
-use super::{connection::Connection, error::Attempt, error::CallError, stretch::Stretches};
+use super::{
+    connection::Connection,
+    error::{Attempt, CallError},
+    stretch::{Stretches, after},
+};
 
 /// All that one call of a front door asks of etcd has its answer by then, so that a command ends
 /// within ten seconds.
@@ -254,12 +258,8 @@ impl<'a> Call<'a> {
 
 /// The first key after all that begin with `prefix`.
 pub(super) fn end_of(prefix: &str) -> Vec<u8> {
-    let mut end = prefix.as_bytes().to_vec();
-    // UTF-8 has no byte 0xff, so the last byte can be raised.
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    end
+    // UTF-8 has no byte 0xff, so there is one.
+    after(prefix.as_bytes()).unwrap_or_default()
 }
 
 fn is_too_large(text: &str) -> bool {

@@ -3,7 +3,7 @@
 mod choose;
 mod taken;
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, ops::ControlFlow, time::Duration};
 
 use etcd_client::{Compare, CompareOp, GetOptions, TxnOp};
 use ipnet::IpNet;
@@ -111,11 +111,42 @@ impl Store {
         name: &NetworkName,
         change: NetworkChange,
     ) -> Result<Network, StoreError> {
+        self.change_network(name, |record| {
+            record.policy = record.policy.with(change.policy);
+            record.mtu = change.mtu.map_or(record.mtu, |mtu| (mtu != 0).then_some(mtu));
+            let network = Network::from_record(record).map_err(|e| StoreError::Invalid(e.to_string()))?;
+            Ok(ControlFlow::Continue(network))
+        })
+        .await
+    }
+
+    /// Changes a network's record, in one transaction, and returns what `change` does; nothing is written if that
+    /// breaks off.
+    pub(super) async fn change_network<T>(
+        &self,
+        name: &NetworkName,
+        change: impl Fn(&mut NetworkRecord) -> Result<ControlFlow<T, T>, StoreError>,
+    ) -> Result<T, StoreError> {
         let call = self.call();
         self.check_cluster(&call).await?;
+        let key = self.keys().network(name);
         for attempt in 1..=TRIES {
-            if let Some(network) = self.try_set(&call, name, change).await? {
-                return Ok(network);
+            let Some(found) = call.get(&key).await? else {
+                return Err(StoreError::NotFound(format!("there is no network {name}")));
+            };
+            let Some(mut record) = decoded::<NetworkRecord>(found.value()) else {
+                return Err(StoreError::Conflict(format!("the record of network {name} cannot be read")));
+            };
+            let outcome = match change(&mut record)? {
+                ControlFlow::Continue(outcome) => outcome,
+                ControlFlow::Break(outcome) => return Ok(outcome),
+            };
+            let value = replaced(found.value(), &record)?;
+            let same = Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision());
+            let put = TxnOp::put(key.as_str(), value.clone(), None);
+            let mark = Mark { key: &key, value: &value };
+            if call.commit(vec![same], vec![put], Some(mark)).await?.is_some() {
+                return Ok(outcome);
             }
             wait_in_a_race(attempt).await;
         }
@@ -182,29 +213,6 @@ impl Store {
             let network = decoded::<NetworkRecord>(found.value());
             return Err(exists(&new.name, network.as_ref()));
         }
-        Ok(done.map(|_| network))
-    }
-
-    async fn try_set(
-        &self,
-        call: &Call<'_>,
-        name: &NetworkName,
-        change: NetworkChange,
-    ) -> Result<Option<Network>, StoreError> {
-        let key = self.keys().network(name);
-        let Some(found) = call.get(&key).await? else {
-            return Err(StoreError::NotFound(format!("there is no network {name}")));
-        };
-        let Some(mut record) = decoded::<NetworkRecord>(found.value()) else {
-            return Err(StoreError::Conflict(format!("the record of network {name} cannot be read")));
-        };
-        record.policy = record.policy.with(change.policy);
-        record.mtu = change.mtu.map_or(record.mtu, |mtu| (mtu != 0).then_some(mtu));
-        let network = Network::from_record(&record).map_err(|e| StoreError::Invalid(e.to_string()))?;
-        let value = replaced(found.value(), &record)?;
-        let compares = vec![Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision())];
-        let operations = vec![TxnOp::put(key.as_str(), value.clone(), None)];
-        let done = call.commit(compares, operations, Some(Mark { key: &key, value: &value })).await?;
         Ok(done.map(|_| network))
     }
 

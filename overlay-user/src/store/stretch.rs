@@ -63,7 +63,7 @@ impl Stretches {
 }
 
 /// The first key after all that begin with `beginning`; `None`: there is none.
-fn after(beginning: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn after(beginning: &[u8]) -> Option<Vec<u8>> {
     let raised = beginning.iter().rposition(|byte| *byte < u8::MAX)?;
     let mut after = beginning[..=raised].to_vec();
     after[raised] += 1;

@@ -57,6 +57,11 @@ impl Row {
         self.samples.get(measure).map_or_else(String::new, |samples| shown(samples))
     }
 
+    /// A measure's greatest value; nothing if it was not measured.
+    pub fn most(&self, measure: &str) -> Option<f64> {
+        self.samples.get(measure)?.iter().copied().max_by(f64::total_cmp)
+    }
+
     /// The first measure's newest value.
     pub fn last(&self) -> f64 {
         let first = self.measures.first().and_then(|measure| self.samples.get(*measure));

@@ -1,6 +1,11 @@
 //! `overlayctl docker setup` beside a dockerd that reads what it writes, and is restarted by it.
 
-use std::{fs, path::PathBuf, process::Output, thread};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+    thread,
+};
 
 use anyhow::{Context as _, ensure};
 use overlay_tests::{
@@ -14,12 +19,16 @@ use crate::stage::{HEARD, can, create};
 const NET: &str = "calm";
 const SERVE: [&str; 4] = ["httpd", "-f", "-h", "/www"];
 
-/// Runs it beside dockerd: with its processes and its /etc/docker.
-fn set_up(node: &DockerNode, more: &[&str]) -> Output {
+/// It as it is run beside dockerd: with its processes and its /etc/docker.
+fn command(node: &DockerNode, more: &[&str]) -> Command {
     let program = program("overlayctl").unwrap();
     let mut command = node.docker.space().command(&program.to_string_lossy());
     command.args(["docker", "setup", "--docker", &node.docker.host()]).args(more);
-    exec::run(&mut command).unwrap()
+    command
+}
+
+fn set_up(node: &DockerNode, more: &[&str]) -> Output {
+    exec::run(&mut command(node, more)).unwrap()
 }
 
 /// Requires that it is done, and returns what it says.
@@ -38,11 +47,8 @@ fn refused(output: &Output) -> String {
 fn restarted(node: &mut DockerNode) -> Output {
     let sign = std::env::temp_dir().join(node.docker.unique()).join("restart");
     let shown = sign.display();
-    let command = format!("touch {shown} && while [ -e {shown} ]; do sleep 0.1; done");
-    let host = node.docker.host();
-    let program = program("overlayctl").unwrap();
-    let mut setup = node.docker.space().command(&program.to_string_lossy());
-    setup.args(["docker", "setup", "--docker", &host, "--restart-by", &command]);
+    let restart = format!("touch {shown} && while [ -e {shown} ]; do sleep 0.1; done");
+    let mut setup = command(node, &["--restart-by", &restart]);
     let running = thread::spawn(move || exec::run(&mut setup).unwrap());
     eventually(HEARD, || {
         ensure!(!running.is_finished(), "it did not ask for a restart");

@@ -117,19 +117,18 @@ fn load_programs(pins: &Pins, ebpf: &mut Ebpf, programs: Programs) -> Result<(),
     thread::scope(|scope| {
         let mut loading = Vec::new();
         for (name, program) in ebpf.programs_mut() {
-            match program {
-                // Those of gateway ports when there is one.
-                Program::SchedClassifier(_) if name == PORT_IN => {}
+            let is_needed = match program {
                 Program::SchedClassifier(probe) if name == probe::DECAP => {
                     probe.load().map_err(|e| refused(name, e))?;
+                    false
                 }
-                Program::SchedClassifier(_) => {
-                    loading.push(scope.spawn(move || load_one(pins, name, program)));
-                }
-                Program::Xdp(_) if programs == Programs::All && name == UPLINK_XDP => {
-                    loading.push(scope.spawn(move || load_one(pins, name, program)));
-                }
-                _ => {}
+                // Those of gateway ports when there is one.
+                Program::SchedClassifier(_) => name != PORT_IN,
+                Program::Xdp(_) => programs == Programs::All && name == UPLINK_XDP,
+                _ => false,
+            };
+            if is_needed {
+                loading.push(scope.spawn(move || load_one(pins, name, program)));
             }
         }
         loading.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))

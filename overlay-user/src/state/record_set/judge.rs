@@ -2,66 +2,32 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    hash::Hash,
     sync::Arc,
 };
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use super::{Clash, Held, Judged, LeftOut, RecordSet, holdings::Change};
-use crate::{
-    Vni,
-    state::{
-        Endpoint, EndpointId, InterfaceName, MOST_REJECTED, Network, NetworkName, Node, NodeName,
-        RecordError, RecordKey, State, shown::shown_key,
-    },
+use crate::state::{
+    Endpoint, EndpointId, InterfaceName, MOST_REJECTED, Network, NetworkName, Node, NodeName, RecordError,
+    RecordKey, State, shown::shown_key,
 };
 
 // === impl RecordSet ===
 
 impl RecordSet {
     pub(super) fn judge_networks(&mut self) {
-        let mut taken: HashMap<Vni, &NetworkName> = HashMap::new();
-        self.left_out.networks.clear();
-        let mut standing = self.state.networks.clone();
-        for (name, record) in by_age(&self.networks) {
-            if let Some(&other) = taken.get(&record.vni) {
-                let clash = Clash::Vni(record.vni, other.clone());
-                self.left_out.networks.insert(RecordKey::of_network(name), clash.to_string());
-                standing.remove(name);
-                continue;
-            }
-            taken.insert(record.vni, name);
-            if standing.get(name) != Some(record) {
-                standing.insert(name.clone(), record.clone());
-            }
-        }
-        for name in self.state.networks.keys().filter(|name| !self.networks.contains_key(*name)) {
-            standing.remove(name);
-        }
-        self.state.networks = standing;
+        let Self { networks, state, left_out, .. } = self;
+        let vni = |network: &Network| network.vni;
+        let standing = &mut state.networks;
+        first_stands(networks, standing, &mut left_out.networks, RecordKey::of_network, vni, Clash::Vni);
     }
 
     pub(super) fn judge_nodes(&mut self) {
-        let mut taken: HashMap<IpAddr, &NodeName> = HashMap::new();
-        self.left_out.nodes.clear();
-        let mut standing = self.state.nodes.clone();
-        for (name, record) in by_age(&self.nodes) {
-            if let Some(&other) = taken.get(&record.vtep) {
-                let clash = Clash::Vtep(record.vtep, other.clone());
-                self.left_out.nodes.insert(RecordKey::of_node(name), clash.to_string());
-                standing.remove(name);
-                continue;
-            }
-            taken.insert(record.vtep, name);
-            if standing.get(name) != Some(record) {
-                standing.insert(name.clone(), record.clone());
-            }
-        }
-        for name in self.state.nodes.keys().filter(|name| !self.nodes.contains_key(*name)) {
-            standing.remove(name);
-        }
-        self.state.nodes = standing;
+        let Self { nodes, state, left_out, .. } = self;
+        let vtep = |node: &Node| node.vtep;
+        first_stands(nodes, &mut state.nodes, &mut left_out.nodes, RecordKey::of_node, vtep, Clash::Vtep);
     }
 
     /// Brings the state's endpoints up to their records, of which `changes` are known, and to the networks and
@@ -186,6 +152,35 @@ impl RecordSet {
         if *self.state.rejected != rejected {
             self.state.rejected = Arc::new(rejected);
         }
+    }
+}
+
+/// Has those of the records stand that were made before all others that want the same.
+fn first_stands<K: Ord + Clone, T: Clone + PartialEq, W: Copy + Eq + Hash>(
+    records: &BTreeMap<K, Held<T>>,
+    standing: &mut OrdMap<K, T>,
+    left_out: &mut BTreeMap<String, String>,
+    key: fn(&K) -> String,
+    wants: fn(&T) -> W,
+    clash: fn(W, K) -> Clash,
+) {
+    let before = standing.clone();
+    let mut taken: HashMap<W, &K> = HashMap::new();
+    left_out.clear();
+    for (name, record) in by_age(records) {
+        let wanted = wants(record);
+        if let Some(&other) = taken.get(&wanted) {
+            left_out.insert(key(name), clash(wanted, other.clone()).to_string());
+            standing.remove(name);
+            continue;
+        }
+        taken.insert(wanted, name);
+        if standing.get(name) != Some(record) {
+            standing.insert(name.clone(), record.clone());
+        }
+    }
+    for name in before.keys().filter(|name| !records.contains_key(*name)) {
+        standing.remove(name);
     }
 }
 

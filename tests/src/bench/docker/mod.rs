@@ -34,20 +34,20 @@ pub fn run(options: &Options) -> Result<()> {
         }
         .with_context(|| format!("cannot set up {kind}"))?;
         let server = Server::start(&contender)?;
-        contenders.push((contender, server, Row::new(kind.to_string(), &[]), 0.0));
+        contenders.push((contender, server, Row::new(kind.to_string(), &[])));
     }
     for round in 1..=options.rounds {
-        for (contender, _, row, slowest_name) in &mut contenders {
+        for (contender, _, row) in &mut contenders {
             let kind = contender.kind;
-            let slowest =
-                sample(contender, row, round, options).with_context(|| format!("{kind}, round {round}"))?;
-            *slowest_name = slowest.max(*slowest_name);
+            sample(contender, row, round, options).with_context(|| format!("{kind}, round {round}"))?;
             eprintln!("    docker, round {round} of {}: {kind}", options.rounds);
         }
     }
-    for (mut contender, _, mut row, slowest_name) in contenders {
+    for (mut contender, _, mut row) in contenders {
         let kind = contender.kind;
-        row.add_one(Figure::SlowestName.name(), slowest_name);
+        if let Some(slowest) = row.most(Figure::Name.name()) {
+            row.add_one(Figure::SlowestName.name(), slowest);
+        }
         if let Some(lost) = figure::overlayd_killed(&mut contender).context(kind)? {
             row.add_one(Figure::OverlaydKilled.name(), lost);
         }
@@ -58,9 +58,8 @@ pub fn run(options: &Options) -> Result<()> {
     report.finish(&options.output)
 }
 
-/// One round of a contender. Returns how long a name took at worst.
-fn sample(contender: &Contender, row: &mut Row, round: usize, options: &Options) -> Result<f64> {
-    let mut slowest_name: f64 = 0.0;
+/// One round of a contender.
+fn sample(contender: &Contender, row: &mut Row, round: usize, options: &Options) -> Result<()> {
     let mut add = |figure: Figure, value: f64| row.add_one(figure.name(), value);
     add(Figure::Visible, figure::visible(contender, round)?);
     for run in 0..figure::RUNS {
@@ -68,16 +67,14 @@ fn sample(contender: &Contender, row: &mut Row, round: usize, options: &Options)
         let (took, lost) = figure::first_ping(contender)?;
         add(Figure::FirstPing, took);
         add(Figure::FirstPingsLost, lost);
-        let name = figure::name(contender, &format!("name-{round}-{run}"))?;
-        slowest_name = slowest_name.max(name);
-        add(Figure::Name, name);
+        add(Figure::Name, figure::name(contender, &format!("name-{round}-{run}"))?);
     }
     add(Figure::Tcp, measure::tcp(contender, 1, options.seconds)?.gbit);
     add(Figure::Udp, measure::udp64(contender, options.seconds)?);
     let latency = measure::latency(contender, options.round_trips)?;
     add(Figure::RttP50, latency.p50);
     add(Figure::RttP99, latency.p99);
-    Ok(slowest_name)
+    Ok(())
 }
 
 /// Two nodes with Docker and a container on each, by our plugin.
