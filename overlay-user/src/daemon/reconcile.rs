@@ -95,6 +95,7 @@ impl Reconciler {
                     again = true;
                     asked = Some(reply);
                 }
+                () = self.datapath.has_work() => again = true,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => again = true,
             }
             let Known { state, source } = self.known.borrow_and_update().clone();

@@ -11,6 +11,7 @@ mod vxlan_fdb;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future,
     net::IpAddr,
 };
 
@@ -228,6 +229,12 @@ pub trait Datapath: Send {
 
     /// Has the next [`Self::apply`] compare everything with the kernel, whatever it did last.
     fn distrust(&mut self);
+
+    /// Waits until there is something for [`Self::apply`] to do that neither a plan nor the underlay tells of; for
+    /// ever if nothing is under way.
+    async fn has_work(&mut self) {
+        future::pending::<()>().await;
+    }
 
     /// Reads all counters.
     ///

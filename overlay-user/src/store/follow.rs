@@ -1,14 +1,14 @@
-//! Following the store: read everything at one revision, watch from the next, and on any doubt read
-//! again. What is known is replaced as a whole, never taken away first.
+//! Following the store: read everything at one revision, watch from the next, read again now and then beside that,
+//! and on any doubt instead of it. What is known is replaced as a whole, never taken away first.
 
 use std::{mem, sync::Arc, time::Duration};
 
-use etcd_client::{EventType, GetOptions, KeyValue, WatchResponse};
+use etcd_client::{Event, EventType, GetOptions, KeyValue, WatchResponse};
 use futures::FutureExt as _;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -17,8 +17,8 @@ use super::{
     awaited::Roll,
     call::Call,
     connection::Connection,
-    error::CallError,
     left_out::LeftOutLog,
+    reread::{self, Rereading},
     vigilance::Vigilance,
     watch::{Watch, WatchEnd},
 };
@@ -71,7 +71,7 @@ struct Follower {
 }
 
 /// Why one read and its watch have ended.
-enum End {
+pub(super) enum End {
     /// To be read again at once.
     Again(String),
     /// The store does not answer.
@@ -170,19 +170,9 @@ impl Follower {
 
     /// Reads everything, and takes it if the store is ours.
     async fn read(&mut self) -> Result<(), End> {
-        let keys = self.store.keys();
-        let identity = &self.store.inner.identity;
-        let floor = identity.seen().revision;
         let call = Call::stepwise(&self.connection);
-        let lost = |error: CallError| End::Lost(error.to_string());
         // Nothing of a store that is not ours goes among the records.
-        let mut answer = call.range(keys.meta(), GetOptions::new()).await.map_err(lost)?;
-        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let mut meta = RecordSet::default();
-        for kv in answer.take_kvs() {
-            put(&mut meta, keys.relative(kv.key()), &kv);
-        }
-        identity.check(&keys.meta(), meta.meta(), revision, floor).map_err(End::Frozen)?;
+        let revision = check(&self.store, call).await?;
         let (pages, receiver) = mpsc::channel(PAGES_AHEAD);
         let (store, mut records) = (self.store.clone(), mem::take(&mut self.records));
         // While some are decoded the next ones come.
@@ -190,15 +180,7 @@ impl Follower {
             let size = take_pages(&store, &mut records, receiver);
             (records, size)
         });
-        let read = async {
-            for range in keys.of_records() {
-                let hand_on = |page| pages.send(Some(page)).map(drop);
-                call.pages_in(range, revision, hand_on).await?;
-            }
-            let _ = pages.send(None).await;
-            Ok(())
-        };
-        let read = read.await.map_err(lost);
+        let read = read_pages(&self.store, call, revision, &pages).await;
         drop(pages);
         (self.records, self.size) = taking.await.map_err(|error| End::Again(error.to_string()))?;
         read?;
@@ -206,36 +188,61 @@ impl Follower {
         Ok(())
     }
 
-    /// Follows the changes of a watch.
-    async fn follow(&mut self, mut watch: Watch) -> End {
+    /// When everything is to be read again.
+    fn next_read(&self) -> Instant {
         let of_all = self.size * self.records.nodes() as u64;
         let reread = self.vigilance.reread.max(Duration::from_secs(of_all / REREAD_RATE));
-        let reread = Instant::now() + reread.mul_f64(rand::random_range(1.0..1.2));
+        Instant::now() + reread.mul_f64(rand::random_range(1.0..1.2))
+    }
+
+    /// Follows the changes of a watch.
+    async fn follow(&mut self, mut watch: Watch) -> End {
         let store = self.store.clone();
+        let (mut due, mut rereading) = (self.next_read(), None);
         loop {
             let next = tokio::select! {
-                next = timeout_at(reread, watch.next()) => next,
+                biased;
+                next = watch.next() => next,
                 () = store.inner.read_again.notified() => return End::Again("it was asked for".to_owned()),
                 () = store.inner.reconnect.notified() => {
                     self.connection.reset().await;
                     return End::Again("this node's address changed".to_owned());
                 }
-            };
-            match next {
-                Ok(Ok(batch)) => {
-                    let newest = batch.iter().filter_map(|response| self.apply(response)).max();
-                    let meta = self.store.keys().meta();
-                    // A read tells what has become of the store.
-                    if let Err(why) = self.store.inner.identity.check_same(&meta, self.records.meta()) {
-                        return End::Again(why);
-                    }
-                    self.store.inner.identity.remember(self.records.meta(), self.revision);
-                    if let Some(newest) = newest {
-                        self.publish(newest);
-                    }
+                () = sleep_until(due), if rereading.is_none() => {
+                    rereading = Some(Rereading::begin(&store, &mut self.records));
+                    continue;
                 }
-                Ok(Err(end)) => return end.into(),
-                Err(_) => return End::Again("it is time to".to_owned()),
+                ready = reread::ready(&mut rereading) => {
+                    if let Err(end) = ready {
+                        return end;
+                    }
+                    if let Some(whole) = rereading.take_if(|reading| reading.is_last()) {
+                        self.size = whole.end(&mut self.records);
+                        due = self.next_read();
+                        self.publish(self.revision);
+                    } else if let Some(reading) = &mut rereading {
+                        reading.take(&store, &mut self.records);
+                    }
+                    continue;
+                }
+            };
+            let batch = match next {
+                Ok(batch) => batch,
+                Err(end) => return end.into(),
+            };
+            if let Some(reading) = &mut rereading {
+                let events = batch.iter().flat_map(WatchResponse::events);
+                events.filter_map(Event::kv).for_each(|kv| reading.note(kv.key()));
+            }
+            let newest = batch.iter().filter_map(|response| self.apply(response)).max();
+            let meta = self.store.keys().meta();
+            // A read tells what has become of the store.
+            if let Err(why) = self.store.inner.identity.check_same(&meta, self.records.meta()) {
+                return End::Again(why);
+            }
+            self.store.inner.identity.remember(self.records.meta(), self.revision);
+            if let Some(newest) = newest {
+                self.publish(newest);
             }
         }
     }
@@ -320,6 +327,36 @@ impl From<WatchEnd> for End {
     }
 }
 
+/// Checks that the store is ours. Returns its revision.
+pub(super) async fn check(store: &Store, call: Call<'_>) -> Result<i64, End> {
+    let (keys, identity) = (store.keys(), &store.inner.identity);
+    let floor = identity.seen().revision;
+    let mut answer =
+        call.range(keys.meta(), GetOptions::new()).await.map_err(|error| End::Lost(error.to_string()))?;
+    let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+    let mut meta = RecordSet::default();
+    for kv in answer.take_kvs() {
+        put(&mut meta, keys.relative(kv.key()), &kv);
+    }
+    identity.check(&keys.meta(), meta.meta(), revision, floor).map_err(End::Frozen)?;
+    Ok(revision)
+}
+
+/// Hands on all records as they are at a revision, page by page, and `None` behind the last.
+pub(super) async fn read_pages(
+    store: &Store,
+    call: Call<'_>,
+    revision: i64,
+    pages: &mpsc::Sender<Option<Vec<KeyValue>>>,
+) -> Result<(), End> {
+    for range in store.keys().of_records() {
+        let hand_on = |page| pages.send(Some(page)).map(drop);
+        call.pages_in(range, revision, hand_on).await.map_err(|error| End::Lost(error.to_string()))?;
+    }
+    let _ = pages.send(None).await;
+    Ok(())
+}
+
 /// Takes all pages of a whole read, which ends with `None`. Returns how many bytes there were.
 fn take_pages(
     store: &Store,
@@ -347,7 +384,7 @@ fn take_pages(
 }
 
 /// Takes one key. Returns whether that can change the state.
-fn put(records: &mut RecordSet, key: Option<&[u8]>, kv: &KeyValue) -> bool {
+pub(super) fn put(records: &mut RecordSet, key: Option<&[u8]>, kv: &KeyValue) -> bool {
     key.is_some_and(|key| {
         records.put(RawRecord { key, value: kv.value(), create_revision: kv.create_revision() })
     })

@@ -27,6 +27,7 @@ mod options;
 mod pool;
 mod port;
 mod republish;
+mod reread;
 mod stretch;
 mod value;
 mod vigilance;

@@ -328,6 +328,8 @@ async fn a_lost_event_is_made_up_for_when_all_is_read_again() {
     let vigilance = Vigilance { reread: Duration::from_secs(4), ..Vigilance::default() };
     let mut followed = store.follow_with(RecordSet::default(), vigilance, CancellationToken::new());
     until(&mut followed, "the first read", synced).await;
+    // The connection that it is read again by.
+    assert!(store.pools_of(&"n1".parse().unwrap()).await.unwrap().is_empty());
     let made = relay.made();
     relay.withhold(true);
     etcd.put("networks/blue", BLUE).await;
@@ -338,4 +340,33 @@ async fn a_lost_event_is_made_up_for_when_all_is_read_again() {
     assert!(!has(&later, "blue"), "nothing was lost");
     until(&mut followed, "the lost event", |f| has(f, "blue") && has(f, "red")).await;
     assert!(synced(&followed.borrow()) && relay.made() == made, "the watch was thought to be dead");
+}
+
+#[tokio::test]
+async fn changes_are_followed_while_all_is_read_again() {
+    let etcd = Etcd::start().await;
+    // Enough for a read to take its time.
+    for n in 0..1500 {
+        etcd.put(&format!("networks/old{n}"), numbered(n)).await;
+    }
+    let vigilance = Vigilance { reread: Duration::ZERO, ..Vigilance::default() };
+    let mut followed = etcd.store().follow_with(RecordSet::default(), vigilance, CancellationToken::new());
+    until(&mut followed, "the first read", |f| synced(f) && f.state.networks.len() == 1500).await;
+    // What is read is older than what the watch tells meanwhile, and never comes back.
+    for round in 0..150 {
+        let (old, new) = (format!("old{round}"), format!("new{round}"));
+        etcd.put(&format!("networks/{new}"), numbered(5000 + round)).await;
+        etcd.delete(&format!("networks/{old}")).await;
+        let is_right = |f: &Followed| {
+            let goes = (0..=round).all(|n| has(f, &format!("new{n}")) && !has(f, &format!("old{n}")));
+            goes && synced(f)
+        };
+        until(&mut followed, "the changes", is_right).await;
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let now = followed.borrow_and_update();
+            assert!(is_right(&now), "round {round}: it went back in time");
+        }
+    }
+    assert_eq!(followed.borrow().state.networks.len(), 1500);
 }

@@ -9,7 +9,7 @@ use super::{
     links::{self, ENDPOINT_IN, PORT_IN, PORT_XDP, SLOWPATH_IN, UPLINK_IN, UPLINK_XDP},
     ports::{self, LocalPort},
     rows::Rows,
-    slow_path::{self, Forwarding, SlowPath},
+    slow_path::{self, Forwarding, Reading, SlowPath},
 };
 use crate::{
     Vni,
@@ -121,7 +121,8 @@ impl EbpfDatapath {
         }
         self.slow_path.see(devices, to.plan);
         if self.filled.is_none() {
-            self.slow_path.survey(&self.netlink, to, &mut done).await?;
+            let reading = Reading::new(&self.netlink, self.slow_path.devices(), to).await?;
+            self.slow_path.take(&self.netlink, reading, &mut done).await;
         }
         self.slow_path.flood(to);
         let all = self.slow_path.work(&self.netlink, to, &mut done).await;

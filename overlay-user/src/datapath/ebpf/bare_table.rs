@@ -1,17 +1,23 @@
 //! One pinned map of which no copy is kept: it may have a million rows.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _, sync::Arc};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, Map, MapData, MapError},
 };
 
-use super::table;
+use super::{object::failed, table};
 use crate::datapath::{DatapathError, Differences};
 
-/// A hash map.
+/// A hash map, for its one writer.
 pub struct BareTable<K, V> {
+    map: HashMap<MapData, K, V>,
+    view: Arc<View<K, V>>,
+}
+
+/// The same map, to be read, also while the writer writes.
+pub struct View<K, V> {
     name: &'static str,
     map: HashMap<MapData, K, V>,
 }
@@ -24,19 +30,24 @@ where
     /// Takes the map out of the loaded object.
     ///
     /// # Errors
-    /// If it is missing or of another kind.
+    /// If it is missing or of another kind, or there are too many open files.
     pub fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, DatapathError> {
-        Ok(Self { name, map: table::hash_map(ebpf, name)? })
+        let Some(Map::HashMap(map)) = ebpf.take_map(name) else {
+            return Err(DatapathError::Unsupported(format!("the BPF object has no hash map {name}")));
+        };
+        let cannot_open = |error: MapError| table::failure(name, "open", error);
+        let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| cannot_open(error.into()))?;
+        let view = MapData::from_fd(fd).map_err(cannot_open)?;
+        let open = |map| {
+            HashMap::try_from(Map::HashMap(map))
+                .map_err(|e| failed(&format!("map {name} is of another kind"), e))
+        };
+        Ok(Self { map: open(map)?, view: Arc::new(View { name, map: open(view)? }) })
     }
 
-    /// The row of a key; `None` also if it cannot be read.
-    pub fn get(&self, key: &K) -> Option<V> {
-        self.map.get(key, 0).ok()
-    }
-
-    /// Whether it has no rows; not so if it cannot be read.
-    pub fn is_empty(&self) -> bool {
-        self.map.keys().next().is_none()
+    /// The map, to be read beside this.
+    pub fn view(&self) -> Arc<View<K, V>> {
+        Arc::clone(&self.view)
     }
 
     /// Writes a row unless it is there. Returns whether it was written.
@@ -44,7 +55,7 @@ where
     /// # Errors
     /// If there is no room, or the kernel refuses.
     pub fn set(&mut self, key: K, value: V) -> Result<bool, DatapathError> {
-        if self.get(&key) == Some(value) {
+        if self.view.get(&key) == Some(value) {
             return Ok(false);
         }
         self.add(key, value)
@@ -55,7 +66,7 @@ where
     /// # Errors
     /// As [`Self::set`].
     pub fn add(&mut self, key: K, value: V) -> Result<bool, DatapathError> {
-        self.map.insert(key, value, 0).map_err(|e| table::failure(self.name, "add to", e))?;
+        self.map.insert(key, value, 0).map_err(|e| table::failure(self.view.name, "add to", e))?;
         Ok(true)
     }
 
@@ -70,8 +81,24 @@ where
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
                 Ok(false)
             }
-            Err(error) => Err(table::failure(self.name, "remove from", error)),
+            Err(error) => Err(table::failure(self.view.name, "remove from", error)),
         }
+    }
+}
+
+impl<K, V> View<K, V>
+where
+    K: Pod + Ord,
+    V: Pod + PartialEq,
+{
+    /// The row of a key; `None` also if it cannot be read.
+    pub fn get(&self, key: &K) -> Option<V> {
+        self.map.get(key, 0).ok()
+    }
+
+    /// Whether it has no rows; not so if it cannot be read.
+    pub fn is_empty(&self) -> bool {
+        self.map.keys().next().is_none()
     }
 
     /// The keys of the rows that are not `wanted`.

@@ -1,6 +1,13 @@
 //! `fdb`, through memory shared with the kernel: a row is written in place, without a system call.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, os::fd::AsFd as _, ptr::NonNull, slice};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    os::fd::AsFd as _,
+    ptr::NonNull,
+    slice,
+    sync::Arc,
+};
 
 use aya::{
     Ebpf,
@@ -15,21 +22,26 @@ use crate::datapath::{DatapathError, DifferenceKind, Differences};
 /// What the table is called to an operator.
 const PLACE: &str = "map fdb";
 
-/// The table, and the map as long as it is used.
+/// The table, for its one writer.
 pub struct Fdb {
-    buckets: NonNull<FdbBucket>,
-    mask: u32,
+    memory: Arc<Memory>,
     /// Entries that found no room, by their buckets. They move in when another moves out, so that one that a
     /// later daemon would find room for has it now.
     outside: BTreeMap<u32, Vec<FdbEntry>>,
+}
+
+/// The table's memory, and the map as long as it is used. Others may read while the writer writes.
+pub struct Memory {
+    buckets: NonNull<FdbBucket>,
+    mask: u32,
     /// None in tests.
     _map: Option<MapData>,
 }
 
 // SAFETY: the memory belongs to no thread.
-unsafe impl Send for Fdb {}
-// SAFETY: who has no exclusive reference only learns the size.
-unsafe impl Sync for Fdb {}
+unsafe impl Send for Memory {}
+// SAFETY: a bucket is read and written word by word, each of them whole, as the programs do at the same time.
+unsafe impl Sync for Memory {}
 
 /// How many rows `fdb` has for so many endpoints.
 #[must_use]
@@ -64,27 +76,34 @@ impl Fdb {
             )
         };
         let mapped = mapped.map_err(|e| failed("cannot map fdb into memory", e))?;
-        Ok(Self { buckets: mapped.cast(), mask: rows - 1, outside: BTreeMap::new(), _map: Some(map) })
+        let memory = Memory { buckets: mapped.cast(), mask: rows - 1, _map: Some(map) };
+        Ok(Self { memory: Arc::new(memory), outside: BTreeMap::new() })
+    }
+
+    /// The memory, to be read beside this.
+    #[must_use]
+    pub fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
     }
 
     /// The number of rows less one.
     #[must_use]
     pub fn mask(&self) -> u32 {
-        self.mask
+        self.memory.mask
     }
 
     /// Writes an endpoint's entry unless it is there. One that finds no room is left to `endpoints`. Returns
     /// whether there was another one, or none.
     pub fn ensure(&mut self, key: &EndpointKey, row: &Endpoint) -> bool {
         let entry = FdbEntry::new(key.vni, key.mac, row);
-        let bucket = self.bucket(key);
+        let bucket = self.memory.bucket(key);
         if bucket.find(key.vni, key.mac) == Some(entry) {
             return false;
         }
         let written = bucket.set(entry);
         self.forget_outside(key);
         if !written {
-            self.outside.entry(self.index(key)).or_default().push(entry);
+            self.outside.entry(self.memory.index(key)).or_default().push(entry);
         }
         written
     }
@@ -92,12 +111,12 @@ impl Fdb {
     /// Removes an endpoint's entry, if it has one.
     pub fn remove(&mut self, key: &EndpointKey) {
         self.forget_outside(key);
-        if !self.bucket(key).remove(*key) {
+        if !self.memory.bucket(key).remove(*key) {
             return;
         }
-        let index = self.index(key);
+        let index = self.memory.index(key);
         let Some(mut waiting) = self.outside.remove(&index) else { return };
-        let bucket = &self.all()[index as usize];
+        let bucket = &self.memory.all()[index as usize];
         waiting.retain(|entry| !bucket.set(*entry));
         if !waiting.is_empty() {
             self.outside.insert(index, waiting);
@@ -106,26 +125,39 @@ impl Fdb {
 
     /// Removes the entries that are not of the `right` rows; returns how many.
     pub fn clear_wrong(&mut self, right: impl Fn(&EndpointKey) -> Option<Endpoint>) -> usize {
-        let is_right = |bucket: &FdbBucket, entry: FdbEntry| {
-            entry.key().is_some_and(|key| {
-                let right = right(&key).map(|row| FdbEntry::new(key.vni, key.mac, &row));
-                right == Some(entry) && std::ptr::eq(self.bucket(&key), bucket)
-            })
-        };
-        let cleared = self.all().iter().map(|bucket| bucket.retain(|entry| is_right(bucket, entry))).sum();
+        let buckets = 0..=self.memory.mask;
+        let cleared = buckets.map(|index| self.memory.clear_wrong(index, &right)).sum();
         // Nearly all of them found none: whoever is not right any more must not move in.
-        for (index, mut waiting) in std::mem::take(&mut self.outside) {
-            let bucket = &self.all()[index as usize];
-            let is_due = |entry: &FdbEntry| {
-                entry.key().and_then(|key| Some(FdbEntry::new(key.vni, key.mac, &right(&key)?)))
-                    == Some(*entry)
-            };
-            waiting.retain(|entry| is_due(entry) && !bucket.set(*entry));
+        let waiting: Vec<_> = self.outside.keys().copied().collect();
+        self.let_in(waiting, right);
+        cleared
+    }
+
+    /// As [`Self::clear_wrong`], in some buckets.
+    pub fn clear_wrong_in(
+        &mut self,
+        buckets: &BTreeSet<u32>,
+        right: impl Fn(&EndpointKey) -> Option<Endpoint>,
+    ) -> usize {
+        let cleared = buckets.iter().map(|index| self.memory.clear_wrong(*index, &right)).sum();
+        self.let_in(buckets.iter().copied(), right);
+        cleared
+    }
+
+    /// Has those who wait for room in the buckets move in, unless they are not right any more.
+    fn let_in(
+        &mut self,
+        buckets: impl IntoIterator<Item = u32>,
+        right: impl Fn(&EndpointKey) -> Option<Endpoint>,
+    ) {
+        for index in buckets {
+            let Some(mut waiting) = self.outside.remove(&index) else { continue };
+            let bucket = &self.memory.all()[index as usize];
+            waiting.retain(|entry| is_right(*entry, &right) && !bucket.set(*entry));
             if !waiting.is_empty() {
                 self.outside.insert(index, waiting);
             }
         }
-        cleared
     }
 
     /// Compares the table with what `endpoints` should have. An entry that found no room is not missed.
@@ -135,14 +167,14 @@ impl Fdb {
         name: impl Fn(&EndpointKey) -> String,
         found: &mut Differences,
     ) {
-        for bucket in self.all() {
+        for bucket in self.memory.all() {
             for entry in bucket.entries() {
                 let Some(key) = entry.key() else {
                     found.note(DifferenceKind::Extra, PLACE, || "what is no entry".to_owned());
                     continue;
                 };
                 let right = endpoints.get(&key).map(|row| FdbEntry::new(key.vni, key.mac, row));
-                if right.is_none() || !std::ptr::eq(self.bucket(&key), bucket) {
+                if right.is_none() || !std::ptr::eq(self.memory.bucket(&key), bucket) {
                     found.note(DifferenceKind::Extra, PLACE, || name(&key));
                 } else if right != Some(entry) {
                     found.note(DifferenceKind::Different, PLACE, || name(&key));
@@ -150,22 +182,57 @@ impl Fdb {
             }
         }
         for (key, row) in endpoints {
-            let bucket = self.bucket(key);
-            let entry = FdbEntry::new(key.vni, key.mac, row);
-            if bucket.find(key.vni, key.mac).is_none() && bucket.has_room_for(entry) {
+            let missing = self.memory.bucket(key).find(key.vni, key.mac).is_none();
+            if missing && self.memory.lacks(key, row) {
                 found.note(DifferenceKind::Missing, PLACE, || name(key));
             }
         }
     }
 
     fn forget_outside(&mut self, key: &EndpointKey) {
-        let index = self.index(key);
+        let index = self.memory.index(key);
         if let Some(waiting) = self.outside.get_mut(&index) {
             waiting.retain(|entry| entry.key() != Some(*key));
             if waiting.is_empty() {
                 self.outside.remove(&index);
             }
         }
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Whether an endpoint has not its entry though there is room for it.
+    #[must_use]
+    pub fn lacks(&self, key: &EndpointKey, row: &Endpoint) -> bool {
+        let (bucket, entry) = (self.bucket(key), FdbEntry::new(key.vni, key.mac, row));
+        bucket.find(key.vni, key.mac) != Some(entry) && bucket.has_room_for(entry)
+    }
+
+    /// The buckets that have an entry which is not of a `right` row, until it is `enough`.
+    pub fn with_wrong(
+        &self,
+        right: impl Fn(&EndpointKey) -> Option<Endpoint>,
+        enough: impl Fn() -> bool,
+    ) -> BTreeSet<u32> {
+        let buckets = (0..=self.mask).take_while(|_| !enough());
+        buckets.filter(|index| self.wrong_in(*index, &right).next().is_some()).collect()
+    }
+
+    fn wrong_in(
+        &self,
+        index: u32,
+        right: impl Fn(&EndpointKey) -> Option<Endpoint>,
+    ) -> impl Iterator<Item = FdbEntry> {
+        let belongs = move |entry: &FdbEntry| entry.key().is_some_and(|key| self.index(&key) == index);
+        let entries = self.all()[index as usize].entries();
+        entries.filter(move |entry| !(belongs(entry) && is_right(*entry, &right)))
+    }
+
+    fn clear_wrong(&self, index: u32, right: impl Fn(&EndpointKey) -> Option<Endpoint>) -> usize {
+        let wrong: Vec<_> = self.wrong_in(index, right).collect();
+        if wrong.is_empty() { 0 } else { self.all()[index as usize].retain(|entry| !wrong.contains(&entry)) }
     }
 
     fn index(&self, key: &EndpointKey) -> u32 {
@@ -183,7 +250,14 @@ impl Fdb {
     }
 }
 
-impl Drop for Fdb {
+/// Whether an entry is that of a `right` row.
+fn is_right(entry: FdbEntry, right: impl Fn(&EndpointKey) -> Option<Endpoint>) -> bool {
+    entry
+        .key()
+        .is_some_and(|key| right(&key).is_some_and(|row| FdbEntry::new(key.vni, key.mac, &row) == entry))
+}
+
+impl Drop for Memory {
     fn drop(&mut self) {
         let bytes = size_of_val(self.all());
         // SAFETY: what `open` mapped, used by nobody any more.
@@ -206,7 +280,8 @@ mod tests {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping.
         let mapped = unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_PRIVATE) }.unwrap();
-        Fdb { buckets: mapped.cast(), mask: 0, outside: BTreeMap::new(), _map: None }
+        let memory = Memory { buckets: mapped.cast(), mask: 0, _map: None };
+        Fdb { memory: Arc::new(memory), outside: BTreeMap::new() }
     }
 
     fn endpoint(n: u8) -> (EndpointKey, Endpoint) {
@@ -215,7 +290,7 @@ mod tests {
 
     /// The last bytes of the MAC addresses that are in the table.
     fn inside(fdb: &Fdb) -> Vec<u8> {
-        let keys = fdb.all()[0].entries().filter_map(FdbEntry::key);
+        let keys = fdb.memory.all()[0].entries().filter_map(FdbEntry::key);
         let mut inside: Vec<u8> = keys.map(|key| key.mac.0[5]).collect();
         inside.sort_unstable();
         inside
@@ -234,7 +309,7 @@ mod tests {
         assert!(!fdb.ensure(&key, &Endpoint { vtep: 70, ..row }));
         fdb.remove(&endpoint(1).0);
         assert_eq!(inside(&fdb), [3, 4, 5, 7]);
-        assert_eq!(fdb.all()[0].find(7, key.mac).and_then(FdbEntry::vtep), Some(70));
+        assert_eq!(fdb.memory.all()[0].find(7, key.mac).and_then(FdbEntry::vtep), Some(70));
         fdb.remove(&endpoint(3).0);
         assert_eq!(inside(&fdb), [4, 5, 7], "nobody is left outside");
     }
@@ -254,5 +329,36 @@ mod tests {
         assert_eq!(inside(&fdb), [1, 3, 4, 6]);
         fdb.remove(&endpoint(1).0);
         assert_eq!(inside(&fdb), [3, 4, 6, 7]);
+    }
+
+    #[test]
+    fn who_reads_beside_the_writer_sees_what_is_wrong() {
+        let mut fdb = one_bucket();
+        let right = |key: &EndpointKey| (key.mac.0[5] <= 5).then(|| endpoint(key.mac.0[5]).1);
+        for (key, row) in (1..=5).map(endpoint) {
+            let _ = fdb.ensure(&key, &row);
+        }
+        let memory = fdb.memory();
+        let lacking = || -> Vec<u8> {
+            let all = (1..=5).filter(|n| {
+                let (key, row) = endpoint(*n);
+                memory.lacks(&key, &row)
+            });
+            all.collect()
+        };
+        assert!(memory.with_wrong(right, || false).is_empty());
+        assert!(lacking().is_empty(), "the fifth has found no room");
+
+        // Somebody else writes another row over one, and a row that nobody asked for over another.
+        let (second, row) = endpoint(2);
+        let bucket = &memory.all()[0];
+        assert!(bucket.set(FdbEntry::new(7, second.mac, &Endpoint { vtep: 70, ..row })));
+        assert!(bucket.remove(endpoint(3).0) && bucket.set(FdbEntry::new(7, endpoint(9).0.mac, &row)));
+        assert_eq!(memory.with_wrong(right, || false), BTreeSet::from([0]));
+        assert_eq!(lacking(), [2]);
+
+        assert_eq!(fdb.clear_wrong_in(&BTreeSet::from([0]), right), 2);
+        assert_eq!((lacking(), inside(&fdb)), (vec![2, 3], vec![1, 4, 5]));
+        assert!(memory.with_wrong(right, || false).is_empty());
     }
 }

@@ -14,6 +14,7 @@ mod features;
 mod filters;
 mod index;
 mod learned;
+mod leave;
 mod links;
 mod names;
 mod object;
@@ -26,13 +27,15 @@ mod row;
 mod rows;
 mod slow_path;
 mod stations;
+mod survey;
 mod table;
 mod tables;
 mod upgrade;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -42,7 +45,6 @@ use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
 pub use overlay_ebpf::abi::SCHEMA;
 use overlay_ebpf::abi::{Addr, DECAP_L4_UDP, MAX_FLOOD_PORTS, MAX_SLOTS, MAX_VTEPS, SELF_VTEP};
-use rtnetlink::LinkUnspec;
 use tokio::io::unix::AsyncFd;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -51,17 +53,18 @@ use self::{
     counters::CounterMaps,
     index::Indices,
     learned::{Heard, LearnedMap},
-    links::{ENDPOINT_IN, SLOWPATH_IN},
     object::Programs,
     pins::Pins,
     rows::{Local, Rows},
     slow_path::{Forwarding, SlowPath},
     stations::Task,
+    survey::Survey,
     tables::Tables,
 };
 pub use self::{
     fdb::{Fdb, buckets},
     features::Features,
+    leave::{leave, remove},
     object::{OBJECT, loader, object_for},
     upgrade::{check_schema, is_under_way},
 };
@@ -127,6 +130,8 @@ pub struct EbpfDatapath {
     settled: Option<(Plan, Underlay, Rows)>,
     /// When everything was last compared with the kernel, and how long that took; `None`: it is due.
     verified: Option<(Instant, Duration)>,
+    /// The part of it that is made beside everything else.
+    survey: Survey,
 }
 
 impl EbpfDatapath {
@@ -189,6 +194,7 @@ impl EbpfDatapath {
             filled: None,
             settled: None,
             verified: None,
+            survey: Survey::None,
         };
         datapath.attach_uplink(underlay)?;
         Ok(datapath)
@@ -265,6 +271,7 @@ impl EbpfDatapath {
         applied.changed += self.tables.stations.remove(&task, &rows.locals, &mut applied.problems);
         applied.problems.extend(self.learned.judge_anew().err().map(|error| error.to_string()));
         self.slow_path.follow(before, plan);
+        self.recheck(plan, underlay, &mut applied).await;
         let mut done = Reconciled::default();
         let to = Forwarding { plan, underlay };
         applied.unfinished = !self.slow_path.work(&self.netlink, to, &mut done).await;
@@ -276,27 +283,6 @@ impl EbpfDatapath {
             (self.filled, self.settled) = (None, None);
         }
         Some(applied)
-    }
-
-    /// Reads back what somebody else may have changed, and repairs what depends on no plan.
-    fn verify(&mut self, applied: &mut Applied) -> Result<(), DatapathError> {
-        self.tables.reread()?;
-        // Links too are what they should be only if looked at again.
-        self.attached.clear();
-        applied.changed += self.maps.repair(&self.pins, &mut applied.problems);
-        applied.changed += self.repair_program_pins(&mut applied.problems);
-        (self.filled, self.settled) = (None, None);
-        Ok(())
-    }
-
-    /// Whether everything is to be compared with the kernel: now and then, but not for more than a fiftieth
-    /// of the time. What has changed goes before that, for nothing else is done meanwhile, unless it leaves no moment
-    /// for it in twice the time.
-    fn is_unverified(&self, plan: &Plan, extent: Extent) -> bool {
-        let Some((at, took)) = self.verified else { return true };
-        let every = self.options.verify_every.max(took.saturating_mul(50));
-        let has_news = || extent == Extent::All && self.filled.as_ref().is_some_and(|filled| filled != plan);
-        at.elapsed() >= every && (at.elapsed() >= every * 2 || !has_news())
     }
 
     async fn bring_to(
@@ -377,6 +363,7 @@ impl EbpfDatapath {
         let problems = applied.problems.len();
         let task = Task { plan, before: before.as_ref(), only_missing, same_here: false, local: &self.local };
         applied.changed += self.tables.remove(&rows, &task, &mut applied.problems);
+        self.recheck(plan, underlay, &mut applied).await;
         self.learned.judge_anew()?;
         if applied.problems.len() == problems {
             self.local.vteps.settle();
@@ -403,7 +390,9 @@ impl Datapath for EbpfDatapath {
     }
 
     async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
-        self.bring_to(plan, underlay, Extent::All).await
+        let mut applied = self.bring_to(plan, underlay, Extent::All).await?;
+        self.survey(underlay, &mut applied);
+        Ok(applied)
     }
 
     async fn restore(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
@@ -415,7 +404,12 @@ impl Datapath for EbpfDatapath {
     }
 
     fn distrust(&mut self) {
-        self.verified = None;
+        // The next comparison looks at everything itself.
+        (self.verified, self.filled) = (None, None);
+    }
+
+    async fn has_work(&mut self) {
+        self.survey.done().await;
     }
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
@@ -448,40 +442,6 @@ impl Datapath for EbpfDatapath {
     async fn remove(&mut self) -> Result<(), DatapathError> {
         remove(&self.options.bpffs).await
     }
-}
-
-/// Takes the programs off all interfaces and removes the maps, for another data path to begin. The
-/// kernel's VXLAN devices stay: it adopts them. They and the endpoints' interfaces are set down until
-/// it guards them.
-///
-/// # Errors
-/// If something is left.
-pub async fn leave(bpffs: &Path) -> Result<(), DatapathError> {
-    let netlink = connect()?;
-    for pins in Pins::existing(bpffs)? {
-        for (program, ifindex) in pins.attached()? {
-            if [ENDPOINT_IN, SLOWPATH_IN].contains(&program.as_str()) && netlink::name_at(ifindex).is_some() {
-                let down = LinkUnspec::new_with_index(ifindex).down().build();
-                netlink.link().change(down).execute().await.map_err(|cause| DatapathError::Netlink {
-                    what: format!("cannot set interface {ifindex} down"),
-                    cause,
-                })?;
-            }
-        }
-        pins.remove_all()?;
-    }
-    Ok(())
-}
-
-/// Takes everything of the BPF data path out of the kernel, whether or not a daemon runs.
-///
-/// # Errors
-/// If something is left.
-pub async fn remove(bpffs: &Path) -> Result<(), DatapathError> {
-    leave(bpffs).await?;
-    let netlink = connect()?;
-    slow_path::remove_others(&netlink, &Plan::default()).await?;
-    Ok(())
 }
 
 fn connect() -> Result<netlink::Connection, DatapathError> {

@@ -3,6 +3,8 @@
 //! That they are up has a second use: the kernel's GRO then merges tunnel packets on the uplink
 //! before tc sees them.
 
+mod reading;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
@@ -12,6 +14,7 @@ use futures::StreamExt as _;
 use imbl::ordmap::DiffItem;
 use rtnetlink::Handle;
 
+pub use self::reading::Reading;
 use super::stations::changed_stations;
 use crate::{
     MacAddr, Vni,
@@ -29,11 +32,14 @@ const AT_A_TIME: usize = 128;
 /// How many requests are under way at once.
 const AT_ONCE: usize = 32;
 
+/// Which device each network has, and who gets its broadcasts.
+pub type Devices = BTreeMap<Vni, (u32, BTreeSet<Row>)>;
+
 /// The forwarding databases of the devices, brought to the plan bit by bit.
 #[derive(Default)]
 pub struct SlowPath {
-    /// Which device each network has, and who gets its broadcasts, as it was last left.
-    devices: BTreeMap<Vni, (u32, BTreeSet<Row>)>,
+    /// As they were last left.
+    devices: Devices,
     /// Who is to get broadcasts, or not to any more: done before the rest.
     due_floods: BTreeSet<Request>,
     /// MAC addresses whose rows are to be looked at.
@@ -142,52 +148,29 @@ impl SlowPath {
         }
     }
 
-    /// Reads all forwarding databases, and finds what is not as it should be.
-    ///
-    /// # Errors
-    /// If the kernel does not hand them out.
-    pub async fn survey(
-        &mut self,
-        netlink: &Handle,
-        to: Forwarding<'_>,
-        done: &mut Reconciled,
-    ) -> Result<(), DatapathError> {
-        if self.devices.is_empty() {
-            return Ok(());
-        }
-        let vni_of: BTreeMap<u32, Vni> =
-            self.devices.iter().map(|(vni, (ifindex, _))| (*ifindex, *vni)).collect();
-        let mut right: BTreeMap<Vni, usize> = BTreeMap::new();
-        let mut foreign = Vec::new();
-        for (_, floods) in self.devices.values_mut() {
-            floods.clear();
-        }
-        vxlan_device::each_row(netlink, |ifindex, message| {
-            let Some(vni) = vni_of.get(&ifindex) else { return };
-            match vxlan_device::plain_row(message) {
-                Some(row) if row.mac == MacAddr::default() => {
-                    self.devices.entry(*vni).or_default().1.insert(row);
-                }
-                Some(row) if to.unicast(*vni, row.mac) == Some(row) => *right.entry(*vni).or_default() += 1,
-                Some(row) => {
-                    self.due.insert((*vni, row.mac));
-                }
-                None => foreign.push(message.clone()),
-            }
-        })
-        .await?;
+    /// Whose rows are to be read.
+    #[must_use]
+    pub fn devices(&self) -> Devices {
+        self.devices.clone()
+    }
+
+    /// Takes note of what was read, but of nothing that has changed since.
+    pub async fn take(&mut self, netlink: &Handle, reading: Reading, done: &mut Reconciled) {
+        let Reading { of, floods, wrong, foreign } = reading;
+        let is_there = |vni: &Vni| {
+            self.devices.get(vni).map(|(ifindex, _)| ifindex) == of.get(vni).map(|(ifindex, _)| ifindex)
+        };
+        self.due.extend(wrong.into_iter().filter(|(vni, _)| is_there(vni)));
         for message in foreign {
             vxlan_device::remove_row(netlink, &message, done).await;
         }
-        for vni in vni_of.values() {
-            let Some(network) = to.plan.networks.get(vni) else { continue };
-            let wanted = || network.endpoints().filter(|(mac, _)| to.unicast(*vni, *mac).is_some());
-            if right.get(vni).copied().unwrap_or(0) < wanted().count() {
-                // Which are missing is found by asking for each: writing one that is there costs the same.
-                self.due.extend(wanted().map(|(mac, _)| (*vni, mac)));
+        for (vni, floods) in floods {
+            if let Some(known) = self.devices.get_mut(&vni)
+                && of.get(&vni) == Some(known)
+            {
+                known.1 = floods;
             }
         }
-        Ok(())
     }
 
     /// Finds who gets the broadcasts of a network and should not, or should and does not.

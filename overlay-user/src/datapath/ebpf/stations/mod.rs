@@ -2,6 +2,8 @@
 //! node's own), and `neighbours`. Their rows are made when they are needed, from the plan: there may be a
 //! million.
 
+mod suspects;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -10,6 +12,8 @@ use std::{
 use aya::Ebpf;
 use imbl::ordmap::DiffItem;
 use overlay_ebpf::abi::{Endpoint, EndpointKey, Neighbour, NeighbourKey};
+
+pub use suspects::{Suspects, Views};
 
 use super::{
     array::ArrayTable,
@@ -87,8 +91,8 @@ impl Stations {
         found: &mut Differences,
     ) -> Result<(), DatapathError> {
         let name = |key: &EndpointKey| names.endpoint(key.vni, key.mac);
-        self.neighbours.audit(&want.neighbours, neighbour, found)?;
-        self.endpoints.audit(&want.endpoints, name, found)?;
+        self.neighbours.view().audit(&want.neighbours, neighbour, found)?;
+        self.endpoints.view().audit(&want.endpoints, name, found)?;
         self.locals.audit(&want.locals, |slot| names.slot(slot), found)?;
         self.fdb.audit(&want.endpoints, name, found);
         Ok(())
@@ -116,16 +120,14 @@ impl Stations {
             }
         } else {
             // Of a new node's nothing need be read.
-            let all_new = self.endpoints.is_empty() && self.neighbours.is_empty();
+            let all_new = self.endpoints.view().is_empty() && self.neighbours.view().is_empty();
             for (vni, network) in &task.plan.networks {
                 for (mac, endpoint) in network.endpoints() {
                     changed += self.set(task, (*vni, mac), &endpoint, all_new, &mut refused);
                 }
             }
         }
-        if let Some((count, error)) = refused.0 {
-            problems.push(format!("{count} rows are missing: {error}"));
-        }
+        refused.tell(problems);
         changed
     }
 
@@ -156,7 +158,7 @@ impl Stations {
     /// The row of an endpoint.
     #[must_use]
     pub fn endpoint(&self, key: &EndpointKey) -> Option<Endpoint> {
-        self.endpoints.get(key)
+        self.endpoints.view().get(key)
     }
 
     /// See [`Fdb::mask`].
@@ -179,13 +181,13 @@ impl Stations {
         let mut changed = 0;
         for address in row::addresses_with_row(mac, endpoint.addresses) {
             let key = NeighbourKey { vni: vni.get(), addr: address.into() };
-            if !(task.only_missing && self.neighbours.get(&key).is_some()) {
+            if !(task.only_missing && self.neighbours.view().get(&key).is_some()) {
                 let row = Neighbour { mac, ..Neighbour::default() };
                 changed += refused.note(self.neighbours.set(key, row));
             }
         }
         let key = EndpointKey::new(vni.get(), mac);
-        if task.only_missing && self.endpoints.get(&key).is_some() {
+        if task.only_missing && self.endpoints.view().get(&key).is_some() {
             return changed;
         }
         let written = if new { self.endpoints.add(key, row) } else { self.endpoints.set(key, row) };
@@ -196,7 +198,7 @@ impl Stations {
     fn remove_touched(&mut self, task: &Task<'_>, before: &Plan) -> Result<usize, DatapathError> {
         let mut removed = 0;
         for (vni, mac) in touched(task, before) {
-            let right = wanted(task, vni, mac);
+            let right = wanted(task.plan, task.local, &EndpointKey::new(vni.get(), mac));
             let (old, new) = (planned(before, vni, mac), planned(task.plan, vni, mac));
             let new = new.filter(|_| right.is_some());
             let with_row = |endpoint: Option<plan::Endpoint<'_>>| -> Vec<IpAddr> {
@@ -207,7 +209,7 @@ impl Stations {
                 let key = NeighbourKey { vni: vni.get(), addr: address.into() };
                 let kept = kept_rows.contains(&address);
                 // Another endpoint may have it by now.
-                if !kept && self.neighbours.get(&key).is_some_and(|row| row.mac == mac) {
+                if !kept && self.neighbours.view().get(&key).is_some_and(|row| row.mac == mac) {
                     removed += usize::from(self.neighbours.remove(&key)?);
                 }
             }
@@ -222,22 +224,16 @@ impl Stations {
 
     /// Looks at all rows that are there.
     fn remove_stale(&mut self, task: &Task<'_>) -> Result<usize, DatapathError> {
-        let right = |key: &EndpointKey| wanted(task, Vni::new(key.vni).ok()?, key.mac).map(|(_, row)| row);
+        let right = |key: &EndpointKey| wanted(task.plan, task.local, key);
         let wrong = self.fdb.clear_wrong(right);
         if wrong > 0 {
             tracing::warn!(wrong, "map fdb was not what endpoints is: repaired");
         }
         let mut removed = 0;
-        for key in self.endpoints.stale(|key, _| right(key).is_some())? {
+        for key in self.endpoints.view().stale(|key, _| right(key).is_some())? {
             removed += usize::from(self.endpoints.remove(&key)?);
         }
-        let owner = |key: &NeighbourKey, row: &Neighbour| {
-            let vni = Vni::new(key.vni).ok()?;
-            wanted(task, vni, row.mac)?;
-            let endpoint = planned(task.plan, vni, row.mac)?;
-            row::addresses_with_row(row.mac, endpoint.addresses).find(|address| key.addr == (*address).into())
-        };
-        for key in self.neighbours.stale(|key, row| owner(key, row).is_some())? {
+        for key in self.neighbours.view().stale(|key, row| is_right(task, key, *row))? {
             removed += usize::from(self.neighbours.remove(&key)?);
         }
         Ok(removed)
@@ -250,9 +246,17 @@ fn planned(plan: &Plan, vni: Vni, mac: MacAddr) -> Option<plan::Endpoint<'_>> {
 }
 
 /// The row that an endpoint should have, if it should have one.
-fn wanted(task: &Task<'_>, vni: Vni, mac: MacAddr) -> Option<(EndpointKey, Endpoint)> {
-    let endpoint = planned(task.plan, vni, mac)?;
-    Some((EndpointKey::new(vni.get(), mac), row::endpoint(&endpoint, task.local)?))
+fn wanted(plan: &Plan, local: &Local, key: &EndpointKey) -> Option<Endpoint> {
+    row::endpoint(&planned(plan, Vni::new(key.vni).ok()?, key.mac)?, local)
+}
+
+/// Whether a row of `neighbours` should be there.
+fn is_right(task: &Task<'_>, key: &NeighbourKey, row: Neighbour) -> bool {
+    let Ok(vni) = Vni::new(key.vni) else { return false };
+    planned(task.plan, vni, row.mac).is_some_and(|endpoint| {
+        row::endpoint(&endpoint, task.local).is_some()
+            && row::addresses_with_row(row.mac, endpoint.addresses).any(|addr| key.addr == addr.into())
+    })
 }
 
 /// The endpoints whose rows may differ between two plans: those that the plans do not share, and those whose
@@ -263,26 +267,26 @@ fn touched(task: &Task<'_>, before: &Plan) -> BTreeSet<(Vni, MacAddr)> {
         return touched;
     }
     for (vni, network) in before.networks.iter().chain(&task.plan.networks) {
-        touched.extend(network.local.keys().map(|mac| (*vni, *mac)));
+        touched.extend(network.local.keys().chain(network.learned.keys()).map(|mac| (*vni, *mac)));
     }
     touched
 }
 
-/// The endpoints that two plans do not share, and all that were learned, of whom there are few.
+/// The endpoints that two plans do not share, hosts behind gateway ports among them.
 pub fn changed_stations(before: &Plan, plan: &Plan) -> BTreeSet<(Vni, MacAddr)> {
     let mut changed = BTreeSet::new();
     for (vni, network) in &plan.networks {
         if let Some(before) = before.networks.get(vni) {
             changed.extend(before.stations.diff(&network.stations).map(|item| (*vni, mac_of(&item))));
+            let (old, new) = (&before.learned, &network.learned);
+            let learned = old.keys().chain(new.keys()).filter(|mac| old.get(mac) != new.get(mac));
+            changed.extend(learned.map(|mac| (*vni, *mac)));
         } else {
-            changed.extend(network.stations.keys().map(|mac| (*vni, *mac)));
+            changed.extend(network.endpoints().map(|(mac, _)| (*vni, mac)));
         }
     }
     for (vni, network) in before.networks.iter().filter(|(vni, _)| !plan.networks.contains_key(vni)) {
-        changed.extend(network.stations.keys().map(|mac| (*vni, *mac)));
-    }
-    for (vni, network) in before.networks.iter().chain(&plan.networks) {
-        changed.extend(network.learned.keys().map(|mac| (*vni, *mac)));
+        changed.extend(network.endpoints().map(|(mac, _)| (*vni, mac)));
     }
     changed
 }
@@ -305,6 +309,13 @@ impl Refused {
                 self.0 = Some(before.map_or((1, error), |(count, first)| (count + 1, first)));
                 0
             }
+        }
+    }
+
+    /// Tells the operator.
+    fn tell(self, problems: &mut Vec<String>) {
+        if let Some((count, error)) = self.0 {
+            problems.push(format!("{count} rows are not as they should be: {error}"));
         }
     }
 }
