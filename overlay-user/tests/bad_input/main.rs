@@ -77,7 +77,7 @@ fn random_records_are_taken_or_named() {
 
 /// `cargo test --release --package overlay-user --test bad_input -- --ignored`
 #[test]
-#[ignore = "takes a minute with optimisations"]
+#[ignore = "takes minutes with optimisations"]
 fn a_million_random_records_are_taken_or_named() {
     survives(rand::random(), 1_000_000);
 }

@@ -28,10 +28,14 @@ impl EbpfDatapath {
     }
 
     /// Whether everything is to be compared with the kernel: now and then, but not for more than a fiftieth
-    /// of the time. What has changed goes before that, unless it leaves no moment for it in twice the time.
+    /// of the time, and one after another. What has changed goes before that, unless it leaves no moment for it in
+    /// twice the time.
     pub(super) fn is_unverified(&self, plan: &Plan, extent: Extent) -> bool {
         let Some((at, took)) = self.verified else { return true };
         let every = self.options.verify_every.max(took.saturating_mul(50));
+        if matches!(self.survey, Survey::UnderWay(_)) {
+            return false;
+        }
         let has_news = || extent == Extent::All && self.filled.as_ref().is_some_and(|filled| filled != plan);
         at.elapsed() >= every && (at.elapsed() >= every * 2 || !has_news())
     }
