@@ -279,18 +279,8 @@ impl Store {
         claim: &Claim<'_>,
         wanted: IpAddr,
     ) -> Result<(IpAddr, i64), StoreError> {
-        let key = self.keys().address(claim.network, wanted);
         for attempt in 1..=TRIES {
-            let address_is = match call.get(&key).await? {
-                None => Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
-                Some(found) if is_cooling(found.value()) => {
-                    Compare::mod_revision(key.as_str(), CompareOp::Equal, found.mod_revision())
-                }
-                Some(found) => {
-                    let holder = holder::of_address(found.value());
-                    return Err(StoreError::Conflict(format!("{wanted} {holder}")));
-                }
-            };
+            let address_is = self.is_to_be_had(call, claim.network, wanted).await?;
             if let Some(revision) = self.claim(call, claim, wanted, address_is).await? {
                 return Ok((wanted, revision));
             }
@@ -298,6 +288,28 @@ impl Store {
             wait_in_a_race(attempt).await;
         }
         Err(StoreError::Conflict(format!("{wanted} is taken and given back all the time; try again")))
+    }
+
+    /// That the key of an address is as it is now, if whoever asks for that one may have it.
+    ///
+    /// # Errors
+    /// Who has it.
+    pub(super) async fn is_to_be_had(
+        &self,
+        call: &Call<'_>,
+        network: &NetworkName,
+        address: IpAddr,
+    ) -> Result<Compare, StoreError> {
+        let key = self.keys().address(network, address);
+        match call.get(&key).await? {
+            None => Ok(Compare::create_revision(key, CompareOp::Equal, 0)),
+            Some(found) if is_cooling(found.value()) => {
+                Ok(Compare::mod_revision(key, CompareOp::Equal, found.mod_revision()))
+            }
+            Some(found) => {
+                Err(StoreError::Conflict(format!("{address} {}", holder::of_address(found.value()))))
+            }
+        }
     }
 
     async fn claim_any(&self, call: &Call<'_>, claim: &Claim<'_>) -> Result<(IpAddr, i64), StoreError> {

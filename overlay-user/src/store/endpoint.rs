@@ -91,10 +91,10 @@ impl Store {
         };
         let id = EndpointId::random();
         checked(&id, &record)?;
-        let free = |&address: &IpAddr| {
-            Compare::create_revision(self.keys().address(network, address), CompareOp::Equal, 0)
-        };
-        let addresses_are = record.addresses.iter().map(free).collect();
+        let mut addresses_are = Vec::new();
+        for address in &record.addresses {
+            addresses_are.push(self.is_to_be_had(&call, network, *address).await?);
+        }
         let publication = Publication { network, id: &id, record: &record, mac, addresses_are };
         self.publish(&call, publication).await?;
         Ok(id)

@@ -53,6 +53,13 @@ async fn third_party_nodes_and_endpoints_are_entered_and_removed() {
     assert_eq!(found.state.endpoint(&network("blue"), &id).unwrap().node, switch);
     assert!(found.state.nodes[&switch].is_static);
 
+    // Another that takes its place has its address at once.
+    store.remove_endpoint(&network("blue"), &id).await.unwrap();
+    let id = add("switch", [10, 0, 9, 50], MacAddr([2, 0, 0, 0, 0, 8])).await.unwrap();
+    until(&mut followed, "the other", |f| f.state.endpoint(&network("blue"), &id).is_some()).await;
+    let bound = etcd.client().await.get(format!("{PREFIX}addresses/blue/0a000932"), None).await.unwrap();
+    assert_eq!(bound.kvs()[0].lease(), 0, "it goes when the other has cooled");
+
     assert_conflict(store.remove_node(&node("node1")).await, "is live");
     store.remove_node(&switch).await.unwrap();
     assert!(matches!(store.remove_node(&switch).await, Err(StoreError::NotFound(_))));

@@ -48,6 +48,8 @@ pub struct Running {
     pub daemon: Process,
     /// Its container.
     pub container: Netns,
+    /// The host's end of the container's interface.
+    pub host_device: String,
     /// The data path, and why that one.
     pub datapath: String,
 }
@@ -100,13 +102,18 @@ impl Side<'_> {
         let netns = container.path();
         let address = overlay_address(self.number).to_string();
         let name = format!("c{}", self.number);
-        let attach = ["endpoint", "attach", NETWORK, "--netns", &netns.to_string_lossy(), "--ifname", "eth0"]
+        let attach = ["-o", "json", "endpoint", "attach", NETWORK, "--netns", &netns.to_string_lossy()]
             .map(str::to_owned);
-        let attach: Vec<&str> =
-            attach.iter().map(String::as_str).chain(["--name", &name, "--ip", &address]).collect();
-        eventually(PATIENCE, || self.ctl(&attach))?;
+        let attach: Vec<&str> = attach
+            .iter()
+            .map(String::as_str)
+            .chain(["--ifname", "eth0", "--name", &name, "--ip", &address])
+            .collect();
+        let attached: Value = serde_json::from_str(&eventually(PATIENCE, || self.ctl(&attach))?)?;
+        let host_device =
+            attached["host_device"].as_str().context("attached without an interface")?.to_owned();
         self.meet("attached")?;
-        Ok(Running { daemon, container, datapath: format!("{mode} ({reason})") })
+        Ok(Running { daemon, container, host_device, datapath: format!("{mode} ({reason})") })
     }
 
     /// The interface to tunnel from, set up.
