@@ -48,8 +48,6 @@ pub struct Running {
     pub daemon: Process,
     /// Its container.
     pub container: Netns,
-    /// The host's end of the container's interface.
-    pub host_device: String,
     /// The data path, and why that one.
     pub datapath: String,
 }
@@ -102,18 +100,13 @@ impl Side<'_> {
         let netns = container.path();
         let address = overlay_address(self.number).to_string();
         let name = format!("c{}", self.number);
-        let attach = ["-o", "json", "endpoint", "attach", NETWORK, "--netns", &netns.to_string_lossy()]
+        let attach = ["endpoint", "attach", NETWORK, "--netns", &netns.to_string_lossy(), "--ifname", "eth0"]
             .map(str::to_owned);
-        let attach: Vec<&str> = attach
-            .iter()
-            .map(String::as_str)
-            .chain(["--ifname", "eth0", "--name", &name, "--ip", &address])
-            .collect();
-        let attached: Value = serde_json::from_str(&eventually(PATIENCE, || self.ctl(&attach))?)?;
-        let host_device =
-            attached["host_device"].as_str().context("attached without an interface")?.to_owned();
+        let attach: Vec<&str> =
+            attach.iter().map(String::as_str).chain(["--name", &name, "--ip", &address]).collect();
+        eventually(PATIENCE, || self.ctl(&attach))?;
         self.meet("attached")?;
-        Ok(Running { daemon, container, host_device, datapath: format!("{mode} ({reason})") })
+        Ok(Running { daemon, container, datapath: format!("{mode} ({reason})") })
     }
 
     /// The interface to tunnel from, set up.

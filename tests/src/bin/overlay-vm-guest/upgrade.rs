@@ -5,8 +5,8 @@
 //! As many datagrams again are sent while nothing is replaced. The rule: over all floods together no more
 //! datagrams are lost with replacements than without, and the one TCP connection carries every byte in order.
 //! Two more floods are of bad replacements. In one the program is taken off the card each time before the next daemon puts
-//! its own on it: how much that loses is the kernel's affair (none in 5.10). In the other the endpoint's interface is set
-//! down for as long, which shows that the rule can be broken.
+//! its own on it: how much that loses is the kernel's affair (none in 5.10). In the other the card itself is set down for
+//! a moment, which shows that the rule can be broken.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use crate::{
     Pair,
-    card::Card,
+    card::{Card, ip},
     load::{Sink, Source},
     side::{Running, Side, overlay_address},
 };
@@ -136,8 +136,8 @@ fn replace(side: &Side<'_>) -> Result<String> {
 
     let text = format!(
         "{swaps} times replaced, {schema_steps} of them by another schema, and {refusals} downgrades refused: {with}; \
-         without: {without}; program off the card and on again {BAD_REPLACEMENTS} times: {bad}; interface down and up \
-         again: {worse}; TCP {} kB whole",
+         without: {without}; program off the card and on again {BAD_REPLACEMENTS} times: {bad}; card down and up again: \
+         {worse}; TCP {} kB whole",
         came * 8 / 1000
     );
     ensure!(with.sent > 1000, "the flood was a trickle: {text}");
@@ -173,7 +173,7 @@ enum Way {
     RefusedDowngrade,
     /// Stopped, its program taken off the card, and the same started: what must never happen.
     TakenOff,
-    /// Stopped, the endpoint's interface set down, and the same started, which sets it up.
+    /// Stopped, the card set down and up again, and the same started.
     CutOff,
 }
 
@@ -202,8 +202,10 @@ impl Replaced<'_> {
             Way::RefusedDowngrade => self.downgrade()?,
             Way::TakenOff => self.take_off()?,
             Way::CutOff => {
-                let device = &self.running.host_device;
-                exec::output(Command::new("ip").args(["link", "set", device, "down"]))?;
+                let device = self.side.tunnels_from()?;
+                ip(&format!("link set {device} down"))?;
+                thread::sleep(BETWEEN);
+                ip(&format!("link set {device} up"))?;
             }
         }
         self.running.daemon = if self.schema_steps == 0 {
