@@ -2,6 +2,7 @@
 
 #![no_main]
 
+#[expect(dead_code, reason = "another has the rest")]
 #[path = "../../tests/bad_input/judge.rs"]
 mod judge;
 
