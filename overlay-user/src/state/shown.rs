@@ -3,16 +3,19 @@
 /// Longest text shown, in characters.
 const LONGEST: usize = 200;
 
-/// `text` with everything that is not printable escaped, cut to a length that fits a line.
+/// `text` with everything that is not printable escaped, cut to a length that fits a line. What was made fit stays as it
+/// is.
 #[must_use]
 pub fn shown(text: &str) -> String {
-    let mut out = String::new();
-    for (count, c) in text.chars().enumerate() {
-        if count == LONGEST {
+    let (mut out, mut length) = (String::new(), 0);
+    for c in text.chars() {
+        let is_plain = c == '"' || c == '\'' || c == '\\';
+        length += if is_plain { 1 } else { c.escape_debug().count() };
+        if length > LONGEST {
             out.push('…');
             break;
         }
-        if c == '"' || c == '\'' || c == '\\' {
+        if is_plain {
             out.push(c);
         } else {
             out.extend(c.escape_debug());
@@ -40,6 +43,15 @@ mod tests {
     #[test]
     fn long_text_is_cut() {
         assert_eq!(shown(&"x".repeat(5000)).chars().count(), LONGEST + 1);
+    }
+
+    #[test]
+    fn what_was_made_fit_stays_as_it_is() {
+        for text in ["\x7f".repeat(150), "\x7f".repeat(33) + "abc", "é\n\\".repeat(99), "…".repeat(300)] {
+            let once = shown(&text);
+            assert!(once.chars().count() <= LONGEST + 1);
+            assert_eq!(shown(&once), once);
+        }
     }
 
     #[test]
