@@ -68,6 +68,7 @@ struct Follower {
     /// How many bytes reading everything took last.
     size: u64,
     left_out: LeftOutLog,
+    cancel: CancellationToken,
 }
 
 /// Why one read and its watch have ended.
@@ -115,6 +116,7 @@ impl Store {
             revision: 0,
             size: 0,
             left_out: LeftOutLog::default(),
+            cancel: cancel.clone(),
         };
         tokio::spawn(async move { cancel.run_until_cancelled(Box::pin(follower.run())).await });
         receiver
@@ -285,6 +287,10 @@ impl Follower {
     }
 
     fn lose(&self, why: String) {
+        if self.cancel.is_cancelled() {
+            // Its connection is taken down, too, when the daemon ends.
+            return;
+        }
         self.publisher.send_modify(|followed| {
             followed.health = match &followed.health {
                 StoreHealth::Connecting(before) => {

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             rounds: 2,
             seconds: 1,
             round_trips: 5_000,
-            forward_rounds: 3,
+            forward_rounds: 2,
             bursts: 5,
             frames: 50_000,
             endpoints: 10_000,

@@ -41,16 +41,18 @@ pub fn has_not(node: &DockerNode, network: &str) {
     .unwrap();
 }
 
-/// When a Docker created a network, by its own event.
+/// When a Docker created a network, by its own event, which comes after the network.
 pub fn created(node: &DockerNode, network: &str) -> Result<Duration> {
-    let until = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64().to_string();
-    let events = ["events", "--since", "1", "--until", &until, "--filter", "type=network"];
-    let format = "{{.TimeNano}} {{.Action}} {{.Actor.Attributes.name}}";
-    let printed = node.docker.docker(&[&events[..], &["--format", format]].concat())?;
     let wanted = format!(" create {network}");
-    let nanoseconds = printed.lines().find_map(|line| line.strip_suffix(&wanted));
-    let nanoseconds = nanoseconds.with_context(|| format!("{}: no event tells of {network}", node.name()))?;
-    Ok(Duration::from_nanos(nanoseconds.parse()?))
+    eventually(HEARD, || {
+        let until = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64().to_string();
+        let events = ["events", "--since", "1", "--until", &until, "--filter", "type=network"];
+        let format = "{{.TimeNano}} {{.Action}} {{.Actor.Attributes.name}}";
+        let printed = node.docker.docker(&[&events[..], &["--format", format]].concat())?;
+        let nanoseconds = printed.lines().find_map(|line| line.strip_suffix(&wanted));
+        let told = nanoseconds.with_context(|| format!("{}: no event tells of {network}", node.name()))?;
+        Ok(Duration::from_nanos(told.parse()?))
+    })
 }
 
 /// Runs a command in a container of its own and returns what it printed.
