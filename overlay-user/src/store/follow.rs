@@ -14,11 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Store,
-    awaited::Roll,
     call::Call,
     connection::Connection,
     left_out::LeftOutLog,
-    reread::{self, Rereading},
+    reread::{self, Rereading, Taking},
     vigilance::Vigilance,
     watch::{Watch, WatchEnd},
 };
@@ -223,7 +222,7 @@ impl Follower {
                         due = self.next_read();
                         self.publish(self.revision);
                     } else if let Some(reading) = &mut rereading {
-                        reading.take(&store, &mut self.records);
+                        reading.take(&mut self.records);
                     }
                     continue;
                 }
@@ -369,24 +368,19 @@ fn take_pages(
     records: &mut RecordSet,
     mut pages: mpsc::Receiver<Option<Vec<KeyValue>>>,
 ) -> u64 {
-    let mut size = 0;
-    let mut roll = Roll::new(&store.inner.awaited);
-    records.begin();
+    let mut taking = Taking::begin(store, records);
     while let Some(page) = pages.blocking_recv() {
         let Some(page) = page else {
-            roll.complete(records);
-            records.end();
-            break;
+            let size = taking.size();
+            taking.end(records);
+            return size;
         };
         for kv in &page {
-            size += (kv.key().len() + kv.value().len()) as u64;
-            let key = store.keys().relative(kv.key());
-            put(records, key, kv);
-            roll.meet(key.unwrap_or_default(), kv.mod_revision());
+            taking.take(records, kv, false);
         }
         records.settle();
     }
-    size
+    taking.size()
 }
 
 /// Takes one key. Returns whether that can change the state.

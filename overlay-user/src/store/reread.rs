@@ -30,9 +30,49 @@ pub(super) struct Rereading<'a> {
     is_last: bool,
     /// Keys that the watch has told of since this began: what is read of them may be older.
     changed: BTreeSet<Vec<u8>>,
+    taking: Taking<'a>,
+}
+
+/// A whole read as it is taken among the records.
+pub(super) struct Taking<'a> {
+    store: &'a Store,
     roll: Roll<'a>,
+    /// How many bytes there were.
     size: u64,
 }
+
+// === impl Taking ===
+
+impl<'a> Taking<'a> {
+    /// Begins with a read.
+    pub fn begin(store: &'a Store, records: &mut RecordSet) -> Self {
+        records.begin();
+        Self { store, roll: Roll::new(&store.inner.awaited), size: 0 }
+    }
+
+    /// Takes one of its keys, unless the value is `old`.
+    pub fn take(&mut self, records: &mut RecordSet, kv: &KeyValue, old: bool) {
+        self.size += (kv.key().len() + kv.value().len()) as u64;
+        let key = self.store.keys().relative(kv.key());
+        self.roll.meet(key.unwrap_or_default(), kv.mod_revision());
+        if !old {
+            put(records, key, kv);
+        }
+    }
+
+    /// Ends it when all was taken.
+    pub fn end(self, records: &mut RecordSet) {
+        self.roll.complete(records);
+        records.end();
+    }
+
+    /// How many bytes were taken.
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+// === impl Rereading ===
 
 impl<'a> Rereading<'a> {
     /// Begins to read, on the connection of commands: what holds that up does not hold up the watch.
@@ -44,10 +84,8 @@ impl<'a> Rereading<'a> {
             let revision = check(&reader, call).await?;
             read_pages(&reader, call, revision, &sender).await
         }));
-        records.begin();
-        let roll = Roll::new(&store.inner.awaited);
         let (page, changed) = (Vec::new().into_iter(), BTreeSet::new());
-        Self { reading, pages, page, is_last: false, changed, roll, size: 0 }
+        Self { reading, pages, page, is_last: false, changed, taking: Taking::begin(store, records) }
     }
 
     /// Takes note of a key that the watch tells of.
@@ -76,14 +114,9 @@ impl<'a> Rereading<'a> {
     }
 
     /// Takes some of what was read.
-    pub fn take(&mut self, store: &Store, records: &mut RecordSet) {
+    pub fn take(&mut self, records: &mut RecordSet) {
         for kv in self.page.by_ref().take(AT_A_TIME) {
-            self.size += (kv.key().len() + kv.value().len()) as u64;
-            let key = store.keys().relative(kv.key());
-            self.roll.meet(key.unwrap_or_default(), kv.mod_revision());
-            if !self.changed.contains(kv.key()) {
-                put(records, key, &kv);
-            }
+            self.taking.take(records, &kv, self.changed.contains(kv.key()));
         }
         records.settle();
     }
@@ -95,9 +128,9 @@ impl<'a> Rereading<'a> {
 
     /// Ends it, when all was taken. Returns how many bytes there were.
     pub fn end(self, records: &mut RecordSet) -> u64 {
-        self.roll.complete(records);
-        records.end();
-        self.size
+        let size = self.taking.size();
+        self.taking.end(records);
+        size
     }
 }
 

@@ -26,7 +26,7 @@ fn open() -> (aya::Ebpf, Fdb) {
 
 /// Brings the table to `rows`; returns how many entries were not as they should be.
 fn repair(fdb: &mut Fdb, rows: &BTreeMap<EndpointKey, Endpoint>) -> usize {
-    let wrong = fdb.clear_wrong(|key| rows.get(key).copied());
+    let wrong = fdb.clear_wrong(0..=fdb.mask(), |key| rows.get(key).copied());
     wrong + rows.iter().filter(|(key, row)| fdb.ensure(key, row)).count()
 }
 

@@ -7,7 +7,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError},
 };
 
-use super::{object::failed, table};
+use super::table;
 use crate::datapath::{DatapathError, Differences};
 
 /// A hash map, for its one writer.
@@ -38,16 +38,13 @@ where
         let cannot_open = |error: MapError| table::failure(name, "open", error);
         let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| cannot_open(error.into()))?;
         let view = MapData::from_fd(fd).map_err(cannot_open)?;
-        let open = |map| {
-            HashMap::try_from(Map::HashMap(map))
-                .map_err(|e| failed(&format!("map {name} is of another kind"), e))
-        };
+        let open = |map| table::typed(name, Map::HashMap(map));
         Ok(Self { map: open(map)?, view: Arc::new(View { name, map: open(view)? }) })
     }
 
     /// The map, to be read beside this.
-    pub fn view(&self) -> Arc<View<K, V>> {
-        Arc::clone(&self.view)
+    pub const fn view(&self) -> &Arc<View<K, V>> {
+        &self.view
     }
 
     /// Writes a row unless it is there. Returns whether it was written.

@@ -114,49 +114,31 @@ impl Fdb {
         if !self.memory.bucket(key).remove(*key) {
             return;
         }
-        let index = self.memory.index(key);
-        let Some(mut waiting) = self.outside.remove(&index) else { return };
-        let bucket = &self.memory.all()[index as usize];
-        waiting.retain(|entry| !bucket.set(*entry));
-        if !waiting.is_empty() {
-            self.outside.insert(index, waiting);
-        }
+        self.let_in(self.memory.index(key), |_| true);
     }
 
-    /// Removes the entries that are not of the `right` rows; returns how many.
-    pub fn clear_wrong(&mut self, right: impl Fn(&EndpointKey) -> Option<Endpoint>) -> usize {
-        let buckets = 0..=self.memory.mask;
-        let cleared = buckets.map(|index| self.memory.clear_wrong(index, &right)).sum();
-        // Nearly all of them found none: whoever is not right any more must not move in.
-        let waiting: Vec<_> = self.outside.keys().copied().collect();
-        self.let_in(waiting, right);
-        cleared
-    }
-
-    /// As [`Self::clear_wrong`], in some buckets.
-    pub fn clear_wrong_in(
-        &mut self,
-        buckets: &BTreeSet<u32>,
-        right: impl Fn(&EndpointKey) -> Option<Endpoint>,
-    ) -> usize {
-        let cleared = buckets.iter().map(|index| self.memory.clear_wrong(*index, &right)).sum();
-        self.let_in(buckets.iter().copied(), right);
-        cleared
-    }
-
-    /// Has those who wait for room in the buckets move in, unless they are not right any more.
-    fn let_in(
+    /// Removes the entries in `buckets` that are not of the `right` rows; returns how many.
+    pub fn clear_wrong(
         &mut self,
         buckets: impl IntoIterator<Item = u32>,
         right: impl Fn(&EndpointKey) -> Option<Endpoint>,
-    ) {
+    ) -> usize {
+        let mut cleared = 0;
         for index in buckets {
-            let Some(mut waiting) = self.outside.remove(&index) else { continue };
-            let bucket = &self.memory.all()[index as usize];
-            waiting.retain(|entry| is_right(*entry, &right) && !bucket.set(*entry));
-            if !waiting.is_empty() {
-                self.outside.insert(index, waiting);
-            }
+            cleared += self.memory.clear_wrong(index, &right);
+            // Whoever is not right any more must not move in.
+            self.let_in(index, |entry| is_right(entry, &right));
+        }
+        cleared
+    }
+
+    /// Has those who wait for room in a bucket move in if they are due, and forgets the others.
+    fn let_in(&mut self, index: u32, is_due: impl Fn(FdbEntry) -> bool) {
+        let Some(mut waiting) = self.outside.remove(&index) else { return };
+        let bucket = &self.memory.all()[index as usize];
+        waiting.retain(|entry| is_due(*entry) && !bucket.set(*entry));
+        if !waiting.is_empty() {
+            self.outside.insert(index, waiting);
         }
     }
 
@@ -325,7 +307,7 @@ mod tests {
             let n = key.mac.0[5];
             (!gone.contains(&n)).then(|| endpoint(n).1)
         };
-        assert_eq!(fdb.clear_wrong(right), 1);
+        assert_eq!(fdb.clear_wrong([0], right), 1);
         assert_eq!(inside(&fdb), [1, 3, 4, 6]);
         fdb.remove(&endpoint(1).0);
         assert_eq!(inside(&fdb), [3, 4, 6, 7]);
@@ -357,7 +339,7 @@ mod tests {
         assert_eq!(memory.with_wrong(right, || false), BTreeSet::from([0]));
         assert_eq!(lacking(), [2]);
 
-        assert_eq!(fdb.clear_wrong_in(&BTreeSet::from([0]), right), 2);
+        assert_eq!(fdb.clear_wrong([0], right), 2);
         assert_eq!((lacking(), inside(&fdb)), (vec![2, 3], vec![1, 4, 5]));
         assert!(memory.with_wrong(right, || false).is_empty());
     }

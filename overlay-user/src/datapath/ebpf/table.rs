@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, Map, MapData, MapError},
 };
 
 use super::object::failed;
@@ -137,6 +137,14 @@ pub fn hash_map<K: Pod, V: Pod>(
     let map = ebpf
         .take_map(name)
         .ok_or_else(|| DatapathError::Unsupported(format!("the BPF object has no map {name}")))?;
+    typed(name, map)
+}
+
+/// A map as a hash map of such rows.
+///
+/// # Errors
+/// If it is of another kind.
+pub fn typed<K: Pod, V: Pod>(name: &str, map: Map) -> Result<HashMap<MapData, K, V>, DatapathError> {
     HashMap::try_from(map).map_err(|e| failed(&format!("map {name} is of another kind"), e))
 }
 

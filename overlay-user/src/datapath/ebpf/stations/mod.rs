@@ -225,7 +225,7 @@ impl Stations {
     /// Looks at all rows that are there.
     fn remove_stale(&mut self, task: &Task<'_>) -> Result<usize, DatapathError> {
         let right = |key: &EndpointKey| wanted(task.plan, task.local, key);
-        let wrong = self.fdb.clear_wrong(right);
+        let wrong = self.fdb.clear_wrong(0..=self.fdb.mask(), right);
         if wrong > 0 {
             tracing::warn!(wrong, "map fdb was not what endpoints is: repaired");
         }
@@ -233,7 +233,7 @@ impl Stations {
         for key in self.endpoints.view().stale(|key, _| right(key).is_some())? {
             removed += usize::from(self.endpoints.remove(&key)?);
         }
-        for key in self.neighbours.view().stale(|key, row| is_right(task, key, *row))? {
+        for key in self.neighbours.view().stale(|key, row| is_right(task.plan, task.local, key, *row))? {
             removed += usize::from(self.neighbours.remove(&key)?);
         }
         Ok(removed)
@@ -251,10 +251,10 @@ fn wanted(plan: &Plan, local: &Local, key: &EndpointKey) -> Option<Endpoint> {
 }
 
 /// Whether a row of `neighbours` should be there.
-fn is_right(task: &Task<'_>, key: &NeighbourKey, row: Neighbour) -> bool {
+fn is_right(plan: &Plan, local: &Local, key: &NeighbourKey, row: Neighbour) -> bool {
     let Ok(vni) = Vni::new(key.vni) else { return false };
-    planned(task.plan, vni, row.mac).is_some_and(|endpoint| {
-        row::endpoint(&endpoint, task.local).is_some()
+    planned(plan, vni, row.mac).is_some_and(|endpoint| {
+        row::endpoint(&endpoint, local).is_some()
             && row::addresses_with_row(row.mac, endpoint.addresses).any(|addr| key.addr == addr.into())
     })
 }

@@ -42,7 +42,6 @@ impl Views {
         local: &Local,
         cancel: &CancellationToken,
     ) -> Result<Suspects, DatapathError> {
-        let task = Task { plan, before: None, only_missing: false, same_here: true, local };
         let right = |key: &EndpointKey| wanted(plan, local, key);
         let mut suspects = Suspects::default();
         for (vni, network) in &plan.networks {
@@ -69,7 +68,7 @@ impl Views {
         let through = || cancel.is_cancelled();
         suspects.buckets = self.fdb.with_wrong(right, through);
         suspects.endpoints.extend(self.endpoints.stale(|key, _| through() || right(key).is_some())?);
-        let stale = self.neighbours.stale(|key, row| through() || is_right(&task, key, *row))?;
+        let stale = self.neighbours.stale(|key, row| through() || is_right(plan, local, key, *row))?;
         suspects.neighbours.extend(stale);
         Ok(suspects)
     }
@@ -81,7 +80,11 @@ impl Stations {
     /// The maps, to be read beside this.
     #[must_use]
     pub fn views(&self) -> Views {
-        Views { endpoints: self.endpoints.view(), neighbours: self.neighbours.view(), fdb: self.fdb.memory() }
+        Views {
+            endpoints: Arc::clone(self.endpoints.view()),
+            neighbours: Arc::clone(self.neighbours.view()),
+            fdb: self.fdb.memory(),
+        }
     }
 
     /// Brings the rows of suspects to the plan, be it another one by now; returns how many were not right.
@@ -89,7 +92,7 @@ impl Stations {
         let mut refused = Refused::default();
         let mut changed = 0;
         let right = |key: &EndpointKey| wanted(task.plan, task.local, key);
-        let cleared = self.fdb.clear_wrong_in(&suspects.buckets, right);
+        let cleared = self.fdb.clear_wrong(suspects.buckets.iter().copied(), right);
         if cleared > 0 {
             tracing::warn!(wrong = cleared, "map fdb was not what endpoints is: repaired");
         }
@@ -106,7 +109,8 @@ impl Stations {
             }
         }
         for key in &suspects.neighbours {
-            let wrong = self.neighbours.view().get(key).is_some_and(|row| !is_right(task, key, row));
+            let wrong =
+                self.neighbours.view().get(key).is_some_and(|row| !is_right(task.plan, task.local, key, row));
             if wrong {
                 changed += refused.note(self.neighbours.remove(key));
             }
