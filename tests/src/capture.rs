@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{
+    errno::Errno,
     net::if_::if_nametoindex,
     sys::{
         socket::{
@@ -79,8 +80,8 @@ impl PacketSocket {
     /// The next frame; `None` if there is none in time.
     pub fn receive(&self, limit: Duration) -> Result<Option<Vec<u8>>> {
         // A time-out of zero would be none at all.
-        let limit = TimeVal::microseconds(i64::try_from(limit.as_micros())?.max(1));
-        setsockopt(&self.0, sockopt::ReceiveTimeout, &limit)?;
+        let timeout = TimeVal::microseconds(i64::try_from(limit.as_micros())?.max(1));
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &timeout)?;
         let (mut frame, mut beside) = (vec![0; FRAME_MAX], nix::cmsg_space!([u8; AUXDATA]));
         let mut buffers = [IoSliceMut::new(&mut frame)];
         match recvmsg::<()>(self.0.as_raw_fd(), &mut buffers, Some(&mut beside), MsgFlags::empty()) {
@@ -92,7 +93,9 @@ impl PacketSocket {
                 }
                 Ok(Some(frame))
             }
-            Err(nix::errno::Errno::EAGAIN) => Ok(None),
+            Err(Errno::EAGAIN) => Ok(None),
+            // As of `exec::uninterrupted`, which cannot be used with borrowed buffers.
+            Err(Errno::EINTR) => self.receive(limit),
             Err(error) => Err(error).context("cannot receive a frame"),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, ErrorKind},
     os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Output},
     sync::{Arc, Mutex},
@@ -101,6 +102,17 @@ pub fn child(parent: Pid) -> Result<Pid> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
     let first = children.split_whitespace().next().with_context(|| format!("{parent} has no child"))?;
     Ok(Pid::from_raw(first.parse()?))
+}
+
+/// Makes a call until no signal interrupts it. A wait with a time-out at a socket is also cut short when the
+/// process is stopped and goes on, or its machine is: no handler restarts it (signal(7)).
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// Tries until it works; the last error if it does not in time. `OVERLAY_LAB_PATIENCE` says how many

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -323,11 +324,12 @@ fn changes_are_not_taken_for_damage() {
     let node = scene.node();
     node.ctl(&["node", "add-static", "other", "--vtep", "10.99.0.77"]).unwrap();
     let end = Instant::now() + Duration::from_secs(5);
+    let taken: Vec<_> = scene.containers.iter().map(|container| container.addr).collect();
     // An address rests before another may have it.
-    for n in (100..250).take_while(|_| Instant::now() < end) {
+    let addresses = (2..250).map(|n| Ipv4Addr::new(10, 1, 0, n)).filter(|addr| !taken.contains(addr));
+    for addr in addresses.take_while(|_| Instant::now() < end) {
         let place = ["endpoint", "add-static", BLUE.name, "--node", "other", "--name", "other1"];
-        node.ctl(&[&place[..], &["--mac", "02:00:00:00:07:07", "--ip", &format!("10.1.0.{n}")]].concat())
-            .unwrap();
+        node.ctl(&[&place[..], &["--mac", "02:00:00:00:07:07", "--ip", &addr.to_string()]].concat()).unwrap();
         node.ctl(&["endpoint", "detach", "other1"]).unwrap();
     }
     assert!(!node.log().contains("repaired"), "{}", node.log());

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::contender::Contender;
 use crate::{
-    exec::{self, Process},
+    exec::{self, Process, uninterrupted},
     netns,
 };
 
@@ -82,7 +82,7 @@ pub fn latency(contender: &Contender, round_trips: usize) -> Result<Latency> {
     })?;
     let echo = contender.server.container.spawn(move || {
         let mut byte = [0];
-        while let Ok((_, from)) = bound.recv_from(&mut byte) {
+        while let Ok((_, from)) = uninterrupted(|| bound.recv_from(&mut byte)) {
             bound.send_to(&byte, from)?;
         }
         Ok(())
@@ -96,7 +96,7 @@ pub fn latency(contender: &Contender, round_trips: usize) -> Result<Latency> {
         for _ in 0..round_trips {
             let start = Instant::now();
             socket.send(&byte)?;
-            socket.recv(&mut byte).context("no answer")?;
+            uninterrupted(|| socket.recv(&mut byte)).context("no answer")?;
             times.push(start.elapsed());
         }
         Ok(times)

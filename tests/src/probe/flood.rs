@@ -15,7 +15,10 @@ use std::{
 use anyhow::Result;
 
 use super::Loss;
-use crate::netns::{self, Netns};
+use crate::{
+    exec::uninterrupted,
+    netns::{self, Netns},
+};
 
 /// How long the last answers may take.
 const GRACE: Duration = Duration::from_secs(2);
@@ -73,7 +76,7 @@ impl Flood {
 fn echo(socket: &UdpSocket, done: &AtomicBool) -> Result<()> {
     let mut datagram = [0; 64];
     while !done.load(Ordering::Relaxed) {
-        match socket.recv_from(&mut datagram) {
+        match uninterrupted(|| socket.recv_from(&mut datagram)) {
             // The way back may fail while something is being broken on purpose: that is a loss, not an error.
             Ok((length, sender)) => drop(socket.send_to(&datagram[..length], sender)),
             Err(error) if is_timeout(&error) => {}
@@ -108,7 +111,7 @@ fn receive(socket: &UdpSocket, total: &AtomicU64) -> Result<u64> {
     let mut quiet_since = Instant::now();
     let mut number = [0; 8];
     loop {
-        match socket.recv(&mut number) {
+        match uninterrupted(|| socket.recv(&mut number)) {
             Ok(8) => {
                 seen.insert(u64::from_be_bytes(number));
                 quiet_since = Instant::now();

@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
-use crate::netns::{self, Netns};
+use crate::{
+    exec::{eventually, uninterrupted},
+    netns::{self, Netns},
+};
 
 /// How long either end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,7 +87,7 @@ fn send(target: SocketAddr, bytes: u64) -> Result<(String, Duration)> {
     }
     stream.shutdown(Shutdown::Write)?;
     // The other end closes when it has everything.
-    let _ = stream.read(&mut [0])?;
+    let _ = uninterrupted(|| stream.read(&mut [0]))?;
     Ok((hex(&hash.finalize()), begin.elapsed()))
 }
 
@@ -93,7 +96,8 @@ fn receive(listener: &TcpListener) -> Result<(String, u64)> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let (mut hash, mut length, mut block) = (Sha256::new(), 0, vec![0; BLOCK]);
     loop {
-        let read = stream.read(&mut block).with_context(|| format!("TCP stuck after {length} bytes"))?;
+        let read = uninterrupted(|| stream.read(&mut block))
+            .with_context(|| format!("TCP stuck after {length} bytes"))?;
         if read == 0 {
             return Ok((hex(&hash.finalize()), length));
         }
@@ -104,7 +108,7 @@ fn receive(listener: &TcpListener) -> Result<(String, u64)> {
 
 fn accept(listener: &TcpListener) -> Result<TcpStream> {
     listener.set_nonblocking(true)?;
-    let (stream, _) = crate::exec::eventually(PATIENCE + Duration::from_secs(1), || Ok(listener.accept()?))
+    let (stream, _) = eventually(PATIENCE + Duration::from_secs(1), || Ok(listener.accept()?))
         .context("nobody connected")?;
     stream.set_nonblocking(false)?;
     Ok(stream)

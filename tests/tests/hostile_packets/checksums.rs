@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
     capture::PacketSocket,
     container::IFNAME,
-    exec::{self, eventually},
+    exec::{self, eventually, uninterrupted},
     frame::{Vxlan, offset, tcp, udp},
     node::Datapath::{self, Kernel, Tc, Xdp},
     wire::UPLINK,
@@ -209,10 +209,7 @@ fn one_stream(scene: &Scene, listener: &TcpListener, from_port: u16, outer: Oute
 /// Whether nothing can be read for a while.
 fn silent(stream: &TcpStream) -> Result<bool> {
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-    let mut peeked = stream.peek(&mut [0]);
-    while peeked.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
-        peeked = stream.peek(&mut [0]);
-    }
+    let peeked = uninterrupted(|| stream.peek(&mut [0]));
     stream.set_read_timeout(Some(SOON))?;
     match peeked {
         Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => Ok(true),

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
     container::Container,
+    exec::uninterrupted,
     netns::{self, Netns},
     node::Node,
     probe::{self, Flood, Loss},
@@ -138,7 +139,8 @@ fn ask_who(from: &Netns, addr: Ipv4Addr) -> Result<String> {
         socket.connect((addr, WHO_PORT))?;
         socket.send(b"who?")?;
         let mut name = [0; 64];
-        let length = socket.recv(&mut name).with_context(|| format!("{addr} does not say who it is"))?;
+        let length = uninterrupted(|| socket.recv(&mut name))
+            .with_context(|| format!("{addr} does not say who it is"))?;
         Ok(String::from_utf8_lossy(&name[..length]).into_owned())
     })
 }

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
-    exec::eventually,
+    exec::{eventually, uninterrupted},
     netns::{self, Netns},
 };
 use socket2::SockRef;
@@ -166,7 +166,7 @@ impl Sink {
 fn note(socket: &UdpSocket, seen: &Mutex<Seen>, stop: &AtomicBool) -> Result<()> {
     let mut number = [0; 8];
     while !stop.load(Ordering::Relaxed) {
-        match socket.recv(&mut number) {
+        match uninterrupted(|| socket.recv(&mut number)) {
             Ok(length) => {
                 ensure!(length == number.len(), "a datagram of {length} bytes");
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
