@@ -2,10 +2,12 @@
 //!
 //! A node carries the networks it has endpoints in, and no others.
 
+mod changed;
 mod planner;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+pub use changed::changed_stations;
 use imbl::{OrdMap, OrdSet};
 pub use planner::Planner;
 

@@ -91,7 +91,7 @@ async fn bpf(
 async fn fall_back(config: &Config, reason: String) -> Result<Chosen, DatapathError> {
     ebpf::leave(&config.bpffs).await?;
     let ignores = config.reserved_bits == ReservedBits::Ignore;
-    let datapath = KernelDatapath::new().refusing_reserved_bits(ignores);
+    let datapath = KernelDatapath::new().refusing_reserved_bits(ignores).verifying_every(config.verify_every);
     Ok(Chosen { datapath: Box::new(datapath), mode: Mode::Kernel, reason })
 }
 

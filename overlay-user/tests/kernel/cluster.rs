@@ -101,6 +101,14 @@ impl Cluster {
         netns.run(async || datapath.apply(plan, &underlay).await.unwrap())
     }
 
+    /// What a node's kernel has otherwise than by a plan, and where.
+    pub fn audit(&mut self, node: usize, plan: &Plan) -> Vec<(String, String)> {
+        let underlay = self.underlay(node);
+        let Node { netns, datapath } = &mut self.nodes[node];
+        let found = netns.run(async || datapath.audit(plan, &underlay).await.unwrap());
+        found.named.into_iter().map(|difference| (difference.place, difference.what)).collect()
+    }
+
     pub fn underlay(&self, node: usize) -> Underlay {
         self.nodes[node].netns.run(async || {
             let cancel = CancellationToken::new();

@@ -1,5 +1,7 @@
 //! The kernel data path: forwarding, reconciliation and its guard.
 
+use std::time::Duration;
+
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -93,7 +95,10 @@ fn what_changes_behind_its_back_is_mended() {
         (format!("ip link set {bridge} down"), 5),
         (format!("ip link set {vxlan} mtu 1400"), 1),
         ("nft delete table netdev overlay_guard".into(), 1),
-        ("nft flush chain netdev overlay_guard vxlan".into(), 1),
+        ("nft flush chain netdev overlay_guard tunnels".into(), 1),
+        (format!("nft flush set netdev overlay_guard vni_{VNI}_sources_192_0_2_2"), 1),
+        (format!("nft add element netdev overlay_guard vni_{VNI}_addresses '{{ 10.0.9.77 }}'"), 1),
+        (format!("nft delete element netdev overlay_guard vni_{VNI}_stations '{{ {} }}'", mac(2)), 1),
         // Its forwarding database and its port go with it.
         (format!("ip link set {port} nomaster"), 3),
         (format!("ip link del {vxlan}"), 8),
@@ -110,6 +115,59 @@ fn what_changes_behind_its_back_is_mended() {
     // It keeps neighbour entries of IPv6, and has no address to send anything from.
     let addresses = cluster.nodes[0].netns.ip(&format!("-6 address show dev {bridge}"));
     assert!(!addresses.contains("inet6"), "{addresses}");
+}
+
+/// Endpoints come, move and go on two other nodes, which have one each that stays.
+#[test]
+fn who_is_on_other_nodes_is_changed_without_looking_at_the_rest() {
+    let mut cluster = Cluster::new(3);
+    let one = cluster.attach(0, 1);
+    cluster.endpoints.extend([(1, 20), (2, 21)]);
+    cluster.nodes[0].datapath = KernelDatapath::new().verifying_every(Duration::from_mins(10));
+    let plan = cluster.plan(0);
+    assert!(cluster.apply(0, &plan).changed > 0);
+    // What nobody looks at stays as it is.
+    let damage = format!("ip neigh del 10.0.9.21 dev ovb{VNI:x}");
+    cluster.nodes[0].netns.exec(&damage);
+    for round in 0..40_u8 {
+        let (number, node) = (2 + round % 9, usize::from(round) * 7 % 4);
+        cluster.endpoints.retain(|(_, other)| *other != number);
+        if [1, 2].contains(&node) {
+            cluster.endpoints.push((node, number));
+        }
+        let plan = cluster.plan(0);
+        let applied = cluster.apply(0, &plan);
+        assert_eq!(applied.problems, Vec::<String>::new());
+        let found = cluster.audit(0, &plan);
+        assert_eq!(
+            found,
+            [("neighbours of ovb1f4".into(), "10.0.9.21 (02:42:0a:00:09:15)".into())],
+            "{round}"
+        );
+    }
+    let _two = cluster.attach(1, 30);
+    for node in [0, 1] {
+        // Of what is on the second nobody has made interfaces but that one.
+        let plan = cluster.plan(node);
+        cluster.apply(node, &plan);
+    }
+    assert!(pings(&one, 30));
+
+    let plan = cluster.plan(0);
+    cluster.nodes[0].datapath.distrust();
+    assert_eq!(cluster.apply(0, &plan).changed, 1, "the damage");
+    assert_eq!(cluster.apply(0, &plan).changed, 0);
+
+    // A step that cannot be made.
+    cluster.nodes[0].netns.exec(&format!("nft flush map netdev overlay_guard vni_{VNI}_stations"));
+    cluster.endpoints.retain(|(_, number)| *number != 30);
+    let plan = cluster.plan(0);
+    let applied = cluster.apply(0, &plan);
+    assert_eq!(applied.problems, Vec::<String>::new());
+    assert_eq!(cluster.audit(0, &plan), []);
+    cluster.nodes[0].netns.exec(&format!("bridge fdb add 02:00:00:00:00:99 dev ovv{VNI:x} master static"));
+    assert_eq!(cluster.apply(0, &plan).changed, 0, "it is not time to look");
+    assert_eq!(cluster.audit(0, &plan).len(), 1);
 }
 
 #[test]

@@ -48,9 +48,9 @@ impl KernelDatapath {
             }
             let rows = vxlan_device::rows_of(plan, network, underlay);
             fdb.audit(vxlan, &vxlan_device::name(*vni), &rows, &mut found);
-            let devices = Devices { bridge, vxlan, ports };
+            let devices = Devices { bridge, vxlan, ipv6: ipv6::keeps_neighbours(&name), ports };
             bridge::audit_fdb(&fdb, (bridge, &name), &bridge_rows(network, &devices), &mut found);
-            let wanted = neighbours::wanted(network, ipv6::keeps_neighbours(&name));
+            let wanted = neighbours::wanted(network, devices.ipv6);
             neighbours::audit(&entries, (bridge, &name), &wanted, &mut found);
         }
         for link in &links {

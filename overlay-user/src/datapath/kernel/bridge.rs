@@ -103,21 +103,35 @@ pub(super) async fn reconcile_fdb(
     let mut done = Reconciled::default();
     let (missing, wrong) = compare(fdb, bridge, wanted);
     for (mac, port) in missing {
-        let message = RouteNetlinkMessage::NewNeighbour(row_message(mac, port));
-        let result = netlink::acknowledged(kernel, message, NLM_F_CREATE | NLM_F_REPLACE).await;
-        done.note(result, || format!("add {mac} to the bridge's FDB"));
+        add_row(kernel, mac, port, &mut done).await;
     }
     for message in wrong {
         let Some(mac) = mac_of(message) else { continue };
         let mut request = row_message(mac, message.header.ifindex);
         let vlan = message.attributes.iter().filter(|a| matches!(a, NeighbourAttribute::Vlan(_)));
         request.attributes.extend(vlan.cloned());
-        match netlink::acknowledged(kernel, RouteNetlinkMessage::DelNeighbour(request), 0).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => done.note(other, || format!("remove {mac} from the bridge's FDB")),
-        }
+        remove(kernel, mac, request, &mut done).await;
     }
     done
+}
+
+/// Has a MAC address be behind a port, whatever port it was behind.
+pub(super) async fn add_row(kernel: &Handle, mac: MacAddr, port: u32, done: &mut Reconciled) {
+    let message = RouteNetlinkMessage::NewNeighbour(row_message(mac, port));
+    let result = netlink::acknowledged(kernel, message, NLM_F_CREATE | NLM_F_REPLACE).await;
+    done.note(result, || format!("add {mac} to the bridge's FDB"));
+}
+
+/// Has a MAC address no longer be behind a port; one that is gone is no error.
+pub(super) async fn remove_row(kernel: &Handle, mac: MacAddr, port: u32, done: &mut Reconciled) {
+    remove(kernel, mac, row_message(mac, port), done).await;
+}
+
+async fn remove(kernel: &Handle, mac: MacAddr, row: NeighbourMessage, done: &mut Reconciled) {
+    match netlink::acknowledged(kernel, RouteNetlinkMessage::DelNeighbour(row), 0).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => done.note(other, || format!("remove {mac} from the bridge's FDB")),
+    }
 }
 
 /// Compares the bridge's forwarding database with `wanted`.

@@ -15,17 +15,22 @@ mod counters;
 mod guard;
 mod neighbours;
 mod port;
+mod step;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use rtnetlink::{Handle, LinkUnspec};
 
-use self::guard::{Guard, Ruleset};
+use self::{
+    guard::{Guard, Ruleset},
+    step::Settled,
+};
 use super::{
     Applied, Counters, Datapath, DatapathError, Differences, Mode, Underlay,
     vxlan_device::{self, Fdb, Reconciled, Wanted},
@@ -41,7 +46,8 @@ use crate::{
 const SMALLEST_MTU: u16 = 68;
 
 /// The kernel data path. It holds no kernel object: what it makes goes on forwarding without it, and
-/// the next one adopts it.
+/// the next one adopts it. Where a plan differs from the last in nothing but who is on other nodes, only that is
+/// written; else all is compared with the kernel.
 #[derive(Default)]
 pub struct KernelDatapath {
     guard: Guard,
@@ -51,12 +57,18 @@ pub struct KernelDatapath {
     began_with_nothing: bool,
     /// Reserved bits were to be ignored, which Linux's VXLAN device cannot.
     refuses_reserved_bits: bool,
+    /// How long what was compared is taken to stay as it is. `None`: all is compared with each plan.
+    verify_every: Option<Duration>,
+    /// Where a step can begin.
+    settled: Option<Settled>,
 }
 
 /// The devices of one network.
 struct Devices {
     bridge: u32,
     vxlan: u32,
+    /// The bridge answers for IPv6 addresses too.
+    ipv6: bool,
     /// The host's ends of its endpoints.
     ports: BTreeMap<MacAddr, u32>,
 }
@@ -73,6 +85,28 @@ impl KernelDatapath {
     pub const fn refusing_reserved_bits(mut self, refuses: bool) -> Self {
         self.refuses_reserved_bits = refuses;
         self
+    }
+
+    /// The same, comparing everything with the kernel once in so long a time instead of with each plan.
+    #[must_use]
+    pub const fn verifying_every(mut self, time: Duration) -> Self {
+        self.verify_every = Some(time);
+        self
+    }
+
+    /// What is wrong with a plan whatever the kernel does, one sentence each.
+    fn objections(&self, plan: &Plan, underlay: &Underlay) -> Vec<String> {
+        let mut objections: Vec<_> = underlay.of_other_family(plan).collect();
+        if self.refuses_reserved_bits {
+            objections.push(
+                "--reserved-bits ignore has no effect here: Linux's VXLAN device drops what has reserved bits \
+                 set. Use --datapath xdp or tc, or --reserved-bits strict"
+                    .to_owned(),
+            );
+        }
+        objections.extend(plan.capped());
+        objections.extend(refused_ports(plan));
+        objections
     }
 
     /// Takes what is no longer planned out of the kernel: ports of bridges, which it leaves down, and
@@ -139,7 +173,8 @@ impl KernelDatapath {
                 ));
             }
         }
-        Ok(Devices { bridge, vxlan: vxlan.ifindex, ports })
+        let ipv6 = ipv6::keep_neighbours(&bridge::name(vni));
+        Ok(Devices { bridge, vxlan: vxlan.ifindex, ipv6, ports })
     }
 
     async fn guard(&mut self, plan: &Plan, underlay: &Underlay, links: &[Link], done: &mut Reconciled) {
@@ -179,19 +214,14 @@ impl Datapath for KernelDatapath {
     }
 
     async fn apply(&mut self, plan: &Plan, underlay: &Underlay) -> Result<Applied, DatapathError> {
+        let objections = self.objections(plan, underlay);
+        if let Some(changed) = self.step(plan, underlay).await {
+            return Ok(Applied { changed, problems: objections, unfinished: false });
+        }
+        let begun = Instant::now();
         let kernel = connect()?;
         let mut done = Reconciled::default();
         self.peers = peer_names(plan);
-        done.problems.extend(underlay.of_other_family(plan));
-        if self.refuses_reserved_bits {
-            done.problems.push(
-                "--reserved-bits ignore has no effect here: Linux's VXLAN device drops what has reserved bits \
-                 set. Use --datapath xdp or tc, or --reserved-bits strict"
-                    .to_owned(),
-            );
-        }
-
-        done.problems.extend(plan.capped());
         let links = list(&kernel).await?;
         Self::withdraw(&kernel, plan, &links, &mut done).await;
 
@@ -229,11 +259,18 @@ impl Datapath for KernelDatapath {
             done.add(
                 bridge::reconcile_fdb(&kernel, &fdb, devices.bridge, &bridge_rows(network, devices)).await,
             );
-            let wanted = neighbours::wanted(network, ipv6::keep_neighbours(&bridge::name(*vni)));
+            let wanted = neighbours::wanted(network, devices.ipv6);
             done.add(neighbours::reconcile(&kernel, &neighbours, devices.bridge, &wanted).await);
         }
-        done.problems.extend(refused_ports(plan));
-        let Reconciled { changed, problems } = done;
+        let Reconciled { changed, mut problems } = done;
+        self.settled = problems.is_empty().then(|| Settled {
+            plan: plan.clone(),
+            underlay: underlay.clone(),
+            networks,
+            compared: Instant::now(),
+            took: begun.elapsed(),
+        });
+        problems.extend(objections);
         Ok(Applied { changed, problems, unfinished: false })
     }
 
@@ -258,8 +295,9 @@ impl Datapath for KernelDatapath {
         self.differences(plan, underlay).await
     }
 
-    /// Nothing is ever taken for granted here: each apply looks at everything.
-    fn distrust(&mut self) {}
+    fn distrust(&mut self) {
+        self.settled = None;
+    }
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {
         let kernel = connect()?;
@@ -272,6 +310,7 @@ impl Datapath for KernelDatapath {
     }
 
     async fn remove(&mut self) -> Result<(), DatapathError> {
+        self.settled = None;
         let kernel = connect()?;
         let mut done = Reconciled::default();
         Self::withdraw(&kernel, &Plan::default(), &list(&kernel).await?, &mut done).await;

@@ -26,7 +26,7 @@ use super::super::{
 use crate::{
     MacAddr,
     netlink::{self, into_io},
-    plan::Network,
+    plan::{Endpoint, Network},
 };
 
 /// Reads the neighbour entries of every interface.
@@ -43,12 +43,18 @@ pub(super) async fn read(kernel: &Handle) -> Result<Vec<NeighbourMessage>, Datap
 /// The entries a network needs on a bridge that has IPv6 or not. An endpoint has the link-local address
 /// of its MAC address too.
 pub(super) fn wanted(network: &Network, ipv6: bool) -> BTreeMap<IpAddr, MacAddr> {
-    let all = network.endpoints().flat_map(|(mac, endpoint)| {
-        let link_local = IpAddr::V6(Ipv6Addr::from(mac.link_local()));
-        let addresses = endpoint.addresses.iter().copied().chain([link_local]);
-        addresses.map(move |address| (address, mac))
-    });
-    all.filter(|(address, _)| ipv6 || address.is_ipv4()).collect()
+    network.endpoints().flat_map(|(mac, endpoint)| of_endpoint(mac, endpoint, ipv6)).collect()
+}
+
+/// The entries of one endpoint.
+pub(super) fn of_endpoint(
+    mac: MacAddr,
+    endpoint: Endpoint<'_>,
+    ipv6: bool,
+) -> impl Iterator<Item = (IpAddr, MacAddr)> {
+    let link_local = IpAddr::V6(Ipv6Addr::from(mac.link_local()));
+    let all = endpoint.addresses.iter().copied().chain([link_local]);
+    all.filter(move |address| ipv6 || address.is_ipv4()).map(move |address| (address, mac))
 }
 
 /// Brings the entries of `bridge` from `present` to `wanted`. Only permanent ones count: the others
@@ -61,22 +67,32 @@ pub(super) async fn reconcile(
 ) -> Reconciled {
     let mut done = Reconciled::default();
     let (missing, extra) = compare(present, bridge, wanted);
-    for (addr, mac) in missing {
-        let mut message = message(bridge, addr);
-        message.header.state = NeighbourState::Permanent;
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
-        let message = RouteNetlinkMessage::NewNeighbour(message);
-        let result = netlink::acknowledged(kernel, message, NLM_F_CREATE | NLM_F_REPLACE).await;
-        done.note(result, || format!("add the neighbour entry of {addr}"));
+    for entry in missing {
+        add(kernel, bridge, entry, &mut done).await;
     }
     for addr in extra {
-        let message = RouteNetlinkMessage::DelNeighbour(message(bridge, addr));
-        match netlink::acknowledged(kernel, message, 0).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => done.note(other, || format!("remove the neighbour entry of {addr}")),
-        }
+        remove(kernel, bridge, addr, &mut done).await;
     }
     done
+}
+
+/// Has `bridge` answer for an address, whatever it answered before.
+pub(super) async fn add(kernel: &Handle, bridge: u32, (addr, mac): (IpAddr, MacAddr), done: &mut Reconciled) {
+    let mut message = message(bridge, addr);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    let message = RouteNetlinkMessage::NewNeighbour(message);
+    let result = netlink::acknowledged(kernel, message, NLM_F_CREATE | NLM_F_REPLACE).await;
+    done.note(result, || format!("add the neighbour entry of {addr}"));
+}
+
+/// Has `bridge` no longer answer for an address; one that is gone is no error.
+pub(super) async fn remove(kernel: &Handle, bridge: u32, addr: IpAddr, done: &mut Reconciled) {
+    let message = RouteNetlinkMessage::DelNeighbour(message(bridge, addr));
+    match netlink::acknowledged(kernel, message, 0).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => done.note(other, || format!("remove the neighbour entry of {addr}")),
+    }
 }
 
 /// Compares the entries of `bridge` with `wanted`.

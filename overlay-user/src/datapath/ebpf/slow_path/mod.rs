@@ -15,14 +15,13 @@ use imbl::ordmap::DiffItem;
 use rtnetlink::Handle;
 
 pub use self::reading::Reading;
-use super::stations::changed_stations;
 use crate::{
     MacAddr, Vni,
     datapath::{
         Applied, DatapathError, Underlay,
         vxlan_device::{self, Ensured, Reconciled, Row, Wanted},
     },
-    plan::{Location, Network, Plan},
+    plan::{Location, Network, Plan, changed_stations},
 };
 
 /// Most rows of forwarding databases that are written at a time: a request each, while packets that the

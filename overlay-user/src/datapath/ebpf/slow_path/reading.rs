@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use rtnetlink::Handle;
 
-use super::{super::stations::changed_stations, Devices, Forwarding};
+use super::{Devices, Forwarding};
 use crate::{
     MacAddr, Vni,
     datapath::{
         DatapathError,
         vxlan_device::{self, Row},
     },
-    plan::Plan,
+    plan::{Plan, changed_stations},
 };
 
 /// What the forwarding databases have that is not by a plan, and who gets broadcasts.

@@ -10,7 +10,6 @@ use std::{
 };
 
 use aya::Ebpf;
-use imbl::ordmap::DiffItem;
 use overlay_ebpf::abi::{Endpoint, EndpointKey, Neighbour, NeighbourKey};
 
 pub use suspects::{Suspects, Views};
@@ -26,7 +25,7 @@ use super::{
 use crate::{
     MacAddr, Vni,
     datapath::{DatapathError, Differences},
-    plan::{self, Plan},
+    plan::{self, Plan, changed_stations},
 };
 
 /// The four maps, kept alike.
@@ -270,31 +269,6 @@ fn touched(task: &Task<'_>, before: &Plan) -> BTreeSet<(Vni, MacAddr)> {
         touched.extend(network.local.keys().chain(network.learned.keys()).map(|mac| (*vni, *mac)));
     }
     touched
-}
-
-/// The endpoints that two plans do not share, hosts behind gateway ports among them.
-pub fn changed_stations(before: &Plan, plan: &Plan) -> BTreeSet<(Vni, MacAddr)> {
-    let mut changed = BTreeSet::new();
-    for (vni, network) in &plan.networks {
-        if let Some(before) = before.networks.get(vni) {
-            changed.extend(before.stations.diff(&network.stations).map(|item| (*vni, mac_of(&item))));
-            let (old, new) = (&before.learned, &network.learned);
-            let learned = old.keys().chain(new.keys()).filter(|mac| old.get(mac) != new.get(mac));
-            changed.extend(learned.map(|mac| (*vni, *mac)));
-        } else {
-            changed.extend(network.endpoints().map(|(mac, _)| (*vni, mac)));
-        }
-    }
-    for (vni, network) in before.networks.iter().filter(|(vni, _)| !plan.networks.contains_key(vni)) {
-        changed.extend(network.endpoints().map(|(mac, _)| (*vni, mac)));
-    }
-    changed
-}
-
-fn mac_of<V>(item: &DiffItem<'_, '_, MacAddr, V>) -> MacAddr {
-    match item {
-        DiffItem::Add(mac, _) | DiffItem::Update { new: (mac, _), .. } | DiffItem::Remove(mac, _) => **mac,
-    }
 }
 
 // === impl Refused ===

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
 use overlay_ebpf::abi::{Hook, Outcome};
 
 use super::{
     names::{self, Peer},
-    ruleset::{Base, Family, Policy, Ruleset, Writer, bits6, set, v4, v6},
+    ruleset::{Base, Family, Policy, Ruleset, Writer, bits6, set, v4},
+    sets::{Set, own6},
 };
 use crate::{
     MacAddr, Vni,
@@ -41,7 +42,7 @@ pub(super) fn network(
         let device = endpoint.id.host_device();
         if let Some(ifindex) = indices.get(device.as_str()) {
             let base = Base::Ingress { device, ifindex: *ifindex, policy: Policy::Accept };
-            sources(ruleset, plan, port, (vni, network.policy.vlan), (*mac, network.station(endpoint)), base);
+            sources(ruleset, port, (vni, network.policy.vlan), (*mac, network.station(endpoint)), base);
         }
     }
     destinations(ruleset, plan, vni, network);
@@ -50,7 +51,6 @@ pub(super) fn network(
 /// An endpoint speaks for itself only, and no VXLAN to a node.
 fn sources(
     ruleset: &mut Ruleset,
-    plan: &Plan,
     port: u16,
     (vni, vlan): (Vni, Vlan),
     (mac, endpoint): (MacAddr, Endpoint<'_>),
@@ -86,9 +86,8 @@ fn sources(
         Some(own) => chain.drop(format_args!("ip saddr != {own}"), Outcome::SpoofedAddress),
         None => chain.drop("", Outcome::SpoofedAddress),
     }
-    if let Some(protected) = set(v4(&plan.protected)) {
-        chain.drop(format_args!("udp dport {port} ip daddr {protected}"), Outcome::EncapProhibited);
-    }
+    let protected = chain.set(Set::Protected);
+    chain.drop(format_args!("udp dport {port} ip daddr {protected}"), Outcome::EncapProhibited);
     chain.rule(format_args!("goto {}", station_chain(vni)));
     chain.end();
 
@@ -109,18 +108,10 @@ fn sources(
     chain.rule(format_args!("{nowhere} goto {}", destination_chain(vni)));
     let own = set(&own).unwrap_or_default();
     chain.drop(format_args!("ip6 saddr != {own}"), Outcome::SpoofedAddress);
-    if let Some(protected) = set(v6(&plan.protected)) {
-        chain.drop(format_args!("udp dport {port} ip6 daddr {protected}"), Outcome::EncapProhibited);
-    }
+    let protected = chain.set(Set::Protected6);
+    chain.drop(format_args!("udp dport {port} ip6 daddr {protected}"), Outcome::EncapProhibited);
     chain.rule(format_args!("goto {}", destination_chain(vni)));
     chain.end();
-}
-
-/// An endpoint's IPv6 addresses, the link-local one of its MAC address included.
-fn own6(mac: MacAddr, addresses: &[IpAddr]) -> BTreeSet<Ipv6Addr> {
-    let mut own = v6(addresses);
-    own.insert(mac.link_local().into());
-    own
 }
 
 /// What of neighbour discovery an endpoint must not send. Of the options, the first is looked at.
@@ -142,60 +133,38 @@ fn discovery(chain: &mut Writer<'_>, mac: MacAddr, own: &BTreeSet<Ipv6Addr>) {
 }
 
 fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network) {
-    let mut local = Vec::new();
-    let mut remote = Vec::new();
-    let mut remote_addresses = Vec::new();
-    let (mut remote6, mut known6) = (BTreeSet::new(), BTreeSet::new());
-    for (mac, endpoint) in network.endpoints() {
-        known6.extend(own6(mac, endpoint.addresses));
-        match endpoint.location {
-            Location::Local => local.push(mac),
-            Location::Port(_) => {}
-            Location::Remote(node) => {
-                let Some(vtep) = plan.vteps.get(node).map(|vtep| vtep.addr) else { continue };
-                remote.push((mac, vtep));
-                remote_addresses.extend(v4(endpoint.addresses));
-                remote6.extend(own6(mac, endpoint.addresses));
-            }
-        }
-    }
-
     let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, destination_chain(vni), None);
-    if let Some(addresses) = set(remote_addresses) {
-        // The requests that the bridge answers from its neighbour entries.
-        let request = "ether daddr ff:ff:ff:ff:ff:ff arp operation request arp saddr ip != 0.0.0.0";
-        chain.accept(format_args!("{request} arp daddr ip {addresses}"), Outcome::ArpAnswered);
-    }
-    if let Some(known) = set(known6.into_iter().map(bits6)) {
-        chain.drop(format_args!("{WHO_HAS} != {known}"), Outcome::NdUnknown);
-    }
-    if let Some(remote) = set(remote6.into_iter().map(bits6)) {
-        // Those by unicast are answered and forwarded as well.
-        let to_group = "@ll,0,16 0x3333 ip6 saddr != ::";
-        chain.accept(format_args!("{to_group} {WHO_HAS} {remote}"), Outcome::NdAnswered);
-    }
+    // The requests that the bridge answers from its neighbour entries.
+    let request = "ether daddr ff:ff:ff:ff:ff:ff arp operation request arp saddr ip != 0.0.0.0";
+    let addresses = chain.set(Set::Addresses(vni));
+    chain.accept(format_args!("{request} arp daddr ip {addresses}"), Outcome::ArpAnswered);
+    let known = chain.set(Set::Known6(vni));
+    chain.drop(format_args!("{WHO_HAS} != {known}"), Outcome::NdUnknown);
+    // Those by unicast are answered and forwarded as well.
+    let to_group = "@ll,0,16 0x3333 ip6 saddr != ::";
+    let remote = chain.set(Set::Addresses6(vni));
+    chain.accept(format_args!("{to_group} {WHO_HAS} {remote}"), Outcome::NdAnswered);
     chain.rule(format_args!("goto {}", station_chain(vni)));
     chain.end();
 
     // One look-up tells where a frame goes and what it is counted as.
-    let nodes: BTreeSet<_> = remote.iter().map(|(_, vtep)| *vtep).collect();
-    for vtep in &nodes {
-        let name = node_chain(vni, *vtep);
+    let nodes = network.endpoints().filter_map(|(_, endpoint)| match endpoint.location {
+        Location::Remote(node) => plan.vteps.get(node).map(|vtep| vtep.addr),
+        Location::Local | Location::Port(_) => None,
+    });
+    for vtep in nodes.collect::<BTreeSet<_>>() {
+        let name = names::node_chain(vni, vtep);
         let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, name, None);
-        let counter = chain.named_counter(names::of_peer(Peer::To, *vtep));
+        let counter = chain.named_counter(names::of_peer(Peer::To, vtep));
         chain.accept(format_args!("counter name {counter}"), Outcome::Encapsulated);
         chain.end();
     }
-    let delivered = format!("vni_{vni}_here");
-    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, delivered.clone(), None);
+    let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, names::here_chain(vni), None);
     chain.accept("", Outcome::Delivered);
     chain.end();
-    let local = local.iter().map(|mac| format!("{mac} : goto {delivered}"));
-    let remote = remote.iter().map(|(mac, vtep)| format!("{mac} : goto {}", node_chain(vni, *vtep)));
     let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, station_chain(vni), None);
-    if let Some(verdicts) = set(local.chain(remote)) {
-        chain.rule(format_args!("ether daddr vmap {verdicts}"));
-    }
+    let stations = chain.set(Set::Stations(vni));
+    chain.rule(format_args!("ether daddr vmap {stations}"));
     let flooding = network.flooding();
     if flooding.broadcast == Flooding::Drop {
         chain.drop("ether daddr ff:ff:ff:ff:ff:ff", Outcome::BumPolicy);
@@ -219,8 +188,4 @@ fn destination_chain(vni: Vni) -> String {
 /// The part of [`destination_chain`] that is for all packets, not ARP and neighbour discovery alone.
 fn station_chain(vni: Vni) -> String {
     format!("vni_{vni}_station")
-}
-
-fn node_chain(vni: Vni, vtep: IpAddr) -> String {
-    format!("vni_{vni}_at_{}", names::of_address(vtep).replace('.', "_"))
 }

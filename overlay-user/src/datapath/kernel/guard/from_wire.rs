@@ -4,13 +4,14 @@
 //! nftables before 1.0.7 does not know VXLAN: flags at 64, VNI at 96, the inner Ethernet header at
 //! 128, an inner IP header at 240.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use overlay_ebpf::abi::{Hook, Outcome};
 
 use super::{
     names::{self, Peer},
     ruleset::{Base, Family, Policy, Ruleset, bits6, set, v4, v6},
+    sets::Set,
 };
 use crate::{
     MacAddr, Vni,
@@ -38,14 +39,14 @@ pub(super) fn uplink(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
         Base::Ingress { device: underlay.name.clone(), ifindex: underlay.ifindex, policy: Policy::Accept };
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "uplink".into(), Some(base));
     chain.rule(format_args!(
-        "{} daddr {} udp dport {} goto vxlan",
+        "{} daddr {} udp dport {} goto tunnels",
         ip(underlay),
         underlay.addr,
         underlay.port
     ));
     chain.end();
 
-    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "vxlan".into(), None);
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, "tunnels".into(), None);
     chain.count(Outcome::Received);
     // Only the first fragment shows its port; without it the others are never reassembled.
     if underlay.addr.is_ipv6() {
@@ -113,40 +114,35 @@ pub(super) fn other_ways(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay
 
 /// What comes in for one network: who may send, from which sources, and to whom.
 pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay, vni: Vni, network: &Network) {
-    let mut sources: BTreeMap<IpAddr, Vec<MacAddr>> = BTreeMap::new();
-    for (mac, endpoint) in network.endpoints() {
-        if let Location::Remote(node) = endpoint.location
-            && let Some(addr) = plan.vteps.get(node).map(|vtep| vtep.addr)
-            && addr.is_ipv6() == underlay.addr.is_ipv6()
-        {
-            sources.entry(addr).or_default().push(mac);
-        }
-    }
+    let sources = network.endpoints().filter_map(|(_, endpoint)| match endpoint.location {
+        Location::Remote(node) => plan.vteps.get(node).map(|vtep| vtep.addr),
+        Location::Local | Location::Port(_) => None,
+    });
+    let sources: BTreeSet<_> = sources.filter(|addr| addr.is_ipv6() == underlay.addr.is_ipv6()).collect();
 
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, format!("vni_{vni}"), None);
-    let verdicts = sources.keys().map(|addr| format!("{addr} : goto {}", member_chain(vni, *addr)));
+    let verdicts = sources.iter().map(|addr| format!("{addr} : goto {}", names::member_chain(vni, *addr)));
     if let Some(verdicts) = set(verdicts) {
         chain.rule(format_args!("{} saddr vmap {verdicts}", ip(underlay)));
     }
     chain.drop("", Outcome::UnknownVtep);
     chain.end();
 
-    for (addr, macs) in &sources {
-        member(ruleset, (vni, network), *addr, macs);
+    for addr in sources {
+        member(ruleset, (vni, network), addr);
     }
     destinations(ruleset, vni, network);
 }
 
-fn member(ruleset: &mut Ruleset, (vni, network): (Vni, &Network), addr: IpAddr, macs: &[MacAddr]) {
-    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, member_chain(vni, addr), None);
+fn member(ruleset: &mut Ruleset, (vni, network): (Vni, &Network), addr: IpAddr) {
+    let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, names::member_chain(vni, addr), None);
     let tagged = "@th,224,16 { 0x8100, 0x88a8 }";
     match network.policy.vlan {
         Vlan::Drop => chain.drop(tagged, Outcome::InnerVlan),
         Vlan::Trunk => chain.drop(format_args!("{tagged} @th,240,16 & 0x0fff == 0"), Outcome::InnerVlan),
     }
-    if let Some(macs) = set(macs.iter().copied().map(bits)) {
-        chain.drop(format_args!("@th,176,48 != {macs}"), Outcome::InnerSource);
-    }
+    let macs = chain.set(Set::Sources(vni, addr));
+    chain.drop(format_args!("@th,176,48 != {macs}"), Outcome::InnerSource);
     chain.rule("@th,224,16 vmap { 0x0800 : jump inner_ip, 0x86dd : jump inner_ip6 }");
     let counter = chain.named_counter(names::of_peer(Peer::From, addr));
     chain.rule(format_args!("counter name {counter} goto {}", destination_chain(vni)));
@@ -154,14 +150,9 @@ fn member(ruleset: &mut Ruleset, (vni, network): (Vni, &Network), addr: IpAddr, 
 }
 
 fn destinations(ruleset: &mut Ruleset, vni: Vni, network: &Network) {
-    let at = |local: bool| {
-        let there = network.endpoints().filter(move |(_, e)| (e.location == Location::Local) == local);
-        set(there.map(|(mac, _)| bits(mac)))
-    };
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, destination_chain(vni), None);
-    if let Some(local) = at(true) {
-        chain.accept(format_args!("@th,128,48 {local}"), Outcome::Delivered);
-    }
+    let here = chain.set(Set::Here(vni));
+    chain.accept(format_args!("@th,128,48 {here}"), Outcome::Delivered);
     let flooding = network.flooding();
     if flooding.broadcast == Flooding::Drop {
         chain.drop("@th,128,48 { 0xffffffffffff }", Outcome::BumPolicy);
@@ -170,19 +161,14 @@ fn destinations(ruleset: &mut Ruleset, vni: Vni, network: &Network) {
         chain.drop("@th,128,8 & 1 == 1 @th,128,48 != { 0xffffffffffff }", Outcome::BumPolicy);
     }
     chain.accept("@th,128,8 & 1 == 1", Outcome::Flooded);
-    if let Some(remote) = at(false) {
-        chain.drop(format_args!("@th,128,48 {remote}"), Outcome::NotLocal);
-    }
+    let elsewhere = chain.set(Set::Elsewhere(vni));
+    chain.drop(format_args!("@th,128,48 {elsewhere}"), Outcome::NotLocal);
     if flooding.unknown_unicast == Flooding::Flood {
         chain.accept("", Outcome::Flooded);
     } else {
         chain.drop("", Outcome::UnknownDestination);
     }
     chain.end();
-}
-
-fn member_chain(vni: Vni, addr: IpAddr) -> String {
-    format!("vni_{vni}_from_{}", names::of_address(addr).replace('.', "_"))
 }
 
 fn destination_chain(vni: Vni) -> String {

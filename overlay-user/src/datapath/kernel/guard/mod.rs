@@ -7,8 +7,9 @@
 //! one of the underlay's family, `ip` or `ip6`, drops VXLAN for our networks that came another way.
 //! Both are named [`TABLE`].
 //!
-//! An update is one transaction: rules and chains are replaced, counters stay, those of outcomes also
-//! where no rule counts them any more.
+//! An update is one transaction: rules, chains and sets are replaced, counters stay, those of outcomes also
+//! where no rule counts them any more. Where only endpoints of other nodes come and go, elements of sets are all
+//! that is written.
 
 mod from_endpoint;
 mod from_wire;
@@ -16,8 +17,9 @@ mod host_firewall;
 mod names;
 mod nft;
 mod ruleset;
+mod sets;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::Value;
 
@@ -25,6 +27,7 @@ pub(super) use self::{
     host_firewall::obstacle as host_obstacle,
     names::{Peer, outcome_of, peer_of},
     ruleset::Ruleset,
+    sets::Exchange,
 };
 use super::super::Count;
 use crate::nft::NftError;
@@ -41,7 +44,7 @@ pub(super) struct Guard {
 
 struct Installed {
     ruleset: Ruleset,
-    /// What the kernel showed right after.
+    /// What the kernel showed right after, without elements of sets.
     shown: Vec<Value>,
 }
 
@@ -54,22 +57,61 @@ impl Guard {
         if let Some(installed) = &self.installed
             && installed.ruleset == *wanted
             && installed.shown == before
+            && wanted.shown_sets() == sets::shown_sets(&present)
         {
             return Ok(false);
         }
         let kept =
             self.installed.take().map(|installed| installed.ruleset.ingress_chains()).unwrap_or_default();
         nft::run(&update(wanted, &present, &kept)).await?;
-        let after = stable(&nft::list(TABLE).await?);
-        let changed = before != after;
+        let now = nft::list(TABLE).await?;
+        let after = stable(&now);
+        let changed = before != after || sets::shown_sets(&present) != sets::shown_sets(&now);
         self.installed = Some(Installed { ruleset: wanted.clone(), shown: after });
         Ok(changed)
     }
 
+    /// Has sets lose and get elements, as one transaction; returns how many. `None` if there is more to do than that.
+    ///
+    /// # Errors
+    /// If the sets are not as they were left, or cannot be written: nothing is changed, and the next
+    /// [`Self::apply`] replaces everything.
+    pub(super) async fn exchange(&mut self, exchange: &Exchange) -> Result<Option<usize>, NftError> {
+        let Exchange { gone, come } = exchange;
+        let Some(mut installed) = self.installed.take() else { return Ok(None) };
+        if come.iter().any(|(set, _)| !installed.ruleset.has(*set)) {
+            self.installed = Some(installed);
+            return Ok(None);
+        }
+        let (mut script, mut changed) = (String::new(), 0);
+        // A MAC address that goes elsewhere has the same key.
+        for (verb, elements) in [("delete", gone.difference(come)), ("add", come.difference(gone))] {
+            let mut by_set: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for (set, element) in elements {
+                by_set.entry(*set).or_default().push(element);
+                changed += 1;
+            }
+            for (set, elements) in by_set {
+                let elements = set.elements(elements);
+                writeln!(script, "{verb} element {} {TABLE} {elements}", Family::Netdev).ok();
+            }
+        }
+        if changed > 0 {
+            nft::run(&script).await?;
+            installed.ruleset.take(exchange);
+        }
+        self.installed = Some(installed);
+        Ok(Some(changed))
+    }
+
     /// Whether the kernel's rules are `wanted`, as far as this guard installed them.
     pub(super) async fn is(&self, wanted: &Ruleset) -> Result<bool, NftError> {
-        let present = stable(&nft::list(TABLE).await?);
-        Ok(self.installed.as_ref().is_some_and(|it| it.ruleset == *wanted && it.shown == present))
+        let present = nft::list(TABLE).await?;
+        Ok(self.installed.as_ref().is_some_and(|installed| {
+            installed.ruleset == *wanted
+                && installed.shown == stable(&present)
+                && wanted.shown_sets() == sets::shown_sets(&present)
+        }))
     }
 
     /// Reads every counter.
@@ -114,6 +156,12 @@ fn update(wanted: &Ruleset, present: &[Value], kept: &BTreeMap<String, Base>) ->
         line(format!("add table {family} {TABLE}"));
         line(format!("flush table {family} {TABLE}"));
     }
+    // Before the chains that their elements go to.
+    for kind in ["set", "map"] {
+        for (family, name) in objects(present, kind).filter(|(family, _)| stays(family)) {
+            line(format!("delete {kind} {family} {TABLE} {name}"));
+        }
+    }
     let ingress = wanted.ingress_chains();
     for (family, name) in objects(present, "chain") {
         let kept = kept.get(&name).is_some_and(|base| ingress.get(&name) == Some(base));
@@ -156,12 +204,12 @@ fn objects<'a>(present: &'a [Value], kind: &str) -> impl Iterator<Item = (String
     })
 }
 
-/// A listing without what changes by itself: counts and handles.
+/// A listing without what changes by itself, counts and handles, and without elements of sets.
 fn stable(listing: &[Value]) -> Vec<Value> {
     let mut listing = listing.to_vec();
     for object in listing.iter_mut().filter_map(Value::as_object_mut).flat_map(|object| object.values_mut()) {
         if let Some(fields) = object.as_object_mut() {
-            for volatile in ["handle", "packets", "bytes"] {
+            for volatile in ["handle", "packets", "bytes", "elem"] {
                 fields.remove(volatile);
             }
         }

@@ -1,9 +1,11 @@
 //! Names of the guard's counters: `<hook>_<outcome>`, and `to_<address>` and `from_<address>` for
-//! peers.
+//! peers; and of chains that more than one module has to do with.
 
 use std::net::IpAddr;
 
 use overlay_ebpf::abi::{Hook, OUTCOMES, Outcome};
+
+use crate::Vni;
 
 /// Direction of a peer's counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +29,28 @@ pub(super) fn of_peer(direction: Peer, addr: IpAddr) -> String {
 }
 
 /// An address as it can stand in a name: without colons.
-pub(super) fn of_address(addr: IpAddr) -> String {
+fn of_address(addr: IpAddr) -> String {
     addr.to_string().replace(':', "_")
+}
+
+/// The same for names of chains and sets, which have no dots.
+pub(super) fn of_address_in_chain(addr: IpAddr) -> String {
+    of_address(addr).replace('.', "_")
+}
+
+/// The chain of what a node may send into a network.
+pub(super) fn member_chain(vni: Vni, vtep: IpAddr) -> String {
+    format!("vni_{vni}_from_{}", of_address_in_chain(vtep))
+}
+
+/// The chain of frames from an endpoint to a node.
+pub(super) fn node_chain(vni: Vni, vtep: IpAddr) -> String {
+    format!("vni_{vni}_at_{}", of_address_in_chain(vtep))
+}
+
+/// The chain of frames from an endpoint to one on this node.
+pub(super) fn here_chain(vni: Vni) -> String {
+    format!("vni_{vni}_here")
 }
 
 /// Hook and outcome a counter is for.

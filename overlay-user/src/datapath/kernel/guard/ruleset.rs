@@ -8,7 +8,10 @@ use std::{
 
 use overlay_ebpf::abi::{Hook, Outcome};
 
-use super::{NftError, from_endpoint, from_wire, names};
+use super::{
+    NftError, from_endpoint, from_wire, names,
+    sets::{self, Element, Exchange, Set},
+};
 use crate::{
     datapath::{Underlay, kernel::bridge},
     plan::Plan,
@@ -29,6 +32,7 @@ pub(super) enum Family {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Ruleset {
     counters: BTreeSet<(Family, String)>,
+    sets: BTreeMap<Set, BTreeSet<Element>>,
     chains: Vec<Chain>,
 }
 
@@ -80,8 +84,49 @@ impl Ruleset {
                 let base = Base::Ingress { device, ifindex: *ifindex, policy: Policy::Drop };
                 ruleset.chain(Hook::Endpoint, Family::Netdev, name, Some(base)).end();
             }
+            let over_ipv6 = underlay.addr.is_ipv6();
+            for (mac, endpoint) in network.endpoints() {
+                ruleset.fill(sets::of_endpoint(plan, over_ipv6, (*vni, mac), &endpoint));
+            }
         }
+        let protected = plan.protected.iter().map(|addr| {
+            let set = if addr.is_ipv6() { Set::Protected6 } else { Set::Protected };
+            (set, Element::Address(*addr))
+        });
+        ruleset.fill(protected);
         ruleset
+    }
+
+    /// Adds elements to the sets that rules name.
+    fn fill(&mut self, elements: impl IntoIterator<Item = (Set, Element)>) {
+        for (set, element) in elements {
+            if let Some(there) = self.sets.get_mut(&set) {
+                there.insert(element);
+            }
+        }
+    }
+
+    /// Takes note of what its sets lost and got.
+    pub(super) fn take(&mut self, exchange: &Exchange) {
+        for (set, element) in exchange.gone.difference(&exchange.come) {
+            if let Some(there) = self.sets.get_mut(set) {
+                there.remove(element);
+            }
+        }
+        self.fill(exchange.come.iter().copied());
+    }
+
+    /// Whether it has the set.
+    pub(super) fn has(&self, set: Set) -> bool {
+        self.sets.contains_key(&set)
+    }
+
+    /// The elements of its sets as they are listed, by the sets' names.
+    pub(super) fn shown_sets(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let shown = |(set, elements): (&Set, &BTreeSet<Element>)| {
+            (set.to_string(), elements.iter().map(|element| element.shown(*set)).collect())
+        };
+        self.sets.iter().map(shown).collect()
     }
 
     /// Begins a chain whose packets are counted at `hook`.
@@ -114,8 +159,13 @@ impl Ruleset {
         self.chains.iter().filter_map(ingress).collect()
     }
 
-    /// The lines of a script that adds the chains and their rules to the tables called `table`.
+    /// The lines of a script that adds the sets, the chains and their rules to the tables called `table`.
     pub(super) fn lines(&self, table: &str) -> impl Iterator<Item = String> {
+        let netdev = Family::Netdev;
+        let sets = self.sets.keys().map(move |set| {
+            let (kind, of) = set.kind();
+            format!("add {kind} {netdev} {table} {set} {{ {of} }}")
+        });
         let chains = self.chains.iter().map(move |chain| {
             let Chain { family, name, base, rules: _ } = chain;
             let base = base.as_ref().map(Base::to_string).unwrap_or_default();
@@ -125,7 +175,11 @@ impl Ruleset {
             let Chain { family, name, base: _, rules } = chain;
             rules.iter().map(move |rule| format!("add rule {family} {table} {name} {rule}"))
         });
-        chains.chain(rules)
+        // What goes to a chain needs that first, and a rule its sets.
+        let filled = self.sets.iter().filter(|(_, elements)| !elements.is_empty());
+        let elements = filled
+            .map(move |(set, elements)| format!("add element {netdev} {table} {}", set.elements(elements)));
+        sets.chain(chains).chain(elements).chain(rules)
     }
 
     /// Makes sure that every device's name can stand between quotes. All other text is ours.
@@ -170,6 +224,12 @@ impl Writer<'_> {
     /// Adds a rule as it is.
     pub(super) fn rule(&mut self, text: impl Display) {
         self.chain.rules.push(text.to_string());
+    }
+
+    /// Makes sure that there is a set, and returns how a rule names it.
+    pub(super) fn set(&mut self, set: Set) -> String {
+        self.ruleset.sets.entry(set).or_default();
+        format!("@{set}")
     }
 
     /// Makes sure that there is a counter called `name`, and returns the name.
