@@ -9,6 +9,7 @@ mod dist;
 mod docker;
 mod ebpf;
 mod lab;
+mod nftables;
 mod packages;
 mod requirement;
 mod setup;

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    debian, docker,
+    debian, docker, nftables,
     requirement::{DEBIAN_REQUIREMENTS, DOCKER_REQUIREMENTS, REQUIREMENTS, Requirement},
     step, toolchain,
     workspace::{self, find_program},
@@ -30,6 +30,7 @@ pub fn setup() -> Result<()> {
     }
     ensure_all(&all)?;
     docker::ensure()?;
+    nftables::ensure()?;
     debian::ensure()?;
     eprintln!("{:20} {}", "BPF toolchain", toolchain::find()?.name);
     if let Some(linker) = bpf_linker() {

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     build::{self, Profile},
-    debian, dist, docker, ebpf,
+    debian, dist, docker, ebpf, nftables,
     requirement::{DEBIAN_REQUIREMENTS, DIST_REQUIREMENTS, DOCKER_REQUIREMENTS, REQUIREMENTS},
     setup, step, workspace,
 };
@@ -100,6 +100,7 @@ fn prepare_privileged(full: bool) -> Result<()> {
         );
     }
     docker::ensure()?;
+    nftables::ensure()?;
     if full {
         docker::ensure_old()?;
     }
