@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::ensure;
 use overlay_tests::{
     cluster::Cluster,
     container::Container,
     etcd::Etcd,
+    exec::eventually,
     netns::Netns,
     node::{
         Datapath::{Tc, Xdp},
@@ -40,8 +42,8 @@ fn status_ends_with_0_when_healthy_1_when_degraded_and_2_when_down() {
 
     // Without its store.
     node.launch().unwrap();
-    overlay_tests::exec::eventually(10 * second, || {
-        anyhow::ensure!(node.socket().exists(), "no socket yet");
+    eventually(10 * second, || {
+        ensure!(node.socket().exists(), "no socket yet");
         Ok(())
     })
     .unwrap();
@@ -69,14 +71,18 @@ fn numbers(text: &str) -> BTreeSet<&str> {
 }
 
 /// Runs a command that changes nothing as JSON and as a table: the JSON has the fields, and every
-/// number, address and id that the table has.
+/// number, address and id that the table has. What is counted may move between the two, but not always.
 fn same_in_both(node: &Node, arguments: &[&str], fields: &[&str]) {
-    let json = node.json(arguments).unwrap();
-    has(arguments, &json, fields);
-    let (table, text) = (node.ctl(arguments).unwrap(), json.to_string().replace([':', ','], " "));
-    let table = table.replace(':', " ");
-    let missing: Vec<_> = numbers(&table).difference(&numbers(&text)).copied().collect();
-    assert!(missing.is_empty(), "{arguments:?}: not in the JSON: {missing:?}\n{table}\n{json:#}");
+    eventually(Duration::from_secs(5), || {
+        let json = node.json(arguments)?;
+        has(arguments, &json, fields);
+        let (table, text) = (node.ctl(arguments)?, json.to_string().replace([':', ','], " "));
+        let table = table.replace(':', " ");
+        let missing: Vec<_> = numbers(&table).difference(&numbers(&text)).copied().collect();
+        ensure!(missing.is_empty(), "{arguments:?}: not in the JSON: {missing:?}\n{table}\n{json:#}");
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// Makes sure that the JSON, or each item of it, has these fields.

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rtnetlink::Handle;
+
 use super::{Devices, KernelDatapath, bridge, connect, guard::Exchange, neighbours};
 use crate::{
     MacAddr, Vni,
@@ -87,14 +89,15 @@ impl KernelDatapath {
             by_network.entry(*vni).or_default().push(*mac);
         }
         let exchanged = self.guard.exchange(&exchange).await.map_err(|error| error.to_string())?;
-        let mut done =
-            Reconciled { changed: exchanged.ok_or("the guard needs other rules")?, ..Reconciled::default() };
+        let exchanged = exchanged.ok_or("the guard needs other rules")?;
+        let mut done = Reconciled { changed: exchanged, ..Reconciled::default() };
+        let kernel = connect().map_err(|error| error.to_string())?;
         for (vni, macs) in by_network {
             let Some(devices) = settled.networks.get(&vni) else {
                 return Err(format!("VNI {vni} has no devices"));
             };
             let of = |plan: &Plan| Rows::of(plan, over_ipv6, (vni, devices), &macs);
-            done.add(of(&settled.plan).become_those(of(plan), devices).await?);
+            of(&settled.plan).become_those(&of(plan), devices, &kernel, &mut done).await;
         }
         if done.problems.is_empty() { Ok(done.changed) } else { Err(done.problems.join("; ")) }
     }
@@ -120,31 +123,28 @@ impl Rows {
     }
 
     /// Brings the kernel from these rows to others: what is new before what is gone.
-    async fn become_those(self, new: Self, devices: &Devices) -> Result<Reconciled, String> {
-        let kernel = connect().map_err(|error| error.to_string())?;
-        let mut done = Reconciled::default();
+    async fn become_those(&self, new: &Self, devices: &Devices, kernel: &Handle, done: &mut Reconciled) {
         for row in new.vxlan.difference(&self.vxlan) {
-            let added = vxlan_device::add_row(&kernel, devices.vxlan, *row).await;
+            let added = vxlan_device::add_row(kernel, devices.vxlan, *row).await;
             done.note(added, || format!("add {row} to the FDB"));
         }
         for mac in new.bridge.difference(&self.bridge) {
-            bridge::add_row(&kernel, *mac, devices.vxlan, &mut done).await;
+            bridge::add_row(kernel, *mac, devices.vxlan, done).await;
         }
         for (addr, mac) in new.neighbours.iter().filter(|(addr, mac)| self.neighbours.get(addr) != Some(mac))
         {
-            neighbours::add(&kernel, devices.bridge, (*addr, *mac), &mut done).await;
+            neighbours::add(kernel, devices.bridge, (*addr, *mac), done).await;
         }
         for addr in self.neighbours.keys().filter(|addr| !new.neighbours.contains_key(addr)) {
-            neighbours::remove(&kernel, devices.bridge, *addr, &mut done).await;
+            neighbours::remove(kernel, devices.bridge, *addr, done).await;
         }
         for mac in self.bridge.difference(&new.bridge) {
-            bridge::remove_row(&kernel, *mac, devices.vxlan, &mut done).await;
+            bridge::remove_row(kernel, *mac, devices.vxlan, done).await;
         }
         let stays: BTreeSet<_> = new.vxlan.iter().map(|row| row.mac).collect();
         for row in self.vxlan.iter().filter(|row| !stays.contains(&row.mac)) {
-            let removed = vxlan_device::delete_unicast(&kernel, devices.vxlan, row.mac).await;
+            let removed = vxlan_device::delete_unicast(kernel, devices.vxlan, row.mac).await;
             done.note(removed, || format!("remove {} from the FDB", row.mac));
         }
-        Ok(done)
     }
 }
