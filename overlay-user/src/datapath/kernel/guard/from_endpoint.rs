@@ -74,8 +74,9 @@ fn sources(
     // Each kind of packet passes its own rules only: they are most of what a packet costs here.
     let chains =
         [("ip", format!("{name}_ip")), ("arp", format!("{name}_arp")), ("ip6", format!("{name}_ip6"))];
-    let verdicts = chains.iter().map(|(kind, chain)| format!("{kind} : goto {chain}"));
-    chain.rule(format_args!("ether type vmap {}", set(verdicts).unwrap_or_default()));
+    for (kind, name) in &chains {
+        chain.rule(format_args!("ether type {kind} goto {name}"));
+    }
     chain.rule(format_args!("goto {}", destination_chain(vni)));
     chain.end();
     let [(_, ip), (_, arp), (_, ip6)] = chains;

@@ -11,7 +11,7 @@ use overlay_ebpf::abi::{Hook, Outcome};
 use super::{
     names::{self, Peer},
     ruleset::{Base, Family, Policy, Ruleset, bits6, set, v4, v6},
-    sets::Set,
+    sets::{Element, Set},
 };
 use crate::{
     MacAddr, Vni,
@@ -74,6 +74,11 @@ pub(super) fn uplink(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay) {
     }
     let verdicts = plan.networks.keys().map(|vni| format!("{vni} : goto vni_{vni}"));
     chain.rule(format_args!("@th,96,24 vmap {}", set(verdicts).unwrap_or_default()));
+    // A packet that is under way while rules are replaced does not find itself in an anonymous map any more. A named
+    // one of such keys nftables 0.9.8 does not have.
+    for vni in plan.networks.keys() {
+        chain.rule(format_args!("@th,96,24 {vni} goto vni_{vni}"));
+    }
     chain.end();
     inner(ruleset, plan, underlay.port);
 }
@@ -121,13 +126,13 @@ pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay, v
     let sources: BTreeSet<_> = sources.filter(|addr| addr.is_ipv6() == underlay.addr.is_ipv6()).collect();
 
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, format!("vni_{vni}"), None);
-    let verdicts = sources.iter().map(|addr| format!("{addr} : goto {}", names::member_chain(vni, *addr)));
-    if let Some(verdicts) = set(verdicts) {
-        chain.rule(format_args!("{} saddr vmap {verdicts}", ip(underlay)));
-    }
+    let members = if underlay.addr.is_ipv6() { Set::Members6(vni) } else { Set::Members(vni) };
+    let members_named = chain.set(members);
+    chain.rule(format_args!("{} saddr vmap {members_named}", ip(underlay)));
     chain.drop("", Outcome::UnknownVtep);
     chain.end();
 
+    ruleset.fill(sources.iter().map(|addr| (members, Element::Member(*addr))));
     for addr in sources {
         member(ruleset, (vni, network), addr);
     }
@@ -143,7 +148,8 @@ fn member(ruleset: &mut Ruleset, (vni, network): (Vni, &Network), addr: IpAddr) 
     }
     let macs = chain.set(Set::Sources(vni, addr));
     chain.drop(format_args!("@th,176,48 != {macs}"), Outcome::InnerSource);
-    chain.rule("@th,224,16 vmap { 0x0800 : jump inner_ip, 0x86dd : jump inner_ip6 }");
+    chain.rule("@th,224,16 0x0800 jump inner_ip");
+    chain.rule("@th,224,16 0x86dd jump inner_ip6");
     let counter = chain.named_counter(names::of_peer(Peer::From, addr));
     chain.rule(format_args!("counter name {counter} goto {}", destination_chain(vni)));
     chain.end();

@@ -7,9 +7,10 @@
 //! one of the underlay's family, `ip` or `ip6`, drops VXLAN for our networks that came another way.
 //! Both are named [`TABLE`].
 //!
-//! An update is one transaction: rules, chains and sets are replaced, counters stay, those of outcomes also
-//! where no rule counts them any more. Where only endpoints of other nodes come and go, elements of sets are all
-//! that is written.
+//! An update is one transaction. Rules are replaced; counters stay, those of outcomes also where no rule counts them
+//! any more; sets and the chains that rules and maps lead to stay too, and only elements that differ are written: a
+//! packet that is under way goes on by the old rules, but finds no element any more that went with them. Where only
+//! endpoints of other nodes come and go, elements are all that is written.
 
 mod from_endpoint;
 mod from_wire;
@@ -19,7 +20,7 @@ mod nft;
 mod ruleset;
 mod sets;
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -32,6 +33,7 @@ pub(super) use self::{
 use super::super::Count;
 use crate::nft::NftError;
 use ruleset::{Base, Family};
+use sets::{Element, Set};
 
 /// Name of the tables.
 const TABLE: &str = "overlay_guard";
@@ -61,12 +63,23 @@ impl Guard {
         {
             return Ok(false);
         }
-        let kept =
-            self.installed.take().map(|installed| installed.ruleset.ingress_chains()).unwrap_or_default();
-        nft::run(&update(wanted, &present, &kept)).await?;
+        let kept = self.installed.take().map(|installed| installed.ruleset.ingress_chains());
+        // A device that was made anew looks like the one before.
+        let moved = kept.as_ref().is_some_and(|kept| *kept != wanted.ingress_chains());
+        let kept = kept.unwrap_or_default();
+        let none = BTreeMap::new();
+        if let Err(error) = nft::run(&update(wanted, &present, &kept)).await {
+            // Somebody may have made something else by a name of ours.
+            let tables: String = tables(&present).map(|family| delete_table(&family) + "\n").collect();
+            if tables.is_empty() {
+                return Err(error);
+            }
+            tracing::debug!(%error, "the guard could not be changed to what it should be: making it anew");
+            nft::run(&(tables + &update(wanted, &[], &none))).await?;
+        }
         let now = nft::list(TABLE).await?;
         let after = stable(&now);
-        let changed = before != after || sets::shown_sets(&present) != sets::shown_sets(&now);
+        let changed = moved || before != after || sets::shown_sets(&present) != sets::shown_sets(&now);
         self.installed = Some(Installed { ruleset: wanted.clone(), shown: after });
         Ok(changed)
     }
@@ -83,23 +96,22 @@ impl Guard {
             self.installed = Some(installed);
             return Ok(None);
         }
-        let (mut script, mut changed) = (String::new(), 0);
-        // A MAC address that goes elsewhere has the same key.
-        for (verb, elements) in [("delete", gone.difference(come)), ("add", come.difference(gone))] {
-            let mut by_set: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let shown = |elements: &BTreeSet<(Set, Element)>| {
+            let mut by_set: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
             for (set, element) in elements {
-                by_set.entry(*set).or_default().push(element);
-                changed += 1;
+                by_set.entry(set.to_string()).or_default().insert(element.shown(*set));
             }
-            for (set, elements) in by_set {
-                let elements = set.elements(elements);
-                writeln!(script, "{verb} element {} {TABLE} {elements}", Family::Netdev).ok();
-            }
-        }
-        if changed > 0 {
+            by_set
+        };
+        let (gone, come) = (shown(gone), shown(come));
+        // A MAC address that goes elsewhere has the same key.
+        let lines = beside("delete", &gone, &come).chain(beside("add", &come, &gone));
+        let script: String = lines.map(|line| line + "\n").collect();
+        if !script.is_empty() {
             nft::run(&script).await?;
             installed.ruleset.take(exchange);
         }
+        let changed = exchange.gone.symmetric_difference(&exchange.come).count();
         self.installed = Some(installed);
         Ok(Some(changed))
     }
@@ -156,16 +168,28 @@ fn update(wanted: &Ruleset, present: &[Value], kept: &BTreeMap<String, Base>) ->
         line(format!("add table {family} {TABLE}"));
         line(format!("flush table {family} {TABLE}"));
     }
-    // Before the chains that their elements go to.
+    // Before the chains that elements go to.
+    let (mut there, should, kinds) = (sets::shown_sets(present), wanted.shown_sets(), wanted.set_kinds());
     for kind in ["set", "map"] {
         for (family, name) in objects(present, kind).filter(|(family, _)| stays(family)) {
-            line(format!("delete {kind} {family} {TABLE} {name}"));
+            if family != Family::Netdev.name() || kinds.get(&name) != Some(&kind) {
+                there.remove(&name);
+                line(format!("delete {kind} {family} {TABLE} {name}"));
+            }
         }
     }
-    let ingress = wanted.ingress_chains();
-    for (family, name) in objects(present, "chain") {
-        let kept = kept.get(&name).is_some_and(|base| ingress.get(&name) == Some(base));
-        if !kept && stays(&family) {
+    there.retain(|name, _| should.contains_key(name));
+    beside("delete", &there, &should).for_each(&mut line);
+    let (ingress, inner) = (wanted.ingress_chains(), wanted.inner_chains());
+    let on_hook: BTreeSet<_> = objects_with(present, "chain", "hook").collect();
+    for chain in objects(present, "chain") {
+        let stays_as_it_is = if on_hook.contains(&chain) {
+            kept.get(&chain.1).is_some_and(|base| ingress.get(&chain.1) == Some(base))
+        } else {
+            inner.contains(&chain)
+        };
+        let (family, name) = chain;
+        if !stays_as_it_is && stays(&family) {
             line(format!("delete chain {family} {TABLE} {name}"));
         }
     }
@@ -179,10 +203,26 @@ fn update(wanted: &Ruleset, present: &[Value], kept: &BTreeMap<String, Base>) ->
     for (family, name) in wanted.counters() {
         line(format!("add counter {family} {TABLE} {name}"));
     }
-    for text in wanted.lines(TABLE) {
-        line(text);
-    }
+    wanted.lines(TABLE).for_each(&mut line);
+    beside("add", &should, &there).for_each(&mut line);
+    wanted.rules(TABLE).for_each(&mut line);
     script
+}
+
+/// Lines of a script with the elements of sets that `others` have not, one for each set.
+fn beside<'a>(
+    verb: &'static str,
+    sets: &'a BTreeMap<String, BTreeSet<String>>,
+    others: &'a BTreeMap<String, BTreeSet<String>>,
+) -> impl Iterator<Item = String> + use<'a> {
+    static NONE: BTreeSet<String> = BTreeSet::new();
+    sets.iter().filter_map(move |(set, elements)| {
+        let beside: Vec<_> =
+            elements.difference(others.get(set).unwrap_or(&NONE)).map(String::as_str).collect();
+        let family = Family::Netdev;
+        (!beside.is_empty())
+            .then(|| format!("{verb} element {family} {TABLE} {set} {{ {} }}", beside.join(", ")))
+    })
 }
 
 fn delete_table(family: &str) -> String {
@@ -195,16 +235,25 @@ fn tables(present: &[Value]) -> impl Iterator<Item = String> + use<'_> {
 }
 
 /// Family and name of the objects of a kind.
-fn objects<'a>(present: &'a [Value], kind: &str) -> impl Iterator<Item = (String, String)> + use<'a> {
-    let kind = kind.to_owned();
+fn objects<'a>(present: &'a [Value], kind: &'a str) -> impl Iterator<Item = (String, String)> + use<'a> {
+    objects_with(present, kind, "name")
+}
+
+/// Family and name of those objects of a kind that have a field.
+fn objects_with<'a>(
+    present: &'a [Value],
+    kind: &'a str,
+    field: &'a str,
+) -> impl Iterator<Item = (String, String)> + use<'a> {
     let text = |object: &Value, field: &str| Some(object.get(field)?.as_str()?.to_owned());
     present.iter().filter_map(move |object| {
-        let object = object.get(&kind)?;
+        let object = object.get(kind)?;
+        object.get(field)?;
         Some((text(object, "family")?, text(object, "name")?))
     })
 }
 
-/// A listing without what changes by itself, counts and handles, and without elements of sets.
+/// A listing without what changes by itself, counts, handles and the order of objects, and without elements of sets.
 fn stable(listing: &[Value]) -> Vec<Value> {
     let mut listing = listing.to_vec();
     for object in listing.iter_mut().filter_map(Value::as_object_mut).flat_map(|object| object.values_mut()) {
@@ -214,5 +263,12 @@ fn stable(listing: &[Value]) -> Vec<Value> {
             }
         }
     }
+    listing.sort_by_cached_key(|object| {
+        let (kind, object) = object.as_object()?.iter().next()?;
+        let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        // Rules stay in the order of their chain.
+        let name = if kind == "rule" { text("chain") } else { text("name") };
+        Some((kind.clone(), text("family"), name))
+    });
     listing
 }

@@ -98,7 +98,7 @@ impl Ruleset {
     }
 
     /// Adds elements to the sets that rules name.
-    fn fill(&mut self, elements: impl IntoIterator<Item = (Set, Element)>) {
+    pub(super) fn fill(&mut self, elements: impl IntoIterator<Item = (Set, Element)>) {
         for (set, element) in elements {
             if let Some(there) = self.sets.get_mut(&set) {
                 there.insert(element);
@@ -119,6 +119,17 @@ impl Ruleset {
     /// Whether it has the set.
     pub(super) fn has(&self, set: Set) -> bool {
         self.sets.contains_key(&set)
+    }
+
+    /// Its sets: whether one is a set or a map, by its name.
+    pub(super) fn set_kinds(&self) -> BTreeMap<String, &'static str> {
+        self.sets.keys().map(|set| (set.to_string(), set.kind().0)).collect()
+    }
+
+    /// Family and name of the chains that other chains lead to.
+    pub(super) fn inner_chains(&self) -> BTreeSet<(String, String)> {
+        let inner = self.chains.iter().filter(|chain| chain.base.is_none());
+        inner.map(|chain| (chain.family.name().to_owned(), chain.name.clone())).collect()
     }
 
     /// The elements of its sets as they are listed, by the sets' names.
@@ -159,27 +170,26 @@ impl Ruleset {
         self.chains.iter().filter_map(ingress).collect()
     }
 
-    /// The lines of a script that adds the sets, the chains and their rules to the tables called `table`.
+    /// The lines of a script that adds the sets and chains to the tables called `table`.
     pub(super) fn lines(&self, table: &str) -> impl Iterator<Item = String> {
-        let netdev = Family::Netdev;
         let sets = self.sets.keys().map(move |set| {
             let (kind, of) = set.kind();
-            format!("add {kind} {netdev} {table} {set} {{ {of} }}")
+            format!("add {kind} {} {table} {set} {{ {of} }}", Family::Netdev)
         });
         let chains = self.chains.iter().map(move |chain| {
             let Chain { family, name, base, rules: _ } = chain;
             let base = base.as_ref().map(Base::to_string).unwrap_or_default();
             format!("add chain {family} {table} {name} {base}")
         });
-        let rules = self.chains.iter().flat_map(move |chain| {
+        sets.chain(chains)
+    }
+
+    /// The lines of one that adds the rules.
+    pub(super) fn rules(&self, table: &str) -> impl Iterator<Item = String> {
+        self.chains.iter().flat_map(move |chain| {
             let Chain { family, name, base: _, rules } = chain;
             rules.iter().map(move |rule| format!("add rule {family} {table} {name} {rule}"))
-        });
-        // What goes to a chain needs that first, and a rule its sets.
-        let filled = self.sets.iter().filter(|(_, elements)| !elements.is_empty());
-        let elements = filled
-            .map(move |(set, elements)| format!("add element {netdev} {table} {}", set.elements(elements)));
-        sets.chain(chains).chain(elements).chain(rules)
+        })
     }
 
     /// Makes sure that every device's name can stand between quotes. All other text is ours.

@@ -18,6 +18,10 @@ use crate::{
 /// A set of the guard's, all of which are of family `netdev`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Set {
+    /// Who may send into a network, by IPv4 tunnel addresses: chains.
+    Members(Vni),
+    /// The same by IPv6 tunnel addresses.
+    Members6(Vni),
     /// Inner source MAC addresses that a node may send, by its tunnel address.
     Sources(Vni, IpAddr),
     /// Inner destinations on this node.
@@ -45,6 +49,8 @@ pub(super) enum Element {
     Bits(u128),
     /// An address.
     Address(IpAddr),
+    /// What comes from a tunnel address is judged as its node's.
+    Member(IpAddr),
     /// Frames to the MAC address go to the node at a tunnel address, or stay on this one.
     Station(MacAddr, Option<IpAddr>),
 }
@@ -62,6 +68,8 @@ impl Set {
     /// What is added to a table for it: whether it is a set or a map, and of what.
     pub(super) const fn kind(self) -> (&'static str, &'static str) {
         match self {
+            Self::Members(_) => ("map", "type ipv4_addr : verdict;"),
+            Self::Members6(_) => ("map", "type ipv6_addr : verdict;"),
             Self::Sources(..) => ("set", "typeof @th,176,48;"),
             Self::Here(_) | Self::Elsewhere(_) => ("set", "typeof @th,128,48;"),
             Self::Stations(_) => ("map", "type ether_addr : verdict;"),
@@ -71,16 +79,28 @@ impl Set {
         }
     }
 
-    /// The set as a script has it, with its elements.
-    pub(super) fn elements<'a>(self, elements: impl IntoIterator<Item = &'a Element>) -> String {
-        let shown = elements.into_iter().map(|element| element.shown(self));
-        format!("{self} {{ {} }}", shown.collect::<Vec<_>>().join(", "))
+    /// The network it is of.
+    const fn vni(self) -> Option<Vni> {
+        match self {
+            Self::Members(vni)
+            | Self::Members6(vni)
+            | Self::Sources(vni, _)
+            | Self::Here(vni)
+            | Self::Elsewhere(vni)
+            | Self::Stations(vni)
+            | Self::Addresses(vni)
+            | Self::Known6(vni)
+            | Self::Addresses6(vni) => Some(vni),
+            Self::Protected | Self::Protected6 => None,
+        }
     }
 }
 
 impl Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Members(vni) => write!(f, "vni_{vni}_members"),
+            Self::Members6(vni) => write!(f, "vni_{vni}_members6"),
             Self::Sources(vni, vtep) => write!(f, "vni_{vni}_sources_{}", names::of_address_in_chain(*vtep)),
             Self::Here(vni) => write!(f, "vni_{vni}_local"),
             Self::Elsewhere(vni) => write!(f, "vni_{vni}_elsewhere"),
@@ -99,14 +119,18 @@ impl Display for Set {
 impl Element {
     /// As a script has it in `set`, and [`shown_sets`] of what is listed.
     pub(super) fn shown(self, set: Set) -> String {
-        match (self, set) {
-            (Self::Bits(bits), _) => format!("{bits:#x}"),
-            (Self::Address(addr), _) => addr.to_string(),
-            (Self::Station(mac, node), Set::Stations(vni)) => {
-                let chain = node.map_or_else(|| names::here_chain(vni), |vtep| names::node_chain(vni, vtep));
-                format!("{mac} : goto {chain}")
+        let (key, chain) = match self {
+            Self::Bits(bits) => (format!("{bits:#x}"), None),
+            Self::Address(addr) => (addr.to_string(), None),
+            Self::Member(addr) => (addr.to_string(), set.vni().map(|vni| names::member_chain(vni, addr))),
+            Self::Station(mac, None) => (mac.to_string(), set.vni().map(names::here_chain)),
+            Self::Station(mac, Some(vtep)) => {
+                (mac.to_string(), set.vni().map(|vni| names::node_chain(vni, vtep)))
             }
-            (Self::Station(mac, _), _) => mac.to_string(),
+        };
+        match chain {
+            Some(chain) => format!("{key} : goto {chain}"),
+            None => key,
         }
     }
 }
@@ -195,18 +219,17 @@ pub(super) fn shown_sets(listing: &[Value]) -> BTreeMap<String, BTreeSet<String>
 /// An element of a listing as [`Element::shown`] has it; anything else as it is.
 fn shown_element(element: &Value) -> String {
     let bits = |text: &str| u128::from_str_radix(text.strip_prefix("0x")?, 16).ok();
-    let address = |text: &str| text.parse::<IpAddr>().ok();
     let text = match element {
         Value::Number(number) => number.as_u64().map(|bits| format!("{bits:#x}")),
-        Value::String(text) => match (bits(text), address(text)) {
-            (Some(bits), _) => Some(format!("{bits:#x}")),
-            (_, Some(addr)) => Some(addr.to_string()),
-            _ => None,
-        },
+        Value::String(text) => Some(match (bits(text), text.parse::<IpAddr>()) {
+            (Some(bits), _) => format!("{bits:#x}"),
+            (None, Ok(addr)) => addr.to_string(),
+            (None, Err(_)) => text.clone(),
+        }),
         Value::Array(pair) => match pair.as_slice() {
-            [Value::String(key), verdict] => {
+            [key, verdict] => {
                 let target = verdict.pointer("/goto/target").and_then(Value::as_str);
-                target.map(|chain| format!("{key} : goto {chain}"))
+                target.map(|chain| format!("{} : goto {chain}", shown_element(key)))
             }
             _ => None,
         },
@@ -236,6 +259,11 @@ mod tests {
                 Set::Stations(vni),
                 Element::Station(mac, Some(four)),
                 json!(["02:42:0a:01:00:05", { "goto": { "target": "vni_7_at_192_0_2_7" } }]),
+            ),
+            (
+                Set::Members(vni),
+                Element::Member(four),
+                json!(["192.0.2.7", { "goto": { "target": "vni_7_from_192_0_2_7" } }]),
             ),
             (
                 Set::Stations(vni),
