@@ -15,12 +15,15 @@ pub type CounterRequest = oneshot::Sender<Result<Counters, DatapathError>>;
 /// Asks the reconciler who was heard behind gateway ports.
 pub type SightingRequest = oneshot::Sender<Result<Vec<Sighting>, DatapathError>>;
 
+/// Where what an audit found goes.
+pub type AuditReply = oneshot::Sender<Result<Differences, DatapathError>>;
+
 /// Asks the reconciler to compare what the kernel has with what it last brought it to.
 pub struct AuditRequest {
     /// Everything is to be brought to the plan once more before that.
     pub repair: bool,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<Differences, DatapathError>>,
+    pub reply: AuditReply,
 }
 
 /// The state to forward by.

@@ -8,9 +8,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{AuditRequest, CounterRequest, Known, Progress, SightingRequest, Source, pace::Pace};
+use super::{
+    AuditRequest, CounterRequest, Known, Progress, SightingRequest, Source, pace::Pace, progress::AuditReply,
+};
 use crate::{
-    datapath::{Applied, Datapath, DatapathError, Differences, Underlay},
+    datapath::{Applied, Datapath, DatapathError, Differences, Ready, Underlay},
     device::Mtus,
     plan::{Plan, Planner},
     state::{NodeName, State},
@@ -69,6 +71,8 @@ impl Reconciler {
         let mut last: Option<(Target, bool)> = None;
         // Until there is a state there is nothing to do.
         let mut due: Option<Instant> = None;
+        // Who waits for an audit.
+        let mut looking = None;
         loop {
             let mut again = false;
             let mut moved = false;
@@ -86,16 +90,26 @@ impl Reconciler {
                     let _ = reply.send(self.datapath.sightings().await);
                     continue;
                 }
-                Some(AuditRequest { repair, reply }) = self.audit_requests.recv() => {
-                    if !repair {
-                        let _ = reply.send(self.audit(last.as_ref().map(|(target, _)| target)).await);
+                // One after another.
+                Some(AuditRequest { repair, reply }) = self.audit_requests.recv(), if looking.is_none() => {
+                    if repair {
+                        self.datapath.distrust();
+                        again = true;
+                        asked = Some(reply);
+                    } else {
+                        looking = self.look(last.as_ref().map(|(target, _)| target), reply).await;
                         continue;
                     }
-                    self.datapath.distrust();
-                    again = true;
-                    asked = Some(reply);
                 }
-                () = self.datapath.has_work() => again = true,
+                ready = self.datapath.ready() => match ready {
+                    Ready::ToApply => again = true,
+                    Ready::ToAudit => {
+                        if let Some(reply) = looking.take() {
+                            let _ = reply.send(self.audit(last.as_ref().map(|(target, _)| target)).await);
+                        }
+                        continue;
+                    }
+                },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => again = true,
             }
             let Known { state, source } = self.known.borrow_and_update().clone();
@@ -132,6 +146,21 @@ impl Reconciler {
                 let _ = reply.send(self.audit(last.as_ref().map(|(target, _)| target)).await);
             }
         }
+    }
+
+    /// Begins an audit; returns who is to have its result, unless there was nothing to wait for.
+    async fn look(&mut self, last: Option<&Target>, reply: AuditReply) -> Option<AuditReply> {
+        let begun = match last {
+            Some(Target { plan, underlay, .. }) => self.datapath.look(plan, underlay).await,
+            None => Ok(false),
+        };
+        let result = match begun {
+            Ok(true) => return Some(reply),
+            Ok(false) => self.audit(last).await,
+            Err(error) => Err(error),
+        };
+        let _ = reply.send(result);
+        None
     }
 
     /// Compares the kernel with what it was last brought to.

@@ -200,6 +200,15 @@ pub enum DatapathError {
     Unsupported(String),
 }
 
+/// What was read beside everything else, and what is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// [`Datapath::apply`], of the plan that is.
+    ToApply,
+    /// [`Datapath::audit`], which [`Datapath::look`] was for.
+    ToAudit,
+}
+
 /// A way to forward packets. All methods work in the network namespace of the calling process.
 #[async_trait]
 pub trait Datapath: Send {
@@ -230,10 +239,20 @@ pub trait Datapath: Send {
     /// Has the next [`Self::apply`] compare everything with the kernel, whatever it did last.
     fn distrust(&mut self);
 
-    /// Waits until there is something for [`Self::apply`] to do that neither a plan nor the underlay tells of; for
-    /// ever if nothing is under way.
-    async fn has_work(&mut self) {
-        future::pending::<()>().await;
+    /// Begins to read, beside everything else, what [`Self::audit`] compares and there may be a million of. Returns
+    /// whether there is any such thing: if so, [`Self::ready`] tells when it is time for the audit, which is of the
+    /// plan of that time.
+    ///
+    /// # Errors
+    /// If the kernel does not say what it has.
+    async fn look(&mut self, _plan: &Plan, _underlay: &Underlay) -> Result<bool, DatapathError> {
+        Ok(false)
+    }
+
+    /// Waits until there is something to do that neither a plan nor the underlay tells of; for ever if nothing is
+    /// under way.
+    async fn ready(&mut self) -> Ready {
+        future::pending().await
     }
 
     /// Reads all counters.

@@ -1,6 +1,9 @@
 //! What of the kernel is not as planned: pins, programs on interfaces, devices and rows.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use aya::{
     maps::{MapData, MapInfo},
@@ -16,16 +19,17 @@ use super::{
     pins::{Pins, remove_file},
     redirect,
     rows::{Local, Rows},
+    slow_path::Forwarding,
+    survey::{Found, Subject, Survey},
 };
 use crate::{
     Vni,
     datapath::{
         DatapathError, DifferenceKind, Differences, Mode, Underlay,
-        vxlan_device::{self, Fdb, Wanted},
+        vxlan_device::{self, Wanted},
     },
     netlink::{self, Link},
     plan::Plan,
-    state::EndpointId,
 };
 
 /// The maps this daemon uses, by name: ids tell whether the pins are still theirs.
@@ -84,89 +88,88 @@ impl PinnedMaps {
 // === impl EbpfDatapath ===
 
 impl EbpfDatapath {
-    /// Compares everything with what `plan` means, and changes nothing.
+    /// Begins a survey of what [`Self::differences`] compares and there may be a million of.
+    ///
+    /// # Errors
+    /// If the kernel does not say what it has.
+    pub(super) async fn look_around(
+        &mut self,
+        plan: &Plan,
+        underlay: &Underlay,
+    ) -> Result<(), DatapathError> {
+        let links = self.links().await?;
+        let local = self.local_now(plan, underlay, &links, &mut Differences::default()).await;
+        let devices = local.slow.iter().map(|(vni, ifindex)| (*vni, (*ifindex, BTreeSet::new()))).collect();
+        let views = self.tables.stations.views();
+        let subject = Subject { plan: plan.clone(), underlay: underlay.clone(), local, views, devices };
+        self.looking = Survey::begin(subject)?;
+        Ok(())
+    }
+
+    /// Compares everything with what `plan` means, and changes nothing. A survey that was begun before is made use
+    /// of: whom it found is judged by `plan`.
     ///
     /// # Errors
     /// If the kernel does not say what it has.
     pub(super) async fn differences(
-        &self,
+        &mut self,
         plan: &Plan,
         underlay: &Underlay,
     ) -> Result<Differences, DatapathError> {
+        if !matches!(self.looking, Survey::Done(_)) {
+            self.look_around(plan, underlay).await?;
+            self.looking.done().await;
+        }
+        let Survey::Done(outcome) = mem::take(&mut self.looking) else {
+            return Err(DatapathError::Unsupported("the comparison was given up: try again".into()));
+        };
+        let Found { plan: then, underlay: over, suspects, mut reading } = outcome.found?;
         let mut found = Differences::default();
-        let links = netlink::links(&self.netlink).await;
-        let links =
-            links.map_err(|cause| DatapathError::Io { what: "cannot list interfaces".into(), cause })?;
+        let links = self.links().await?;
         self.maps.audit(&self.pins, &mut found);
         self.audit_program_pins(&mut found);
 
-        // Endpoints without an interface are problems of the last apply already.
-        let devices = local_devices(plan, &mut Vec::new());
-        let slow = self.audit_slow_path(plan, underlay, &links, &mut found).await?;
-        for (id, ifindex) in &devices {
+        let local = self.local_now(plan, underlay, &links, &mut found).await;
+        // Of a node that has moved meanwhile all rows were changed.
+        if (&then.vteps, over.addr) == (&plan.vteps, underlay.addr) {
+            reading.forget_changed(&then, plan);
+            reading.audit(Forwarding { plan, underlay }, &mut found);
+        }
+        for (id, ifindex) in &local.devices {
             if links.iter().any(|link| link.ifindex == *ifindex && !link.up) {
                 let device = names::device(*ifindex);
                 found.note(DifferenceKind::Different, device, || format!("that it is set up ({id})"));
             }
         }
-        for (program, ifindex) in self.placements(underlay, &devices, &slow) {
+        for (program, ifindex) in placements(underlay, &local) {
             self.audit_attachment(program, ifindex, &links, &mut found).await;
         }
-        let redirected = redirect::taking(&self.netlink, &self.redirected, &mut Vec::new()).await;
-        let names = Names { plan, vteps: &self.local.vteps, slots: &self.local.slots };
-        let rows = Rows::of(plan, underlay, &Local { devices, redirected, slow, ..self.local.clone() });
-        self.tables.audit(&rows, &names, &mut found)?;
+        let names = Names { plan, vteps: &local.vteps, slots: &local.slots };
+        self.tables.audit(&Rows::of(plan, underlay, &local), &names, &mut found)?;
+        self.tables.stations.audit(&suspects, (plan, &local), &names, &mut found);
         Ok(found)
     }
 
-    /// The kernel's VXLAN devices; returns those that are there.
-    async fn audit_slow_path(
+    async fn links(&self) -> Result<Vec<Link>, DatapathError> {
+        let links = netlink::links(&self.netlink).await;
+        links.map_err(|cause| DatapathError::Io { what: "cannot list interfaces".into(), cause })
+    }
+
+    /// What is on this node now, whatever it was last brought to.
+    async fn local_now(
         &self,
         plan: &Plan,
         underlay: &Underlay,
         links: &[Link],
         found: &mut Differences,
-    ) -> Result<BTreeMap<Vni, u32>, DatapathError> {
-        let fdb = Fdb::read(&self.netlink).await?;
-        let mut devices = BTreeMap::new();
-        for (vni, network) in &plan.networks {
-            let wanted = Wanted { vni: *vni, dscp: network.policy.dscp, mtu: underlay.inner_mtu() };
-            if let Some(ifindex) = vxlan_device::audit(links, underlay, wanted, found) {
-                let rows = vxlan_device::rows_of(plan, network, underlay);
-                fdb.audit(ifindex, &vxlan_device::name(*vni), &rows, found);
-                devices.insert(*vni, ifindex);
-            }
+    ) -> Local {
+        Local {
+            // Endpoints without an interface are problems of the last apply already.
+            devices: local_devices(plan, &mut Vec::new()),
+            redirected: redirect::taking(&self.netlink, &self.redirected, &mut Vec::new()).await,
+            slow: audit_slow_devices(plan, underlay, links, found),
+            ..self.local.clone()
         }
-        for link in links {
-            if vxlan_device::vni_of(link).is_some_and(|vni| !plan.networks.contains_key(&vni)) {
-                found.note(DifferenceKind::Extra, format!("interface {}", link.name), || {
-                    "the VXLAN device of a network this node is not in".to_owned()
-                });
-            }
-        }
-        Ok(devices)
-    }
-
-    /// Where programs have to be.
-    fn placements(
-        &self,
-        underlay: &Underlay,
-        devices: &BTreeMap<EndpointId, u32>,
-        slow: &BTreeMap<Vni, u32>,
-    ) -> Vec<(&'static str, u32)> {
-        let mut placements = vec![(UPLINK_IN, underlay.ifindex)];
-        if self.local.mode == Mode::Xdp {
-            placements.push((UPLINK_XDP, underlay.ifindex));
-        }
-        placements.extend(devices.values().map(|ifindex| (ENDPOINT_IN, *ifindex)));
-        placements.extend(slow.values().map(|ifindex| (SLOWPATH_IN, *ifindex)));
-        for port in self.local.ports.values() {
-            placements.push((PORT_IN, port.ifindex));
-            if port.status.mode == Mode::Xdp {
-                placements.push((PORT_XDP, port.ifindex));
-            }
-        }
-        placements
     }
 
     /// Whether a program is on an interface, and pinned there.
@@ -245,6 +248,45 @@ impl EbpfDatapath {
         };
         Some(info.ok()?.id())
     }
+}
+
+/// Where programs have to be.
+fn placements(underlay: &Underlay, local: &Local) -> Vec<(&'static str, u32)> {
+    let mut placements = vec![(UPLINK_IN, underlay.ifindex)];
+    if local.mode == Mode::Xdp {
+        placements.push((UPLINK_XDP, underlay.ifindex));
+    }
+    placements.extend(local.devices.values().map(|ifindex| (ENDPOINT_IN, *ifindex)));
+    placements.extend(local.slow.values().map(|ifindex| (SLOWPATH_IN, *ifindex)));
+    for port in local.ports.values() {
+        placements.push((PORT_IN, port.ifindex));
+        if port.status.mode == Mode::Xdp {
+            placements.push((PORT_XDP, port.ifindex));
+        }
+    }
+    placements
+}
+
+/// The kernel's VXLAN devices; returns those that are there.
+fn audit_slow_devices(
+    plan: &Plan,
+    underlay: &Underlay,
+    links: &[Link],
+    found: &mut Differences,
+) -> BTreeMap<Vni, u32> {
+    let mut devices = BTreeMap::new();
+    for (vni, network) in &plan.networks {
+        let wanted = Wanted { vni: *vni, dscp: network.policy.dscp, mtu: underlay.inner_mtu() };
+        devices.extend(vxlan_device::audit(links, underlay, wanted, found).map(|ifindex| (*vni, ifindex)));
+    }
+    for link in links {
+        if vxlan_device::vni_of(link).is_some_and(|vni| !plan.networks.contains_key(&vni)) {
+            found.note(DifferenceKind::Extra, format!("interface {}", link.name), || {
+                "the VXLAN device of a network this node is not in".to_owned()
+            });
+        }
+    }
+    devices
 }
 
 fn is_in_tcx(ifindex: u32, program: u32) -> bool {

@@ -1,6 +1,6 @@
 //! One pinned map of which no copy is kept: it may have a million rows.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd as _, sync::Arc};
+use std::{io, os::fd::AsFd as _, sync::Arc};
 
 use aya::{
     Ebpf, Pod,
@@ -8,7 +8,7 @@ use aya::{
 };
 
 use super::table;
-use crate::datapath::{DatapathError, Differences};
+use crate::datapath::{DatapathError, DifferenceKind, Differences};
 
 /// A hash map, for its one writer.
 pub struct BareTable<K, V> {
@@ -113,16 +113,15 @@ where
         Ok(stale)
     }
 
-    /// Compares what the map has now with `want`; rows are told by their `name`.
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn audit(
-        &self,
-        want: &BTreeMap<K, V>,
-        name: impl Fn(&K) -> String,
-        found: &mut Differences,
-    ) -> Result<(), DatapathError> {
-        table::audit(self.name, &self.map, want, V::eq, name, found)
+    /// Compares the row of a key with the one that is wanted; it is told by its `name`.
+    pub fn audit(&self, key: &K, want: Option<&V>, name: impl Fn(&K) -> String, found: &mut Differences) {
+        let kind = match (want, self.get(key)) {
+            (None, None) => return,
+            (Some(want), Some(row)) if *want == row => return,
+            (Some(_), None) => DifferenceKind::Missing,
+            (None, Some(_)) => DifferenceKind::Extra,
+            (Some(_), Some(_)) => DifferenceKind::Different,
+        };
+        found.note(kind, format!("map {}", self.name), || name(key));
     }
 }

@@ -142,32 +142,36 @@ impl Fdb {
         }
     }
 
-    /// Compares the table with what `endpoints` should have. An entry that found no room is not missed.
+    /// Tells which entries of a bucket are not those of the `right` rows.
     pub fn audit(
         &self,
-        endpoints: &BTreeMap<EndpointKey, Endpoint>,
+        bucket: u32,
+        right: impl Fn(&EndpointKey) -> Option<Endpoint>,
         name: impl Fn(&EndpointKey) -> String,
         found: &mut Differences,
     ) {
-        for bucket in self.memory.all() {
-            for entry in bucket.entries() {
-                let Some(key) = entry.key() else {
-                    found.note(DifferenceKind::Extra, PLACE, || "what is no entry".to_owned());
-                    continue;
-                };
-                let right = endpoints.get(&key).map(|row| FdbEntry::new(key.vni, key.mac, row));
-                if right.is_none() || !std::ptr::eq(self.memory.bucket(&key), bucket) {
-                    found.note(DifferenceKind::Extra, PLACE, || name(&key));
-                } else if right != Some(entry) {
-                    found.note(DifferenceKind::Different, PLACE, || name(&key));
-                }
-            }
+        for entry in self.memory.wrong_in(bucket, &right) {
+            let Some(key) = entry.key() else {
+                found.note(DifferenceKind::Extra, PLACE, || "what is no entry".to_owned());
+                continue;
+            };
+            let misplaced = right(&key).is_none() || self.memory.index(&key) != bucket;
+            let kind = if misplaced { DifferenceKind::Extra } else { DifferenceKind::Different };
+            found.note(kind, PLACE, || name(&key));
         }
-        for (key, row) in endpoints {
-            let missing = self.memory.bucket(key).find(key.vni, key.mac).is_none();
-            if missing && self.memory.lacks(key, row) {
-                found.note(DifferenceKind::Missing, PLACE, || name(key));
-            }
+    }
+
+    /// Tells that an endpoint has no entry, if it has none. One that found no room is not missed.
+    pub fn audit_missing(
+        &self,
+        key: &EndpointKey,
+        row: &Endpoint,
+        name: impl Fn(&EndpointKey) -> String,
+        found: &mut Differences,
+    ) {
+        let missing = self.memory.bucket(key).find(key.vni, key.mac).is_none();
+        if missing && self.memory.lacks(key, row) {
+            found.note(DifferenceKind::Missing, PLACE, || name(key));
         }
     }
 

@@ -69,7 +69,7 @@ pub use self::{
     upgrade::{check_schema, is_under_way},
 };
 use super::{
-    Applied, Counters, Datapath, DatapathError, Differences, Mode, Sighting, Underlay,
+    Applied, Counters, Datapath, DatapathError, Differences, Mode, Ready, Sighting, Underlay,
     vxlan_device::Reconciled,
 };
 use crate::{netlink, plan::Plan, state::EndpointId};
@@ -132,6 +132,8 @@ pub struct EbpfDatapath {
     verified: Option<(Instant, Duration)>,
     /// The part of it that is made beside everything else.
     survey: Survey,
+    /// One for an audit.
+    looking: Survey,
 }
 
 impl EbpfDatapath {
@@ -195,6 +197,7 @@ impl EbpfDatapath {
             settled: None,
             verified: None,
             survey: Survey::None,
+            looking: Survey::None,
         };
         datapath.attach_uplink(underlay)?;
         Ok(datapath)
@@ -329,7 +332,7 @@ impl EbpfDatapath {
         // An uplink that is away keeps nothing else from being done.
         applied.problems.extend(self.attach_uplink(underlay).err().map(|error| error.to_string()));
         self.local.slow = self.slow_devices(plan, underlay, extent, &mut applied).await?;
-        let rows = Rows::around(plan, underlay, &self.local);
+        let rows = Rows::of(plan, underlay, &self.local);
         applied.problems.extend(plan.capped());
         for (vni, network) in rows.networks.iter().filter(|(_, n)| n.flood_ports > MAX_FLOOD_PORTS) {
             applied.problems.push(format!(
@@ -408,8 +411,15 @@ impl Datapath for EbpfDatapath {
         (self.verified, self.filled) = (None, None);
     }
 
-    async fn has_work(&mut self) {
-        self.survey.done().await;
+    async fn look(&mut self, plan: &Plan, underlay: &Underlay) -> Result<bool, DatapathError> {
+        self.look_around(plan, underlay).await.map(|()| true)
+    }
+
+    async fn ready(&mut self) -> Ready {
+        tokio::select! {
+            () = self.survey.done() => Ready::ToApply,
+            () = self.looking.done() => Ready::ToAudit,
+        }
     }
 
     async fn counters(&mut self) -> Result<Counters, DatapathError> {

@@ -1,5 +1,7 @@
 //! What the keys of maps are called to an operator.
 
+use std::net::IpAddr;
+
 use super::index::Indices;
 use crate::{
     MacAddr, Vni, netlink,
@@ -40,6 +42,12 @@ impl Names<'_> {
             Location::Remote(node) => format!("on {node}"),
         };
         format!("{network}, endpoint {} ({mac}) {place}", endpoint.id)
+    }
+
+    /// An address by its network.
+    #[must_use]
+    pub fn address(&self, vni: u32, addr: IpAddr) -> String {
+        format!("{}, address {addr}", self.network(vni))
     }
 
     /// A node by its row.

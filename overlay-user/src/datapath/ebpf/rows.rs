@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_ebpf::{
     abi::{
-        Addr, Bucket, Config, ENDPOINT_REDIRECT, Endpoint, EndpointKey, FloodKey, MAX_FLOOD_VTEPS, Member,
-        MemberKey, NETWORK_DROPS_BROADCAST, NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN,
-        NETWORK_HAS_PORTS, NETWORK_TRUNK, Neighbour, NeighbourKey, Network, PORT_FULL, Port, SELF_VTEP,
-        VTEP_RESOLVED, VTEP_V6, Vtep,
+        Addr, Bucket, Config, ENDPOINT_REDIRECT, Endpoint, FloodKey, MAX_FLOOD_VTEPS, Member, MemberKey,
+        NETWORK_DROPS_BROADCAST, NETWORK_DROPS_MULTICAST, NETWORK_FLOODS_UNKNOWN, NETWORK_HAS_PORTS,
+        NETWORK_TRUNK, Network, PORT_FULL, Port, SELF_VTEP, VTEP_RESOLVED, VTEP_V6, Vtep,
     },
     wire::ecn::OuterClass,
 };
@@ -21,20 +20,16 @@ use crate::{
     state::{Dscp, EndpointId, Flooding, NodeName, Vlan},
 };
 
-/// Rows by map.
+/// Rows by map, of all maps but those that have rows for every endpoint wherever it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     /// `config`.
     pub config: Config,
     /// `ports`.
     pub ports: BTreeMap<u32, Port>,
-    /// `endpoints`.
-    pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     /// `locals`: this node's own endpoints by their slots. All hosts behind a gateway port have its slot, and
     /// rows that differ in nothing that is asked for there.
     pub locals: BTreeMap<u32, Endpoint>,
-    /// `neighbours`.
-    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// `members`.
     pub members: BTreeMap<MemberKey, Member>,
     /// `vtep_addrs`.
@@ -83,26 +78,9 @@ pub struct Local {
 }
 
 impl Rows {
-    /// Computes all rows.
+    /// Computes all rows but those of `endpoints`, `neighbours` and `fdb`, which there may be a million of.
     #[must_use]
     pub fn of(plan: &Plan, underlay: &Underlay, local: &Local) -> Self {
-        let mut rows = Self::around(plan, underlay, local);
-        for (vni, network) in &plan.networks {
-            for (mac, endpoint) in network.endpoints() {
-                let Some(row) = row::endpoint(&endpoint, local) else { continue };
-                rows.endpoints.insert(EndpointKey::new(vni.get(), mac), row);
-                for address in row::addresses_with_row(mac, endpoint.addresses) {
-                    let key = NeighbourKey { vni: vni.get(), addr: address.into() };
-                    rows.neighbours.insert(key, Neighbour { mac, ..Neighbour::default() });
-                }
-            }
-        }
-        rows
-    }
-
-    /// Computes all rows but `endpoints` and `neighbours`, which there may be a million of.
-    #[must_use]
-    pub fn around(plan: &Plan, underlay: &Underlay, local: &Local) -> Self {
         let mut rows = Self { config: row::config(underlay, local), ..Self::default() };
         for addr in &plan.protected {
             rows.vtep_addrs.insert((*addr).into(), Member { vtep: SELF_VTEP });
@@ -288,39 +266,40 @@ mod tests {
     }
 
     fn rows(plan: &Plan, underlay: &Underlay) -> Rows {
-        rows_with(&BTreeSet::new(), plan, underlay)
+        Rows::of(plan, underlay, &local(&BTreeSet::new(), plan))
     }
 
-    fn rows_with(redirected: &BTreeSet<u32>, plan: &Plan, underlay: &Underlay) -> Rows {
+    /// The row of an endpoint by its MAC address.
+    fn endpoint(plan: &Plan, local: &Local, last: u8) -> Endpoint {
+        let network = plan.networks.values().next().unwrap();
+        row::endpoint(&network.endpoint(mac(last)).unwrap(), local).unwrap()
+    }
+
+    fn local(redirected: &BTreeSet<u32>, plan: &Plan) -> Local {
         let mut vteps = Indices::new(1, 16);
         let mut slots = Indices::new(0, 16);
         vteps.assign(plan.vteps.keys());
         let ids: Vec<EndpointId> = vec!["00000000000a".parse().unwrap()];
         slots.assign(&ids);
-        Rows::of(
-            plan,
-            underlay,
-            &Local {
-                mode: Mode::Tc,
-                ignore_reserved_bits: false,
-                decap_clears_tunnel: false,
-                devices: [(ids[0].clone(), 11)].into(),
-                redirected: redirected.clone(),
-                ports: BTreeMap::new(),
-                ways_out: BTreeSet::new(),
-                slow: [(Vni::new(42).unwrap(), 21)].into(),
-                vteps,
-                fdb_mask: 7,
-                slots,
-            },
-        )
+        Local {
+            mode: Mode::Tc,
+            ignore_reserved_bits: false,
+            decap_clears_tunnel: false,
+            devices: [(ids[0].clone(), 11)].into(),
+            redirected: redirected.clone(),
+            ports: BTreeMap::new(),
+            ways_out: BTreeSet::new(),
+            slow: [(Vni::new(42).unwrap(), 21)].into(),
+            vteps,
+            fdb_mask: 7,
+            slots,
+        }
     }
 
     #[test]
     fn a_plan_becomes_rows_that_agree_with_each_other() {
         let rows = rows(&plan(), &underlay(Some(mac(0xf2))));
-        let local = rows.endpoints[&EndpointKey::new(42, mac(2))];
-        let remote = rows.endpoints[&EndpointKey::new(42, mac(3))];
+        let [local, remote] = [2, 3].map(|last| endpoint(&plan(), &local(&BTreeSet::new(), &plan()), last));
         assert_eq!((local.vtep, local.ifindex, local.addr4), (SELF_VTEP, 11, [10, 0, 9, 2]));
         assert_eq!((rows.ports[&11].mac, IpAddr::from(Addr(rows.ports[&11].addr6))), (mac(2), addr6(2)));
         assert_eq!(IpAddr::from(Addr(remote.addr6)), addr6(3));
@@ -339,7 +318,6 @@ mod tests {
         assert!(rows.bum_buckets.contains_key(&42));
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
-        assert_eq!(rows.neighbours.len(), 2);
     }
 
     #[test]
@@ -356,13 +334,12 @@ mod tests {
 
     #[test]
     fn frames_are_redirected_to_who_takes_them_only() {
-        let key = |last| EndpointKey::new(42, mac(last));
-        let by_tc = rows(&plan(), &underlay(None));
-        assert!(by_tc.redirect_targets.is_empty() && by_tc.endpoints[&key(2)].flags == 0);
-        let by_xdp = rows_with(&[11].into(), &plan(), &underlay(None));
-        assert_eq!(by_xdp.redirect_targets, [11].into());
-        assert_eq!(by_xdp.endpoints[&key(2)].flags, ENDPOINT_REDIRECT);
-        assert_eq!(by_xdp.endpoints[&key(3)].flags, 0);
+        let [by_tc, by_xdp] = [[].into(), [11].into()].map(|redirected| local(&redirected, &plan()));
+        let targets = |local: &Local| Rows::of(&plan(), &underlay(None), local).redirect_targets;
+        assert_eq!((targets(&by_tc), targets(&by_xdp)), ([].into(), [11].into()));
+        assert_eq!(endpoint(&plan(), &by_tc, 2).flags, 0);
+        assert_eq!(endpoint(&plan(), &by_xdp, 2).flags, ENDPOINT_REDIRECT);
+        assert_eq!(endpoint(&plan(), &by_xdp, 3).flags, 0);
     }
 
     #[test]

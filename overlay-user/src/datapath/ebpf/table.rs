@@ -52,7 +52,28 @@ where
         name: impl Fn(&K) -> String,
         found: &mut Differences,
     ) -> Result<(), DatapathError> {
-        audit(self.name, &self.map, want, same, name, found)
+        let place = format!("map {}", self.name);
+        let mut there = 0;
+        for row in &self.map {
+            let (key, value) = row.map_err(|e| self.failed("read", e))?;
+            let wanted = want.get(&key);
+            there += usize::from(wanted.is_some());
+            match wanted {
+                None => found.note(DifferenceKind::Extra, &place, || name(&key)),
+                Some(wanted) if !same(wanted, &value) => {
+                    found.note(DifferenceKind::Different, &place, || name(&key));
+                }
+                Some(_) => {}
+            }
+        }
+        if there < want.len() {
+            for key in want.keys() {
+                if matches!(self.map.get(key, 0), Err(MapError::KeyNotFound)) {
+                    found.note(DifferenceKind::Missing, &place, || name(key));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds and changes rows towards `want`; returns how many. A row that does not fit is a problem
@@ -146,42 +167,6 @@ pub fn hash_map<K: Pod, V: Pod>(
 /// If it is of another kind.
 pub fn typed<K: Pod, V: Pod>(name: &str, map: Map) -> Result<HashMap<MapData, K, V>, DatapathError> {
     HashMap::try_from(map).map_err(|e| failed(&format!("map {name} is of another kind"), e))
-}
-
-/// Compares what a map has now with `want`; rows are the `same` by that, and told by their `name`.
-///
-/// # Errors
-/// If the map cannot be read.
-pub fn audit<K: Pod + Ord, V: Pod>(
-    map_name: &str,
-    map: &HashMap<MapData, K, V>,
-    want: &BTreeMap<K, V>,
-    same: impl Fn(&V, &V) -> bool,
-    name: impl Fn(&K) -> String,
-    found: &mut Differences,
-) -> Result<(), DatapathError> {
-    let place = format!("map {map_name}");
-    let mut there = 0;
-    for row in map {
-        let (key, value) = row.map_err(|e| failure(map_name, "read", e))?;
-        let wanted = want.get(&key);
-        there += usize::from(wanted.is_some());
-        match wanted {
-            None => found.note(DifferenceKind::Extra, &place, || name(&key)),
-            Some(wanted) if !same(wanted, &value) => {
-                found.note(DifferenceKind::Different, &place, || name(&key));
-            }
-            Some(_) => {}
-        }
-    }
-    if there < want.len() {
-        for key in want.keys() {
-            if matches!(map.get(key, 0), Err(MapError::KeyNotFound)) {
-                found.note(DifferenceKind::Missing, &place, || name(key));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What went wrong with a map, for the operator.

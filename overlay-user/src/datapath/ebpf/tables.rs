@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::Ebpf;
-use overlay_ebpf::abi::{Addr, Bucket, Config, FloodKey, Member, MemberKey, NeighbourKey, Network, Vtep};
+use overlay_ebpf::abi::{Addr, Bucket, Config, FloodKey, Member, MemberKey, Network, Vtep};
 
 use super::{
     array::ArrayTable,
@@ -78,7 +78,8 @@ impl Tables {
         self.ports.reread()
     }
 
-    /// Compares what all maps have now with `want`, and changes nothing.
+    /// Compares what the maps have now with `want`, and changes nothing; those of [`Stations`] of which there may be
+    /// a million rows are left out.
     ///
     /// # Errors
     /// If one cannot be read.
@@ -115,8 +116,7 @@ impl Tables {
         self.bum_buckets.audit(&want.bum_buckets, |_, _| true, by_vni, found)?;
         self.slow_devices.audit(&want.slow_devices, u32::eq, |ifindex| names::device(*ifindex), found)?;
         self.networks.audit(&want.networks, Network::eq, by_vni, found)?;
-        let neighbour = |key: &NeighbourKey| format!("{}, address {}", names.network(key.vni), ip(key.addr));
-        self.stations.audit(want, names, neighbour, found)?;
+        self.stations.audit_locals(&want.locals, names, found)?;
         let member = |key: &MemberKey| format!("{}, node at {}", names.network(key.vni), ip(key.addr));
         self.members.audit(&want.members, Member::eq, member, found)?;
         self.ports.audit(&want.ports, found)

@@ -159,7 +159,7 @@ impl SlowPath {
         let is_there = |vni: &Vni| {
             self.devices.get(vni).map(|(ifindex, _)| ifindex) == of.get(vni).map(|(ifindex, _)| ifindex)
         };
-        self.due.extend(wrong.into_iter().filter(|(vni, _)| is_there(vni)));
+        self.due.extend(wrong.into_keys().filter(|(vni, _)| is_there(vni)));
         for message in foreign {
             vxlan_device::remove_row(netlink, &message, done).await;
         }

@@ -9,7 +9,7 @@ use super::{Devices, Forwarding};
 use crate::{
     MacAddr, Vni,
     datapath::{
-        DatapathError,
+        DatapathError, DifferenceKind, Differences,
         vxlan_device::{self, Row},
     },
     plan::{Plan, changed_stations},
@@ -21,8 +21,8 @@ pub struct Reading {
     /// What was known when it was read.
     pub(super) of: Devices,
     pub(super) floods: BTreeMap<Vni, BTreeSet<Row>>,
-    /// MAC addresses whose row is another one, missing or too much.
-    pub(super) wrong: BTreeSet<(Vni, MacAddr)>,
+    /// MAC addresses whose row is another one, missing or too much, and the row.
+    pub(super) wrong: BTreeMap<(Vni, MacAddr), Option<Row>>,
     /// Rows that are none of ours.
     pub(super) foreign: Vec<NeighbourMessage>,
 }
@@ -51,7 +51,7 @@ impl Reading {
                 Some(row) if to.unicast(*vni, row.mac) == Some(row) => {
                     right.entry(*vni).or_default().push(row.mac);
                 }
-                Some(row) => drop(reading.wrong.insert((*vni, row.mac))),
+                Some(row) => drop(reading.wrong.insert((*vni, row.mac), Some(row))),
                 None => reading.foreign.push(message.clone()),
             }
         })
@@ -63,10 +63,41 @@ impl Reading {
             there.sort_unstable();
             if there.len() < wanted().count() {
                 let missing = wanted().filter(|(mac, _)| there.binary_search(mac).is_err());
-                reading.wrong.extend(missing.map(|(mac, _)| (*vni, mac)));
+                for (mac, _) in missing {
+                    reading.wrong.entry((*vni, mac)).or_default();
+                }
             }
         }
         Ok(reading)
+    }
+
+    /// Tells what is not as it should be.
+    pub fn audit(&self, to: Forwarding<'_>, found: &mut Differences) {
+        let place = |vni: Vni| format!("FDB of {}", vxlan_device::name(vni));
+        for (vni, floods) in &self.floods {
+            let wanted = to.floods(*vni);
+            for row in wanted.difference(floods) {
+                found.note(DifferenceKind::Missing, place(*vni), || row.to_string());
+            }
+            for row in floods.difference(&wanted) {
+                found.note(DifferenceKind::Extra, place(*vni), || row.to_string());
+            }
+        }
+        for ((vni, mac), there) in &self.wrong {
+            if let Some(row) = to.unicast(*vni, *mac) {
+                found.note(DifferenceKind::Missing, place(*vni), || row.to_string());
+            }
+            if let Some(row) = there {
+                found.note(DifferenceKind::Extra, place(*vni), || row.to_string());
+            }
+        }
+        for (vni, (ifindex, _)) in &self.of {
+            for row in self.foreign.iter().filter(|row| row.header.ifindex == *ifindex) {
+                found.note(DifferenceKind::Extra, place(*vni), || {
+                    vxlan_device::mac_of(row).unwrap_or_default().to_string()
+                });
+            }
+        }
     }
 
     /// Leaves out what two plans do not share: `plan` came since.

@@ -14,14 +14,7 @@ use overlay_ebpf::abi::{Endpoint, EndpointKey, Neighbour, NeighbourKey};
 
 pub use suspects::{Suspects, Views};
 
-use super::{
-    array::ArrayTable,
-    bare_table::BareTable,
-    fdb::Fdb,
-    names::Names,
-    row,
-    rows::{Local, Rows},
-};
+use super::{array::ArrayTable, bare_table::BareTable, fdb::Fdb, names::Names, row, rows::Local};
 use crate::{
     MacAddr, Vni,
     datapath::{DatapathError, Differences},
@@ -78,23 +71,17 @@ impl Stations {
         self.locals.reread()
     }
 
-    /// Compares what the maps have now with `want`.
+    /// Compares what `locals` has now with what it should have.
     ///
     /// # Errors
-    /// If one cannot be read.
-    pub fn audit(
+    /// If it cannot be read.
+    pub fn audit_locals(
         &self,
-        want: &Rows,
+        want: &BTreeMap<u32, Endpoint>,
         names: &Names<'_>,
-        neighbour: impl Fn(&NeighbourKey) -> String,
         found: &mut Differences,
     ) -> Result<(), DatapathError> {
-        let name = |key: &EndpointKey| names.endpoint(key.vni, key.mac);
-        self.neighbours.view().audit(&want.neighbours, neighbour, found)?;
-        self.endpoints.view().audit(&want.endpoints, name, found)?;
-        self.locals.audit(&want.locals, |slot| names.slot(slot), found)?;
-        self.fdb.audit(&want.endpoints, name, found);
-        Ok(())
+        self.locals.audit(want, |slot| names.slot(slot), found)
     }
 
     /// Adds and changes rows; returns how many.

@@ -6,10 +6,14 @@ use overlay_ebpf::abi::{Endpoint, EndpointKey, Neighbour, NeighbourKey};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{bare_table::View, fdb::Memory, row, rows::Local},
+    super::{bare_table::View, fdb::Memory, names::Names, row, rows::Local},
     Refused, Stations, Task, is_right, planned, wanted,
 };
-use crate::{Vni, datapath::DatapathError, plan::Plan};
+use crate::{
+    Vni,
+    datapath::{DatapathError, Differences},
+    plan::Plan,
+};
 
 /// The maps, to be read while [`Stations`] writes them.
 pub struct Views {
@@ -84,6 +88,44 @@ impl Stations {
             endpoints: Arc::clone(self.endpoints.view()),
             neighbours: Arc::clone(self.neighbours.view()),
             fdb: self.fdb.memory(),
+        }
+    }
+
+    /// Tells which rows of suspects are not by `plan`, be it another one by now.
+    pub fn audit(
+        &self,
+        suspects: &Suspects,
+        (plan, local): (&Plan, &Local),
+        names: &Names<'_>,
+        found: &mut Differences,
+    ) {
+        let right = |key: &EndpointKey| wanted(plan, local, key);
+        let endpoint = |key: &EndpointKey| names.endpoint(key.vni, key.mac);
+        let neighbour = |key: &NeighbourKey| names.address(key.vni, key.addr.into());
+        for key in &suspects.endpoints {
+            let row = right(key);
+            self.endpoints.view().audit(key, row.as_ref(), endpoint, found);
+            let Some(row) = row else { continue };
+            self.fdb.audit_missing(key, &row, endpoint, found);
+            let planned = Vni::new(key.vni).ok().and_then(|vni| planned(plan, vni, key.mac));
+            let addresses = planned.iter().flat_map(|it| row::addresses_with_row(key.mac, it.addresses));
+            for address in addresses {
+                let neighbour_key = NeighbourKey { vni: key.vni, addr: address.into() };
+                let want = Neighbour { mac: key.mac, ..Neighbour::default() };
+                // What is there instead is told with the others that are not right.
+                if self.neighbours.view().get(&neighbour_key).is_none() {
+                    self.neighbours.view().audit(&neighbour_key, Some(&want), neighbour, found);
+                }
+            }
+        }
+        for key in &suspects.neighbours {
+            let Some(row) = self.neighbours.view().get(key) else { continue };
+            if !is_right(plan, local, key, row) {
+                self.neighbours.view().audit(key, None, neighbour, found);
+            }
+        }
+        for bucket in &suspects.buckets {
+            self.fdb.audit(*bucket, right, endpoint, found);
         }
     }
 
