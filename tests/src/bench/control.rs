@@ -100,16 +100,20 @@ impl Measurement<'_> {
         let room = self.size + COMERS * 2;
         let cold = start::cold(self.scene, self.size, room).context("cold start")?;
         self.add(Figure::ColdStart, cold.as_secs_f64());
+        let mut maps = None;
         if self.size != STARTS.0 {
             self.scene.start_other().context("start of the other node")?;
-            let maps = Maps::open(self.scene.node())?;
+            let maps = maps.insert(Maps::open(self.scene.node())?);
             self.part("idle node", Self::idle);
-            self.part("propagation", |this| this.propagation(&maps));
+            self.part("propagation", |this| this.propagation(maps));
             self.part("attach", Self::attach);
-            self.part("cost", |this| this.cost(&maps));
-            self.part("burst", |this| this.burst(&maps));
+            self.part("cost", |this| this.cost(maps));
+            self.part("burst", |this| this.burst(maps));
         }
         self.part("memory", Self::memory);
+        if let Some(maps) = &maps {
+            self.part("doctor", |this| this.doctor(maps));
+        }
         self.part("warm restart", |this| {
             let (took, rows) = start::warm(this.scene, room)?;
             this.add(Figure::WarmStart, took.as_secs_f64());
@@ -192,6 +196,16 @@ impl Measurement<'_> {
         let etcd = Metrics::read(&self.scene.cluster.wire)?;
         self.add(Figure::EtcdData, etcd.sum("etcd_mvcc_db_total_size_in_use_in_bytes") / MIB);
         self.add(Figure::EtcdMemory, etcd.sum("process_resident_memory_bytes") / MIB);
+        Ok(())
+    }
+
+    fn doctor(&mut self, maps: &Maps) -> Result<()> {
+        let mut doctor = self.scene.node().ctl_command(&["doctor"])?;
+        let (took, slowest) = propagation::beside(self.scene, maps, &mut doctor)?;
+        self.add(Figure::Doctor, took.as_secs_f64());
+        self.add(Figure::PutBesideDoctor, slowest);
+        let memory = cost::memory(self.scene.daemon()?)?;
+        self.add(Figure::DoctorMemory, to_f64(memory.most) / MIB);
         Ok(())
     }
 

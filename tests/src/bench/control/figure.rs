@@ -29,6 +29,10 @@ pub enum Figure {
     WarmMemory,
     /// The maps' memory for each endpoint.
     MapMemory,
+    /// How long `overlayctl doctor` takes, the slowest record meanwhile, and the most memory after it.
+    Doctor,
+    PutBesideDoctor,
+    DoctorMemory,
     /// Changes a second that the node keeps up with on one core, how many etcd took meanwhile, and what each
     /// takes of the core.
     Sustained,
@@ -52,7 +56,7 @@ pub enum Figure {
 pub struct Figures(Vec<(Figure, Row)>);
 
 impl Figure {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 30] = [
         Self::PutP50,
         Self::PutP99,
         Self::BusyP50,
@@ -69,6 +73,9 @@ impl Figure {
         Self::MostMemory,
         Self::WarmMemory,
         Self::MapMemory,
+        Self::Doctor,
+        Self::PutBesideDoctor,
+        Self::DoctorMemory,
         Self::Sustained,
         Self::Written,
         Self::CpuOfBurst,
@@ -101,6 +108,9 @@ impl Figure {
             Self::MostMemory => "daemon memory, most, MiB",
             Self::WarmMemory => "daemon memory, most, after a warm restart, MiB",
             Self::MapMemory => "map memory an endpoint, bytes",
+            Self::Doctor => "doctor, s",
+            Self::PutBesideDoctor => "record to map meanwhile, slowest ms",
+            Self::DoctorMemory => "daemon memory, most, after it, MiB",
             Self::Sustained => "changes a second, one core",
             Self::Written => "… changes a second written meanwhile",
             Self::CpuOfBurst => "… node's CPU for each, µs",

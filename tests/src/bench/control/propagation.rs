@@ -1,6 +1,7 @@
 //! From a record in etcd to the row in a map of another node.
 
 use std::{
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -8,6 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use super::{maps::Maps, scene::Scene, writer::Writer};
+use crate::exec::Process;
 
 /// Endpoints that take turns.
 const GUESTS: u32 = 256;
@@ -27,12 +29,7 @@ pub fn measure(scene: &Scene, maps: &Maps, samples: usize) -> Result<Vec<f64>> {
     let mut times = Vec::with_capacity(samples);
     let begun = Instant::now();
     for (sample, number) in (0..samples).zip((0..GUESTS).cycle()) {
-        let guest = Writer::guest(number);
-        let acknowledged = scene.writer.attach(guest)?;
-        wait(|| maps.agree(guest, true))?;
-        times.push(acknowledged.elapsed().as_secs_f64() * 1e3);
-        scene.writer.detach(guest)?;
-        wait(|| maps.agree(guest, false))?;
+        times.push(one(scene, maps, number)?);
         if begun.elapsed() > PATIENCE {
             break;
         }
@@ -40,6 +37,31 @@ pub fn measure(scene: &Scene, maps: &Maps, samples: usize) -> Result<Vec<f64>> {
     }
     times.sort_by(f64::total_cmp);
     Ok(times)
+}
+
+/// The same for as long as a command runs, whatever it ends with: how long it ran, and the slowest.
+pub fn beside(scene: &Scene, maps: &Maps, command: &mut Command) -> Result<(Duration, f64)> {
+    let begun = Instant::now();
+    let process = Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
+    let mut slowest = 0.0_f64;
+    for number in (0..GUESTS).cycle() {
+        if process.ended()?.is_some() {
+            break;
+        }
+        slowest = slowest.max(one(scene, maps, number)?);
+    }
+    Ok((begun.elapsed(), slowest))
+}
+
+/// Milliseconds that one endpoint takes.
+fn one(scene: &Scene, maps: &Maps, number: u32) -> Result<f64> {
+    let guest = Writer::guest(number);
+    let acknowledged = scene.writer.attach(guest)?;
+    wait(|| maps.agree(guest, true))?;
+    let took = acknowledged.elapsed().as_secs_f64() * 1e3;
+    scene.writer.detach(guest)?;
+    wait(|| maps.agree(guest, false))?;
+    Ok(took)
 }
 
 /// The value that so many percent do not exceed.
