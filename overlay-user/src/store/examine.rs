@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::ready,
     net::IpAddr,
 };
 
@@ -11,7 +12,8 @@ use etcd_client::KeyValue;
 use super::{
     Store, StoreError,
     awaited::Roll,
-    call::Call,
+    call::{Call, end_of},
+    sieve::{Record, Sieve, mac_key},
     value::{decoded, text},
 };
 use crate::{
@@ -44,7 +46,7 @@ pub struct Flaw {
 
 /// What is allocated, and for whom.
 #[derive(Default)]
-struct Allocation {
+pub(super) struct Allocation {
     networks: BTreeMap<NetworkName, u32>,
     vnis: BTreeMap<String, String>,
     endpoints: BTreeMap<(NetworkName, EndpointId), EndpointRecord>,
@@ -59,36 +61,76 @@ struct Allocation {
 impl Store {
     /// Reads everything at one revision.
     pub async fn examine(&self) -> Result<Examined, StoreError> {
-        let mut records = RecordSet::default();
-        let mut allocation = Allocation::default();
-        let mut roll = Roll::new(&self.inner.awaited);
-        let take = |page: Vec<KeyValue>| {
-            for kv in &page {
-                let Some(key) = self.keys().relative(kv.key()) else { continue };
-                let raw = RawRecord { key, value: kv.value(), create_revision: kv.create_revision() };
-                records.put(raw);
-                allocation.take(key, kv.value(), kv.lease() != 0);
-                roll.meet(key, kv.mod_revision());
-            }
-        };
-        let revision = Call::stepwise(&self.inner.connection).pages(self.keys().prefix(), take).await?;
+        let call = Call::stepwise(&self.inner.connection);
+        let (mut records, mut roll) = (RecordSet::default(), Roll::new(&self.inner.awaited));
+        let (mut sieve, mut allocation) = (Sieve::default(), Allocation::default());
+        let mut revision = 0;
+        records.begin();
+        for range in self.keys().of_records() {
+            let take = |page: Vec<KeyValue>| {
+                for kv in &page {
+                    let Some(key) = self.keys().relative(kv.key()) else { continue };
+                    let raw = RawRecord { key, value: kv.value(), create_revision: kv.create_revision() };
+                    records.put(raw);
+                    roll.meet(key, kv.mod_revision());
+                    sieve.take(&mut allocation, self.keys(), Record::of(key, kv));
+                }
+                records.settle();
+                ready(())
+            };
+            revision = call.pages_in(range, revision, take).await?;
+        }
+        records.end();
         roll.show(&mut records);
+        let addresses = || self.keys().of_addresses().into_iter();
+        let take = |record: Record<'_>| sieve.take(&mut allocation, self.keys(), record);
+        self.each(call, addresses(), revision, take).await?;
+        if sieve.find() {
+            let endpoints = self.keys().all_endpoints();
+            let endpoints = (endpoints.clone().into_bytes(), end_of(&endpoints));
+            let take = |record: Record<'_>| sieve.take_found(&mut allocation, self.keys(), record);
+            self.each(call, [endpoints].into_iter().chain(addresses()), revision, take).await?;
+        }
         let in_the_making = allocation.in_the_making();
-        let flaws = allocation.flaws(
-            |key| format!("{}{key}", self.keys().prefix()),
-            |network, address| {
-                let key = self.keys().address(network, address);
-                text(self.keys().relative(key.as_bytes()).unwrap_or_default()).into_owned()
-            },
-        );
+        let whole = |key: &str| format!("{}{key}", self.keys().prefix());
+        let flaws =
+            allocation.flaws(whole, |network, address| self.keys().relative_address(network, address));
         Ok(Examined { state: records.state(revision), flaws, in_the_making })
+    }
+
+    /// Hands on every key of ranges as it is at a revision.
+    async fn each(
+        &self,
+        call: Call<'_>,
+        ranges: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
+        revision: i64,
+        mut take: impl FnMut(Record<'_>),
+    ) -> Result<(), StoreError> {
+        for range in ranges {
+            let take = |page: Vec<KeyValue>| {
+                let keys = page.iter().filter_map(|kv| Some((self.keys().relative(kv.key())?, kv)));
+                keys.for_each(|(key, kv)| take(Record::of(key, kv)));
+                ready(())
+            };
+            call.pages_in(range, revision, take).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a record, by its key without the cluster's prefix, was written or deleted after `revision`, where it
+    /// `was` there or not.
+    pub async fn is_changed_since(&self, key: &str, revision: i64, was: bool) -> Result<bool, StoreError> {
+        let call = Call::stepwise(&self.inner.connection);
+        let now = call.get(&format!("{}{key}", self.keys().prefix())).await?;
+        Ok(now.map_or(was, |now| now.mod_revision() > revision))
     }
 }
 
 // === impl Allocation ===
 
 impl Allocation {
-    fn take(&mut self, key: &[u8], value: &[u8], leased: bool) {
+    /// Takes in one key.
+    pub fn take(&mut self, Record { key, value, leased }: Record<'_>) {
         let shown = || shown_key(key);
         match RecordKey::parse(key) {
             Ok(RecordKey::Network(name)) => {
@@ -157,7 +199,7 @@ impl Allocation {
                 held.insert(key);
             }
             let Ok(mac) = record.mac.parse::<MacAddr>() else { continue };
-            let key = format!("macs/{network}/{}", mac.to_string().replace(':', ""));
+            let key = mac_key(network, mac);
             if self.macs.get(&key).is_none_or(|holder| *holder != id.to_string()) {
                 flaw(
                     format!("the MAC address {mac} of endpoint {id} in network {network} is not kept for it"),
@@ -214,16 +256,25 @@ mod tests {
     use super::*;
     use crate::store::keys::Keys;
 
-    fn flaws(records: &[(&str, &str)]) -> Vec<String> {
+    fn flaws(records: &[(&'static str, &'static str)]) -> Vec<String> {
         let keys = Keys::new("default");
-        let mut allocation = Allocation::default();
-        for (key, value) in records {
-            allocation.take(key.as_bytes(), value.as_bytes(), false);
-        }
-        let address = |network: &NetworkName, address| {
-            let key = keys.address(network, address);
-            text(keys.relative(key.as_bytes()).unwrap()).into_owned()
+        let (mut sieve, mut allocation) = (Sieve::default(), Allocation::default());
+        // Endpoints before what is kept for them, as they are read.
+        let (ends, others): (Vec<_>, Vec<_>) =
+            records.iter().partition(|(key, _)| key.starts_with("endpoints/"));
+        let record = |(key, value): &(&'static str, &'static str)| Record {
+            key: key.as_bytes(),
+            value: value.as_bytes(),
+            leased: false,
         };
+        let all = || ends.iter().chain(&others).map(record);
+        all().for_each(|record| sieve.take(&mut allocation, &keys, record));
+        if sieve.find() {
+            all().for_each(|record| sieve.take_found(&mut allocation, &keys, record));
+        } else {
+            assert!(allocation.endpoints.is_empty() && allocation.macs.is_empty(), "nothing is kept in mind");
+        }
+        let address = |network: &NetworkName, address| keys.relative_address(network, address);
         allocation.flaws(ToOwned::to_owned, address).into_iter().map(|flaw| flaw.what).collect()
     }
 

@@ -48,6 +48,11 @@ impl Keys {
         ]
     }
 
+    /// The other keys: of addresses and of MAC addresses.
+    pub fn of_addresses(&self) -> [(Vec<u8>, Vec<u8>); 2] {
+        [self.at("addresses/"), self.at("macs/")].map(|prefix| (prefix.clone().into_bytes(), end_of(&prefix)))
+    }
+
     /// A key of this cluster without the prefix.
     pub fn relative<'a>(&self, key: &'a [u8]) -> Option<&'a [u8]> {
         key.strip_prefix(self.prefix.as_bytes())
@@ -106,6 +111,11 @@ impl Keys {
             IpAddr::V4(v4) => format!("{}{:08x}", self.addresses(network), v4.to_bits()),
             IpAddr::V6(v6) => format!("{}{:032x}", self.addresses(network), v6.to_bits()),
         }
+    }
+
+    /// [`Self::address`] without the prefix.
+    pub fn relative_address(&self, network: &NetworkName, address: IpAddr) -> String {
+        self.address(network, address).split_off(self.prefix.len())
     }
 
     /// The address a key of [`Self::addresses`] is for.

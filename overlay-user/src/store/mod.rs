@@ -28,6 +28,7 @@ mod pool;
 mod port;
 mod republish;
 mod reread;
+mod sieve;
 mod stretch;
 mod value;
 mod vigilance;
