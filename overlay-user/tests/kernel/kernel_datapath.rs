@@ -99,6 +99,14 @@ fn what_changes_behind_its_back_is_mended() {
         (format!("nft flush set netdev overlay_guard vni_{VNI}_sources_192_0_2_2"), 1),
         (format!("nft add element netdev overlay_guard vni_{VNI}_addresses '{{ 10.0.9.77 }}'"), 1),
         (format!("nft delete element netdev overlay_guard vni_{VNI}_stations '{{ {} }}'", mac(2)), 1),
+        // What has the name of a set and is of another kind cannot be changed to it.
+        (
+            format!(
+                "nft delete table netdev overlay_guard; nft add table netdev overlay_guard; \
+                 nft add set netdev overlay_guard vni_{VNI}_local '{{ type ipv4_addr; }}'"
+            ),
+            1,
+        ),
         // Its forwarding database and its port go with it.
         (format!("ip link set {port} nomaster"), 3),
         (format!("ip link del {vxlan}"), 8),

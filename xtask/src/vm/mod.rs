@@ -23,6 +23,7 @@ use self::{
 };
 use crate::{
     build::{self, Profile},
+    nftables,
     packages::{Packages, Release},
     requirement::{REQUIREMENTS, VM_REQUIREMENTS},
     setup, workspace,
@@ -41,13 +42,14 @@ const RELEASES: [Release; 4] = [
 ];
 
 /// What of the tests runs in a guest: the test program, and which of its tests; none: all.
-const SUITE: [(&str, &[&str]); 6] = [
+const SUITE: [(&str, &[&str]); 7] = [
     ("verifier", &[]),
     ("programs", &[]),
     ("lab", &["two_vteps"]),
     ("differential", &[]),
     ("clusters", &["containers_of_one_node"]),
     ("coexistence", &["where_bpf_is_refused"]),
+    ("nftables", &[]),
 ];
 
 /// What can be run by itself.
@@ -84,6 +86,7 @@ pub fn test(names: &[String], part: Option<Part>) -> Result<()> {
         if names.is_empty() { KERNELS.to_vec() } else { names.iter().map(String::as_str).collect() };
     setup::ensure_all(&[REQUIREMENTS, VM_REQUIREMENTS])?;
     build::build(Profile::Debug)?;
+    nftables::ensure()?;
     let suite = match part {
         Some(Part::Verifier) => &SUITE[..1],
         Some(Part::Nodes | Part::Upgrade) => &[],
