@@ -1,10 +1,13 @@
 //! Doing harm to one node, and undoing it.
 
-use std::path::Path;
+use std::{net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result};
+use overlay_ebpf::abi::MacAddr;
 use overlay_tests::{
+    capture::PacketSocket,
     exec,
+    frame::{ArpOperation, Station, arp},
     node::Node,
     wire::{UPLINK, Wire},
 };
@@ -84,7 +87,19 @@ pub fn readdress(node: &Node, from: u8, to: u8, gap: bool) -> Result<()> {
     for command in order {
         node.netns().exec(&command)?;
     }
+    announce(node, to)?;
     route(node)
+}
+
+/// Tells the segment where an address is now, as whoever moves addresses does (RFC 5227, section 2.3): etcd's host may
+/// have talked to the node that had it before, and would go on to for half a minute.
+fn announce(node: &Node, to: u8) -> Result<()> {
+    let mac = node.netns().mac(UPLINK)?;
+    let own = Station { mac, addr: Ipv4Addr::new(10, 99, 0, to) };
+    let socket = PacketSocket::open(node.netns(), UPLINK)?;
+    // By an uplink that is down nobody is told.
+    let _ = socket.send(&arp(mac, MacAddr([0xff; 6]), ArpOperation::Request, own, own));
+    Ok(())
 }
 
 /// Deletes or overwrites rows of a node behind its daemon's back. Says which.
