@@ -74,6 +74,16 @@ impl Underlay {
         self.mtu.saturating_sub(if self.addr.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD })
     }
 
+    /// Whether `other` differs from it, if at all, in nothing but how other nodes are reached.
+    #[must_use]
+    pub fn differs_in_routes_only(&self, other: &Self) -> bool {
+        let Self { ifindex, name, driver, addr, mac, mtu, port, udp6_zero_checksum, peers: _, routes: _ } =
+            self;
+        (ifindex, name, driver, addr) == (&other.ifindex, &other.name, &other.driver, &other.addr)
+            && (mac, mtu, port) == (&other.mac, &other.mtu, &other.port)
+            && *udp6_zero_checksum == other.udp6_zero_checksum
+    }
+
     /// The nodes of `plan` that cannot be reached because their tunnel address is of the other family,
     /// one line for each.
     pub fn of_other_family<'a>(&self, plan: &'a Plan) -> impl Iterator<Item = String> + use<'a> {

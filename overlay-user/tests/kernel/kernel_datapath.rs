@@ -161,7 +161,14 @@ fn who_is_on_other_nodes_is_changed_without_looking_at_the_rest() {
     }
     assert!(pings(&one, 30));
 
+    // Nor for another way to a node, which is Linux's to find.
     let plan = cluster.plan(0);
+    let mut underlay = cluster.underlay(0);
+    underlay.peers.insert(vtep(1).into());
+    let Node { netns, datapath } = &mut cluster.nodes[0];
+    assert_eq!(netns.run(async || datapath.apply(&plan, &underlay).await.unwrap()).changed, 0);
+    assert_eq!(cluster.audit(0, &plan).len(), 1);
+
     cluster.nodes[0].datapath.distrust();
     assert_eq!(cluster.apply(0, &plan).changed, 1, "the damage");
     assert_eq!(cluster.apply(0, &plan).changed, 0);

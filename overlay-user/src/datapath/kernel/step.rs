@@ -47,7 +47,9 @@ impl KernelDatapath {
         let every = self.verify_every?;
         // Until the step is done, nothing is known of where it leads.
         let mut settled = self.settled.take()?;
-        if settled.underlay != *underlay || !settled.plan.differs_in_stations_only(plan) {
+        // Linux itself finds the way to other nodes.
+        let same_uplink = settled.underlay.differs_in_routes_only(underlay);
+        if !same_uplink || !settled.plan.differs_in_stations_only(plan) {
             return None;
         }
         let changed = changed_stations(&settled.plan, plan);
