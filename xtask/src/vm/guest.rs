@@ -28,6 +28,8 @@ $b mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work 
 $b mount -t proc proc /root/proc
 $b mount -t sysfs sys /root/sys
 $b mount -t devtmpfs dev /root/dev
+# Where nftables 0.9.8 reads a script from.
+$b ln -sf /proc/self/fd/0 /root/dev/stdin
 $b mount -t bpf bpf /root/sys/fs/bpf
 $b mount -t tmpfs run /root/run
 for word in $($b cat /proc/cmdline); do case $word in overlay.*) export "${word#overlay.}";; esac; done
