@@ -1,11 +1,11 @@
 //! Dockers of other releases of Debian beside the one that is installed: unpacked, not installed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::{
-    packages::{Packages, Release},
+    packages::{self, Release},
     workspace,
 };
 
@@ -25,7 +25,13 @@ const OLD_PACKAGES: [&str; 2] = ["consul", "docker.io"];
 /// If it cannot be fetched or unpacked.
 pub fn ensure() -> Result<()> {
     let lists = directory();
-    fetch("newest", &lists, RELEASE, PACKAGES, ["usr/sbin/dockerd", "usr/bin/containerd"])
+    packages::ensure(
+        &lists.join("newest"),
+        &lists,
+        RELEASE,
+        &PACKAGES,
+        &["usr/sbin/dockerd", "usr/bin/containerd"],
+    )
 }
 
 /// Fetches consul, which was Docker's store for all nodes at some sites, and a Docker that takes it, unless that was
@@ -34,27 +40,8 @@ pub fn ensure() -> Result<()> {
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_old() -> Result<()> {
-    let lists = directory().join(OLD_RELEASE.name);
-    fetch("old", &lists, OLD_RELEASE, OLD_PACKAGES, ["usr/sbin/dockerd", "usr/bin/consul"])
-}
-
-/// Unpacks packages of a release, whose `lists` are kept, below a name, unless there are the `programs` already.
-fn fetch(
-    name: &str,
-    lists: &Path,
-    release: Release<'_>,
-    packages: [&str; 2],
-    programs: [&str; 2],
-) -> Result<()> {
-    let place = directory().join(name);
-    if programs.iter().all(|program| place.join(program).is_file()) {
-        return Ok(());
-    }
-    let what = format!("{} of Debian's {}", packages.join(" and "), release.name);
-    eprintln!("{what} are not there: fetching them into {}", place.display());
-    Packages::open(lists, &[release])?
-        .unpack(&packages.map(str::to_owned), &place)
-        .with_context(|| format!("cannot get {what}"))
+    let (place, lists) = (directory().join("old"), directory().join(OLD_RELEASE.name));
+    packages::ensure(&place, &lists, OLD_RELEASE, &OLD_PACKAGES, &["usr/sbin/dockerd", "usr/bin/consul"])
 }
 
 /// Everything of it that is kept.

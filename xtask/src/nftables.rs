@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    packages::{Packages, Release},
+    packages::{self, Release},
     workspace,
 };
 
@@ -44,17 +44,11 @@ const RELEASES: [(&str, Release<'_>, &[&str]); 2] = [
 pub fn ensure() -> Result<()> {
     for (age, release, packages) in RELEASES {
         let place = workspace::root().join("target/nftables").join(age);
+        packages::ensure(&place, &place, release, packages, &["usr/sbin/nft"])?;
         let program = place.join("bin/nft");
-        if program.is_file() {
-            continue;
+        if !program.is_file() {
+            write_script(&place, &program).with_context(|| format!("cannot write {}", program.display()))?;
         }
-        let what = format!("nftables of Debian's {}", release.name);
-        eprintln!("{what} is not there: fetching it into {}", place.display());
-        let packages: Vec<_> = packages.iter().map(|package| (*package).to_owned()).collect();
-        Packages::open(&place, &[release])?
-            .unpack(&packages, &place)
-            .with_context(|| format!("cannot get {what}"))?;
-        write_script(&place, &program).with_context(|| format!("cannot write {}", program.display()))?;
     }
     Ok(())
 }

@@ -30,6 +30,26 @@ pub struct Packages {
     dir: PathBuf,
 }
 
+/// Unpacks packages of a release, whose `lists` are kept, in a place, unless there are the `programs` already.
+///
+/// # Errors
+/// If one cannot be fetched or unpacked.
+pub fn ensure(
+    place: &Path,
+    lists: &Path,
+    release: Release<'_>,
+    packages: &[&str],
+    programs: &[&str],
+) -> Result<()> {
+    if programs.iter().all(|program| place.join(program).is_file()) {
+        return Ok(());
+    }
+    let what = format!("{} of Debian's {}", packages.join(", "), release.name);
+    eprintln!("{what} are not there: fetching them into {}", place.display());
+    let packages: Vec<_> = packages.iter().map(|&package| package.to_owned()).collect();
+    Packages::open(lists, &[release])?.unpack(&packages, place).with_context(|| format!("cannot get {what}"))
+}
+
 impl Packages {
     /// Sets it up below a directory and gets the package lists of releases.
     ///

@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future,
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -208,6 +209,22 @@ pub enum DatapathError {
     /// What was asked for cannot be done here; the text says why and what to do.
     #[error("{0}")]
     Unsupported(String),
+}
+
+/// When everything was last compared with the kernel, and how long that took.
+#[derive(Clone, Copy, Debug)]
+struct Compared {
+    at: Instant,
+    took: Duration,
+}
+
+impl Compared {
+    /// Whether it is time again, with so long between two: not for more than a fiftieth of the time; and what has
+    /// changed goes first, unless it leaves no moment for the comparison in twice the time.
+    fn is_due(self, every: Duration, has_news: impl FnOnce() -> bool) -> bool {
+        let (every, since) = (every.max(self.took.saturating_mul(50)), self.at.elapsed());
+        since >= every && (since >= every * 2 || !has_news())
+    }
 }
 
 /// What was read beside everything else, and what is to be done now.

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::ready,
-    net::IpAddr,
 };
 
 use etcd_client::KeyValue;
@@ -13,7 +12,8 @@ use super::{
     Store, StoreError,
     awaited::Roll,
     call::{Call, end_of},
-    sieve::{Record, Sieve, mac_key},
+    keys::Keys,
+    sieve::{Record, Sieve},
     value::{decoded, text},
 };
 use crate::{
@@ -92,9 +92,7 @@ impl Store {
             self.each(call, [endpoints].into_iter().chain(addresses()), revision, take).await?;
         }
         let in_the_making = allocation.in_the_making();
-        let whole = |key: &str| format!("{}{key}", self.keys().prefix());
-        let flaws =
-            allocation.flaws(whole, |network, address| self.keys().relative_address(network, address));
+        let flaws = allocation.flaws(self.keys());
         Ok(Examined { state: records.state(revision), flaws, in_the_making })
     }
 
@@ -164,13 +162,9 @@ impl Allocation {
         reserved.map(|record| record.endpoint.clone()).collect()
     }
 
-    /// What does not fit. `whole` makes a whole key of a relative one, `address_key` the relative key of an
-    /// address.
-    fn flaws(
-        &self,
-        whole: impl Fn(&str) -> String,
-        address_key: impl Fn(&NetworkName, IpAddr) -> String,
-    ) -> Vec<Flaw> {
+    /// What does not fit.
+    fn flaws(&self, keys: &Keys) -> Vec<Flaw> {
+        let whole = |key: &str| format!("{}{key}", keys.prefix());
         let mut flaws = Vec::new();
         let mut flaw = |what: String, cure: String| flaws.push(Flaw { what, cure });
         let delete = |key: &str| format!("etcdctl del {}", whole(key));
@@ -179,7 +173,7 @@ impl Allocation {
         let mut held: BTreeSet<String> = BTreeSet::new();
         for ((network, id), record) in &self.endpoints {
             for address in &record.addresses {
-                let key = address_key(network, *address);
+                let key = keys.relative_address(network, *address);
                 match self.addresses.get(&key) {
                     Some(holder) if holder.endpoint == *id && holder.state == AddressState::Bound => {}
                     Some(holder) => flaw(
@@ -199,7 +193,7 @@ impl Allocation {
                 held.insert(key);
             }
             let Ok(mac) = record.mac.parse::<MacAddr>() else { continue };
-            let key = mac_key(network, mac);
+            let key = keys.relative_mac(network, mac);
             if self.macs.get(&key).is_none_or(|holder| *holder != id.to_string()) {
                 flaw(
                     format!("the MAC address {mac} of endpoint {id} in network {network} is not kept for it"),
@@ -254,7 +248,6 @@ impl Allocation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::keys::Keys;
 
     fn flaws(records: &[(&'static str, &'static str)]) -> Vec<String> {
         let keys = Keys::new("default");
@@ -274,8 +267,7 @@ mod tests {
         } else {
             assert!(allocation.endpoints.is_empty() && allocation.macs.is_empty(), "nothing is kept in mind");
         }
-        let address = |network: &NetworkName, address| keys.relative_address(network, address);
-        allocation.flaws(ToOwned::to_owned, address).into_iter().map(|flaw| flaw.what).collect()
+        allocation.flaws(&keys).into_iter().map(|flaw| flaw.what).collect()
     }
 
     const WHOLE: [(&str, &str); 5] = [

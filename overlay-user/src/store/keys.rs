@@ -118,6 +118,11 @@ impl Keys {
         self.address(network, address).split_off(self.prefix.len())
     }
 
+    /// [`Self::mac`] without the prefix.
+    pub fn relative_mac(&self, network: &NetworkName, mac: MacAddr) -> String {
+        self.mac(network, mac).split_off(self.prefix.len())
+    }
+
     /// The address a key of [`Self::addresses`] is for.
     pub fn address_in(&self, network: &NetworkName, key: &[u8]) -> Option<IpAddr> {
         let digits = str::from_utf8(key.strip_prefix(self.addresses(network).as_bytes())?).ok()?;

@@ -13,10 +13,7 @@ use super::{
     keys::Keys,
     value::{decoded, text},
 };
-use crate::{
-    MacAddr,
-    state::{AddressRecord, AddressState, EndpointRecord, NetworkName, RecordKey, shown_key},
-};
+use crate::state::{AddressRecord, AddressState, EndpointRecord, RecordKey, shown_key};
 
 /// A key without the cluster's prefix, its value, and whether it has a lease.
 #[derive(Clone, Copy)]
@@ -107,7 +104,7 @@ impl Sieve {
                 let record: EndpointRecord = decoded(value)?;
                 let (id, mac) = (id.to_string(), record.mac.parse().ok());
                 let addresses = record.addresses.iter().map(|addr| keys.relative_address(&network, *addr));
-                let held = addresses.chain(mac.map(|mac| mac_key(&network, mac)));
+                let held = addresses.chain(mac.map(|mac| keys.relative_mac(&network, mac)));
                 Some(Marks::Held(held.map(|key| (key.clone(), mark(&key, &id))).collect()))
             }
             Ok(RecordKey::Allocation) if key.starts_with(b"addresses/") => {
@@ -124,9 +121,4 @@ impl Sieve {
             _ => None,
         }
     }
-}
-
-/// The key, without the cluster's prefix, by which a MAC address is kept.
-pub(super) fn mac_key(network: &NetworkName, mac: MacAddr) -> String {
-    format!("macs/{network}/{}", mac.to_string().replace(':', ""))
 }

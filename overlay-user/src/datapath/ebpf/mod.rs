@@ -69,7 +69,7 @@ pub use self::{
     upgrade::{check_schema, is_under_way},
 };
 use super::{
-    Applied, Counters, Datapath, DatapathError, Differences, Mode, Ready, Sighting, Underlay,
+    Applied, Compared, Counters, Datapath, DatapathError, Differences, Mode, Ready, Sighting, Underlay,
     vxlan_device::Reconciled,
 };
 use crate::{netlink, plan::Plan, state::EndpointId};
@@ -128,8 +128,8 @@ pub struct EbpfDatapath {
     filled: Option<Plan>,
     /// What all of the kernel was last brought to, without a problem.
     settled: Option<(Plan, Underlay, Rows)>,
-    /// When everything was last compared with the kernel, and how long that took; `None`: it is due.
-    verified: Option<(Instant, Duration)>,
+    /// `None`: it is due.
+    verified: Option<Compared>,
     /// The part of it that is made beside everything else.
     survey: Survey,
     /// One for an audit.
@@ -380,7 +380,7 @@ impl EbpfDatapath {
             self.settled = Some((plan.clone(), underlay.clone(), rows));
         }
         if verifies {
-            self.verified = Some((Instant::now(), begun.elapsed()));
+            self.verified = Some(Compared { at: Instant::now(), took: begun.elapsed() });
         }
         Ok(applied)
     }

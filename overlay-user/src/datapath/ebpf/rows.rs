@@ -318,6 +318,10 @@ mod tests {
         assert!(rows.bum_buckets.contains_key(&42));
         assert_eq!(rows.slow_devices[&21], 42);
         assert_eq!(rows.vtep_addrs.len(), 2);
+        let plan = plan();
+        let endpoints = plan.networks.values().flat_map(plan::Network::endpoints);
+        let neighbours = endpoints.flat_map(|(mac, it)| row::addresses_with_row(mac, it.addresses));
+        assert_eq!(neighbours.count(), 2);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     survey::{Found, Subject, Survey},
 };
 use crate::{
-    datapath::{Applied, DatapathError, Underlay, vxlan_device::Reconciled},
+    datapath::{Applied, Compared, DatapathError, Underlay, vxlan_device::Reconciled},
     plan::Plan,
 };
 
@@ -27,17 +27,14 @@ impl EbpfDatapath {
         Ok(())
     }
 
-    /// Whether everything is to be compared with the kernel: now and then, but not for more than a fiftieth
-    /// of the time, and one after another. What has changed goes before that, unless it leaves no moment for it in
-    /// twice the time.
+    /// Whether everything is to be compared with the kernel, one comparison after another.
     pub(super) fn is_unverified(&self, plan: &Plan, extent: Extent) -> bool {
-        let Some((at, took)) = self.verified else { return true };
-        let every = self.options.verify_every.max(took.saturating_mul(50));
+        let Some(compared) = self.verified else { return true };
         if matches!(self.survey, Survey::UnderWay(_)) {
             return false;
         }
         let has_news = || extent == Extent::All && self.filled.as_ref().is_some_and(|filled| filled != plan);
-        at.elapsed() >= every && (at.elapsed() >= every * 2 || !has_news())
+        compared.is_due(self.options.verify_every, has_news)
     }
 
     /// Begins a survey that is wanted, once all else is done.
@@ -64,7 +61,8 @@ impl EbpfDatapath {
             Survey::Done(outcome) => *outcome,
             other => return self.survey = other,
         };
-        self.verified = self.verified.map(|(_, before)| (Instant::now(), before + outcome.took));
+        self.verified =
+            self.verified.map(|compared| Compared { at: Instant::now(), took: compared.took + outcome.took });
         let Found { plan: then, underlay: over, suspects, mut reading } = match outcome.found {
             Ok(found) => found,
             Err(error) => return applied.problems.push(error.to_string()),

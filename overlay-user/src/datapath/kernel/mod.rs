@@ -32,7 +32,7 @@ use self::{
     step::Settled,
 };
 use super::{
-    Applied, Counters, Datapath, DatapathError, Differences, Mode, Underlay,
+    Applied, Compared, Counters, Datapath, DatapathError, Differences, Mode, Underlay,
     vxlan_device::{self, Fdb, Reconciled, Wanted},
 };
 use crate::{
@@ -267,8 +267,7 @@ impl Datapath for KernelDatapath {
             plan: plan.clone(),
             underlay: underlay.clone(),
             networks,
-            compared: Instant::now(),
-            took: begun.elapsed(),
+            compared: Compared { at: Instant::now(), took: begun.elapsed() },
         });
         problems.extend(objections);
         Ok(Applied { changed, problems, unfinished: false })

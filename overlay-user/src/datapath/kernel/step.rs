@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::{Duration, Instant},
 };
 
 use rtnetlink::Handle;
@@ -13,7 +12,7 @@ use super::{Devices, KernelDatapath, bridge, connect, guard::Exchange, neighbour
 use crate::{
     MacAddr, Vni,
     datapath::{
-        Underlay,
+        Compared, Underlay,
         vxlan_device::{self, Reconciled, Row},
     },
     plan::{Location, Plan, changed_stations},
@@ -24,9 +23,7 @@ pub(super) struct Settled {
     pub(super) plan: Plan,
     pub(super) underlay: Underlay,
     pub(super) networks: BTreeMap<Vni, Devices>,
-    /// When it was compared, and how long that took.
-    pub(super) compared: Instant,
-    pub(super) took: Duration,
+    pub(super) compared: Compared,
 }
 
 /// What an endpoint on another node has in the kernel's databases.
@@ -53,11 +50,7 @@ impl KernelDatapath {
             return None;
         }
         let changed = changed_stations(&settled.plan, plan);
-        // Not for more than a fiftieth of the time; and what has changed goes first, unless it leaves no moment for
-        // the comparison in twice the time.
-        let every = every.max(settled.took * 50);
-        let waits_for = if changed.is_empty() { every } else { every * 2 };
-        if settled.compared.elapsed() >= waits_for {
+        if settled.compared.is_due(every, || !changed.is_empty()) {
             return None;
         }
         let mut written = 0;

@@ -10,11 +10,11 @@ use overlay_ebpf::abi::{Hook, Outcome};
 use super::{
     names::{self, Peer},
     ruleset::{Base, Family, Policy, Ruleset, Writer, bits6, set, v4},
-    sets::{Set, own6},
+    sets::{self, Set, own6},
 };
 use crate::{
     MacAddr, Vni,
-    plan::{Endpoint, Location, Network, Plan},
+    plan::{Endpoint, Network, Plan},
     state::{Flooding, Vlan},
 };
 
@@ -149,11 +149,7 @@ fn destinations(ruleset: &mut Ruleset, plan: &Plan, vni: Vni, network: &Network)
     chain.end();
 
     // One look-up tells where a frame goes and what it is counted as.
-    let nodes = network.endpoints().filter_map(|(_, endpoint)| match endpoint.location {
-        Location::Remote(node) => plan.vteps.get(node).map(|vtep| vtep.addr),
-        Location::Local | Location::Port(_) => None,
-    });
-    for vtep in nodes.collect::<BTreeSet<_>>() {
+    for vtep in sets::vteps(plan, network) {
         let name = names::node_chain(vni, vtep);
         let mut chain = ruleset.chain(Hook::Endpoint, Family::Netdev, name, None);
         let counter = chain.named_counter(names::of_peer(Peer::To, vtep));

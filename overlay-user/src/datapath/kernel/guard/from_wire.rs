@@ -4,19 +4,19 @@
 //! nftables before 1.0.7 does not know VXLAN: flags at 64, VNI at 96, the inner Ethernet header at
 //! 128, an inner IP header at 240.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use overlay_ebpf::abi::{Hook, Outcome};
 
 use super::{
     names::{self, Peer},
     ruleset::{Base, Family, Policy, Ruleset, bits6, set, v4, v6},
-    sets::{Element, Set},
+    sets::{self, Element, Set},
 };
 use crate::{
     MacAddr, Vni,
     datapath::Underlay,
-    plan::{Location, Network, Plan},
+    plan::{Network, Plan},
     state::{Flooding, Vlan},
 };
 
@@ -119,11 +119,8 @@ pub(super) fn other_ways(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay
 
 /// What comes in for one network: who may send, from which sources, and to whom.
 pub(super) fn network(ruleset: &mut Ruleset, plan: &Plan, underlay: &Underlay, vni: Vni, network: &Network) {
-    let sources = network.endpoints().filter_map(|(_, endpoint)| match endpoint.location {
-        Location::Remote(node) => plan.vteps.get(node).map(|vtep| vtep.addr),
-        Location::Local | Location::Port(_) => None,
-    });
-    let sources: BTreeSet<_> = sources.filter(|addr| addr.is_ipv6() == underlay.addr.is_ipv6()).collect();
+    let mut sources = sets::vteps(plan, network);
+    sources.retain(|addr| addr.is_ipv6() == underlay.addr.is_ipv6());
 
     let mut chain = ruleset.chain(Hook::Uplink, Family::Netdev, format!("vni_{vni}"), None);
     let members = if underlay.addr.is_ipv6() { Set::Members6(vni) } else { Set::Members(vni) };

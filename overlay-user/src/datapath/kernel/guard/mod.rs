@@ -47,7 +47,29 @@ pub(super) struct Guard {
 struct Installed {
     ruleset: Ruleset,
     /// What the kernel showed right after, without elements of sets.
-    shown: Vec<Value>,
+    objects: Vec<Value>,
+}
+
+/// What the kernel shows.
+#[derive(PartialEq)]
+struct Shown {
+    /// See [`stable`].
+    objects: Vec<Value>,
+    /// The elements of sets, by their names.
+    sets: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Installed {
+    /// Whether it is `wanted`, and the kernel has it as it was installed.
+    fn is(&self, wanted: &Ruleset, shown: &Shown) -> bool {
+        self.ruleset == *wanted && self.objects == shown.objects && wanted.shown_sets() == shown.sets
+    }
+}
+
+impl Shown {
+    fn of(listing: &[Value]) -> Self {
+        Self { objects: stable(listing), sets: sets::shown_sets(listing) }
+    }
 }
 
 impl Guard {
@@ -55,32 +77,26 @@ impl Guard {
     pub(super) async fn apply(&mut self, wanted: &Ruleset) -> Result<bool, NftError> {
         wanted.check_names()?;
         let present = nft::list(TABLE).await?;
-        let before = stable(&present);
-        if let Some(installed) = &self.installed
-            && installed.ruleset == *wanted
-            && installed.shown == before
-            && wanted.shown_sets() == sets::shown_sets(&present)
-        {
+        let before = Shown::of(&present);
+        if self.installed.as_ref().is_some_and(|installed| installed.is(wanted, &before)) {
             return Ok(false);
         }
         let kept = self.installed.take().map(|installed| installed.ruleset.ingress_chains());
         // A device that was made anew looks like the one before.
         let moved = kept.as_ref().is_some_and(|kept| *kept != wanted.ingress_chains());
         let kept = kept.unwrap_or_default();
-        let none = BTreeMap::new();
         if let Err(error) = nft::run(&update(wanted, &present, &kept)).await {
             // Somebody may have made something else by a name of ours.
-            let tables: String = tables(&present).map(|family| delete_table(&family) + "\n").collect();
-            if tables.is_empty() {
+            let removal = delete_tables(&present);
+            if removal.is_empty() {
                 return Err(error);
             }
             tracing::debug!(%error, "the guard could not be changed to what it should be: making it anew");
-            nft::run(&(tables + &update(wanted, &[], &none))).await?;
+            nft::run(&(removal + &update(wanted, &[], &BTreeMap::new()))).await?;
         }
-        let now = nft::list(TABLE).await?;
-        let after = stable(&now);
-        let changed = moved || before != after || sets::shown_sets(&present) != sets::shown_sets(&now);
-        self.installed = Some(Installed { ruleset: wanted.clone(), shown: after });
+        let after = Shown::of(&nft::list(TABLE).await?);
+        let changed = moved || before != after;
+        self.installed = Some(Installed { ruleset: wanted.clone(), objects: after.objects });
         Ok(changed)
     }
 
@@ -118,12 +134,8 @@ impl Guard {
 
     /// Whether the kernel's rules are `wanted`, as far as this guard installed them.
     pub(super) async fn is(&self, wanted: &Ruleset) -> Result<bool, NftError> {
-        let present = nft::list(TABLE).await?;
-        Ok(self.installed.as_ref().is_some_and(|installed| {
-            installed.ruleset == *wanted
-                && installed.shown == stable(&present)
-                && wanted.shown_sets() == sets::shown_sets(&present)
-        }))
+        let shown = Shown::of(&nft::list(TABLE).await?);
+        Ok(self.installed.as_ref().is_some_and(|installed| installed.is(wanted, &shown)))
     }
 
     /// Reads every counter.
@@ -145,7 +157,7 @@ impl Guard {
             Err(NftError::Missing) => return Ok(()),
             present => present?,
         };
-        let script: String = tables(&present).map(|family| delete_table(&family) + "\n").collect();
+        let script = delete_tables(&present);
         if script.is_empty() { Ok(()) } else { nft::run(&script).await }
     }
 }
@@ -223,6 +235,11 @@ fn beside<'a>(
         (!beside.is_empty())
             .then(|| format!("{verb} element {family} {TABLE} {set} {{ {} }}", beside.join(", ")))
     })
+}
+
+/// The script that removes the tables.
+fn delete_tables(present: &[Value]) -> String {
+    tables(present).map(|family| delete_table(&family) + "\n").collect()
 }
 
 fn delete_table(family: &str) -> String {

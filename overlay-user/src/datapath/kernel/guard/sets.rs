@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::names;
 use crate::{
     MacAddr, Vni,
-    plan::{Endpoint, Location, Plan},
+    plan::{Endpoint, Location, Network, Plan},
 };
 
 /// A set of the guard's, all of which are of family `netdev`.
@@ -195,6 +195,15 @@ pub(super) fn of_endpoint(
         }
     }
     elements
+}
+
+/// The tunnel addresses of the other nodes that have somebody in a network.
+pub(super) fn vteps(plan: &Plan, network: &Network) -> BTreeSet<IpAddr> {
+    let vteps = network.endpoints().filter_map(|(_, endpoint)| match endpoint.location {
+        Location::Remote(node) => plan.vteps.get(node).map(|vtep| vtep.addr),
+        Location::Local | Location::Port(_) => None,
+    });
+    vteps.collect()
 }
 
 /// An endpoint's IPv6 addresses, the link-local one of its MAC address included.
